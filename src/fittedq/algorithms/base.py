@@ -1,0 +1,77 @@
+"""What an algorithm is: settings, the networks it starts from, its instance of the template, and how it explores."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import optax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.approx.networks import ACTIVATIONS, QNetwork
+from fittedq.noise import AbstractExploration
+from fittedq.settings import check, setting
+from fittedq.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
+from fittedq.template import FQI
+from fittedq.types import Approximators, Box
+
+POLICY_CRITICS: dict[str, AbstractCombine] = {
+    "min": MinOverCritics(),
+    "first": FirstCritic(),
+    "mean": MeanOverCritics(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(abc.ABC):
+    """The settings every algorithm shares. Subclasses are final, and each is one page."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    slots: ClassVar[dict[str, str]]
+    """The design's table: buffer, greedy, updates, sync."""
+
+    gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
+    hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
+    activation: str = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS)
+    n_critics: int = setting(1, "size of the critic ensemble", low=1)
+    layer_norm: bool = setting(False, "layer norm in the critics")
+    dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
+    policy_learning_rate: float = setting(3e-4, "Adam's step for the policy", above=0.0)
+    critic_learning_rate: float = setting(3e-4, "Adam's step for the critics (and the value network)", above=0.0)
+    tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @abc.abstractmethod
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        """The first approximators."""
+
+    @abc.abstractmethod
+    def template(self, action_set: Box) -> FQI:
+        """Greedy step, updates in order, sync rule."""
+
+    @abc.abstractmethod
+    def exploration(self) -> AbstractExploration:
+        """What perturbs the policy while data is collected."""
+
+    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> QNetwork:
+        """The ensemble these settings ask for."""
+        return QNetwork(
+            obs_size,
+            action_set,
+            self.hidden,
+            key,
+            n_critics=self.n_critics,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            dropout=self.dropout,
+        )
+
+    def critic_optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.critic_learning_rate)
+
+    def policy_optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.policy_learning_rate)

@@ -1,0 +1,74 @@
+"""Deep deterministic policy gradient (Lillicrap et al. 2015): NFQCA with a budget of one step.
+
+    a  = Π_A(π(s) + noise)                                              collect
+    y  = r + γ (1 − terminated) q̄(s', π̄(s'))                            label
+    θ ← θ − α ∇ mean (q(s, a) − y)²                                     regress
+    w ← w + α ∇ mean q(s, π(s))                                         improve
+    θ̄, w̄ follow the newest θ, w: softly, or copied every `target_period` updates
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import optax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.networks import DeterministicPolicy
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Improve, Regress
+from fittedq.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
+from fittedq.settings import setting
+from fittedq.targets import Bellman, FirstCritic
+from fittedq.template import FQI, Periodic, Polyak, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPG(Algorithm):
+    name: ClassVar[str] = "ddpg"
+    title: ClassVar[str] = "Deep deterministic policy gradient"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "FIFO replay",
+        "greedy": "PolicyAction",
+        "updates": "q: Bellman(first); policy: Improve(first)",
+        "sync": "Polyak or Periodic on q, policy",
+    }
+
+    critic_learning_rate: float = setting(1e-3, "Adam's step for the critic", above=0.0)
+    critic_weight_decay: float = setting(0.0, "L2 penalty on the critic (published: 1e-2)", low=0.0)
+    target_period: int | None = setting(None, "copy the frozen networks every so many updates, instead of τ", low=1)
+    noise: str = setting("ou", "exploration noise", choices=("ou", "gaussian"))
+    noise_sigma: float = setting(0.2, "its scale σ, in half-widths of the box", low=0.0)
+    noise_reversion: float = setting(0.15, "Ornstein–Uhlenbeck's reversion θ", above=0.0)
+    noise_mean: float = setting(0.0, "Ornstein–Uhlenbeck's mean μ")
+    noise_dt: float = setting(1.0, "Ornstein–Uhlenbeck's time step Δt", above=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key = jax.random.split(key)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        follow = Polyak(self.tau) if self.target_period is None else Periodic(self.target_period)
+        return FQI(
+            greedy=PolicyAction(),
+            updates=(
+                Update("critic", Regress(Bellman(self.gamma, FirstCritic())), self.critic_optimizer()),
+                Update("policy", Improve(FirstCritic()), self.policy_optimizer()),
+            ),
+            sync=Sync(critic=follow, policy=follow),
+        )
+
+    def exploration(self) -> AbstractExploration:
+        if self.noise == "gaussian":
+            return Gaussian(self.noise_sigma)
+        return OrnsteinUhlenbeck(self.noise_reversion, self.noise_mean, self.noise_sigma, self.noise_dt)
+
+    def critic_optimizer(self) -> optax.GradientTransformation:
+        return optax.chain(optax.add_decayed_weights(self.critic_weight_decay), optax.adam(self.critic_learning_rate))

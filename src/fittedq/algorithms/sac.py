@@ -1,0 +1,76 @@
+"""Soft actor-critic with twin targets and automatic temperature (Haarnoja et al. 2018b).
+
+    a  ~ π(· | s)                                                       collect
+    y  = r + γ (1 − terminated) (min_j q̄_j(s', a') − β log π(a' | s')), a' ~ π(· | s'), π live
+    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
+    w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
+    log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                   temperature
+    θ̄ follows softly
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.approx.networks import TanhGaussianPolicy
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Improve, Regress, TuneTemperature
+from fittedq.noise import AbstractExploration, OwnNoise
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics
+from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAC(Algorithm):
+    name: ClassVar[str] = "sac"
+    title: ClassVar[str] = "Soft actor-critic, twin targets, automatic temperature"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "FIFO replay",
+        "greedy": "PolicyAction (live policy)",
+        "updates": "q: Bellman(min, soft); policy: Improve(min); temperature",
+        "sync": "Polyak on q",
+    }
+
+    n_critics: int = setting(2, "size of the critic ensemble", low=1)
+    n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)
+    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    temperature: float | None = setting(None, "a fixed temperature β; none tunes it", above=0.0)
+    initial_temperature: float = setting(1.0, "β at the start, where it is tuned", above=0.0)
+    temperature_learning_rate: float = setting(3e-4, "Adam's step for log β", above=0.0)
+    target_entropy: float | None = setting(None, "H̄ in nats; none means −m nats in the unit box")
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key = jax.random.split(key)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=TanhGaussianPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
+            log_temperature=jnp.asarray(math.log(self.temperature or self.initial_temperature)),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
+        updates = (
+            Update("critic", Regress(target), self.critic_optimizer()),
+            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.policy_optimizer()),
+        )
+        if self.temperature is None:
+            # −m nats over [−1, 1]^m, moved to the box's own units so that the policy does not depend on them.
+            entropy = self.target_entropy
+            if entropy is None:
+                entropy = -action_set.size + float(np.sum(np.log(action_set.half_width)))
+            updates += (Update("log_temperature", TuneTemperature(entropy), optax.adam(self.temperature_learning_rate)),)
+        return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
+
+    def exploration(self) -> AbstractExploration:
+        return OwnNoise()

@@ -1,0 +1,69 @@
+"""Soft actor-critic with a value network (Haarnoja et al. 2018), as the chapter has it.
+
+    a  ~ π(· | s)                                                       collect
+    y_v = min_j q_j(s, a) − β log π(a | s),  a ~ π(· | s)               label v, at s
+    ψ ← ψ − α ∇ mean (v(s) − y_v)²                                      regress
+    y_q = r + γ (1 − terminated) v̄(s')                                  label q
+    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y_q)²,  all j                     regress
+    w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
+    ψ̄ follows softly
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
+from fittedq.losses import Improve, Regress
+from fittedq.noise import AbstractExploration, OwnNoise
+from fittedq.settings import setting
+from fittedq.targets import BellmanFromValue, MinOverCritics, SoftValue
+from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACValue(Algorithm):
+    name: ClassVar[str] = "sac_v"
+    title: ClassVar[str] = "Soft actor-critic with a value network"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "FIFO replay",
+        "greedy": "–",
+        "updates": "v: SoftValue(min); q: BellmanFromValue; policy: Improve(min)",
+        "sync": "Polyak on v",
+    }
+
+    n_critics: int = setting(2, "size of the critic ensemble", low=1)
+    n_target_critics: int = setting(2, "critics in the value target's minimum, drawn anew for each batch", low=1)
+    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    temperature: float = setting(0.2, "temperature β (1 / the paper's reward scale)", above=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key, value_key = jax.random.split(key, 3)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=TanhGaussianPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
+            value=VNetwork(obs_size, self.hidden, value_key, activation=self.activation),
+            log_temperature=jnp.asarray(math.log(self.temperature)),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        value_target = SoftValue(MinOverCritics(subset=self.n_target_critics))
+        return FQI(
+            updates=(
+                Update("value", Regress(value_target), self.critic_optimizer()),
+                Update("critic", Regress(BellmanFromValue(self.gamma)), self.critic_optimizer()),
+                Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.policy_optimizer()),
+            ),
+            sync=Sync(value=Polyak(self.tau)),
+        )
+
+    def exploration(self) -> AbstractExploration:
+        return OwnNoise()

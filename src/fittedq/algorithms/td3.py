@@ -1,0 +1,73 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018).
+
+    a  = Π_A(π(s) + σ_explore · half_width · ε)                         collect
+    ã  = Π_A(π̄(s') + half_width · clip(σ ε, −c, c))                     smooth
+    y  = r + γ (1 − terminated) min_j q̄_j(s', ã)                        label
+    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
+    every `policy_delay` updates:  w ← w + α ∇ mean q_1(s, π(s));  θ̄, w̄ follow softly
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.approx.networks import DeterministicPolicy
+from fittedq.greedy import PolicyAction, Smoothed
+from fittedq.losses import Improve, Regress
+from fittedq.noise import AbstractExploration, Gaussian
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics
+from fittedq.template import FQI, Budget, Polyak, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3(Algorithm):
+    name: ClassVar[str] = "td3"
+    title: ClassVar[str] = "Twin delayed deep deterministic policy gradient"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "FIFO replay",
+        "greedy": "Smoothed(PolicyAction)",
+        "updates": "q: Bellman(min); policy: Improve(first), every d",
+        "sync": "Polyak on q, policy, every d",
+    }
+
+    n_critics: int = setting(2, "size of the critic ensemble", low=1)
+    n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)
+    policy_critic: str = setting("first", "critic that the policy climbs", choices=POLICY_CRITICS)
+    policy_delay: int = setting(2, "critic updates per policy update, d", low=1)
+    smoothing_sigma: float = setting(0.2, "target smoothing σ, in half-widths of the box", low=0.0)
+    smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key = jax.random.split(key)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
+        follow = Polyak(self.tau, every=self.policy_delay)
+        return FQI(
+            greedy=Smoothed(PolicyAction(), self.smoothing_sigma, self.smoothing_clip),
+            updates=(
+                Update("critic", Regress(target), self.critic_optimizer()),
+                Update(
+                    "policy",
+                    Improve(POLICY_CRITICS[self.policy_critic]),
+                    self.policy_optimizer(),
+                    Budget(every=self.policy_delay),
+                ),
+            ),
+            sync=Sync(critic=follow, policy=follow),
+        )
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)

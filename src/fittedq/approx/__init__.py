@@ -1,0 +1,1 @@
+"""Function approximators: critics, policies and values."""

@@ -1,0 +1,192 @@
+"""Neural approximators: q, π and v on one multilayer perceptron.
+
+A network is arrays and arithmetic only, so the module that trains under JAX acts on the host once its leaves are NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.bellman import squashed_log_prob
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Arr, Box, namespace
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    # `where` rather than `maximum`: its derivative at 0 is 0 and costs one select.
+    "relu": lambda x: namespace(x).where(x > 0, x, 0),
+    "leaky_relu": lambda x: namespace(x).where(x > 0, x, 0.01 * x),
+    "tanh": lambda x: namespace(x).tanh(x),
+    "silu": lambda x: x * 0.5 * (1 + namespace(x).tanh(0.5 * x)),
+    "gelu": lambda x: 0.5 * x * (1 + namespace(x).tanh(0.7978845608028654 * (x + 0.044715 * x**3))),
+    "softplus": lambda x: namespace(x).logaddexp(x, 0 * x),
+    "elu": lambda x: namespace(x).where(x > 0, x, namespace(x).expm1(namespace(x).minimum(x, 0))),
+}
+
+LOG_STD_RANGE = (-20.0, 2.0)
+"""Clamp of log σ, as in the authors' code of SAC."""
+
+
+class Mlp(eqx.Module):
+    """x ← activation(norm(dropout(x W + b))) per hidden layer, then x W + b.
+
+    Leading axes of the leaves make an ensemble: weights [*lead, in, out], biases [*lead, 1, out]. Weights and biases
+    start uniform in ±1/√fan_in (Lillicrap et al. 2015, section 7). Dropout before the norm, as in DroQ (Hiraoka et al.
+    2021, figure 1).
+    """
+
+    weights: tuple[Any, ...]
+    biases: tuple[Any, ...]
+    gains: tuple[Any, ...]
+    shifts: tuple[Any, ...]
+    activation: str = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        lead: tuple[int, ...] = (),
+        activation: str = "relu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ):
+        weights, biases = [], []
+        for fan_in, fan_out, layer_key in zip(sizes[:-1], sizes[1:], jax.random.split(key, len(sizes) - 1), strict=True):
+            weight_key, bias_key = jax.random.split(layer_key)
+            bound = fan_in**-0.5
+            weights.append(jax.random.uniform(weight_key, (*lead, fan_in, fan_out), minval=-bound, maxval=bound))
+            biases.append(jax.random.uniform(bias_key, (*lead, 1, fan_out), minval=-bound, maxval=bound))
+        self.weights, self.biases = tuple(weights), tuple(biases)
+        hidden = sizes[1:-1] if layer_norm else ()
+        self.gains = tuple(jnp.ones((*lead, 1, width)) for width in hidden)
+        self.shifts = tuple(jnp.zeros((*lead, 1, width)) for width in hidden)
+        self.activation, self.dropout = activation, dropout
+
+    def __call__(self, x: Float[Arr, "b i"], key: PRNGKeyArray | None = None) -> Float[Arr, "*lead b o"]:
+        xp, activation = namespace(x), ACTIVATIONS[self.activation]
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = xp.matmul(x, weight) + bias
+            if layer == last:
+                break
+            if self.dropout > 0 and key is not None:
+                keep = jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.dropout, x.shape)
+                x = xp.where(keep, x / (1 - self.dropout), 0)
+            if self.gains:
+                centered = x - x.mean(-1, keepdims=True)
+                scale = xp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
+                x = centered / scale * self.gains[layer] + self.shifts[layer]
+            x = activation(x)
+        return x
+
+
+class QNetwork(AbstractCritic):
+    """q_j(s, a), j = 1 … n: an ensemble of perceptrons on [s, a scaled to the unit box]."""
+
+    net: Mlp
+    action_set: Box
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_set: Box,
+        widths: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        n_critics: int = 1,
+        activation: str = "relu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ):
+        sizes = (obs_size + action_set.size, *widths, 1)
+        self.net = Mlp(sizes, key, lead=(n_critics,), activation=activation, layer_norm=layer_norm, dropout=dropout)
+        self.action_set = action_set
+
+    @property
+    def size(self) -> int:
+        return self.net.weights[0].shape[0]
+
+    def __call__(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray | None = None
+    ) -> Float[Arr, "n b"]:
+        xp = namespace(obs)
+        return self.net(xp.concatenate([obs, self.action_set.to_unit(action)], axis=-1), key)[..., 0]
+
+    def subset(self, indices: Any) -> QNetwork:
+        return jax.tree.map(lambda leaf: leaf[indices], self)
+
+
+class VNetwork(AbstractValue):
+    """v(s): one perceptron."""
+
+    net: Mlp
+
+    def __init__(self, obs_size: int, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"):
+        self.net = Mlp((obs_size, *widths, 1), key, activation=activation)
+
+    def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]:
+        return self.net(obs, key)[..., 0]
+
+
+class DeterministicPolicy(AbstractPolicy):
+    """π(s) = center + half_width · tanh(net(s))."""
+
+    net: Mlp
+    action_set: Box
+
+    def __init__(
+        self, obs_size: int, action_set: Box, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"
+    ):
+        self.net = Mlp((obs_size, *widths, action_set.size), key, activation=activation)
+        self.action_set = action_set
+
+    def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+        del normal
+        return self.action_set.from_unit(namespace(obs).tanh(self.net(obs)))
+
+    def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
+        del key
+        return self.action_set.from_unit(jnp.tanh(self.net(obs))), jnp.zeros(obs.shape[:-1], obs.dtype)
+
+
+class TanhGaussianPolicy(AbstractPolicy):
+    """a = center + half_width · tanh(μ(s) + σ(s) ε), ε ~ N(0, I). Source: Haarnoja et al. 2018, appendix C."""
+
+    net: Mlp
+    action_set: Box
+
+    def __init__(
+        self, obs_size: int, action_set: Box, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"
+    ):
+        self.net = Mlp((obs_size, *widths, 2 * action_set.size), key, activation=activation)
+        self.action_set = action_set
+
+    def parameters(self, obs: Float[Arr, "b s"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b m"]]:
+        """(μ, log σ) before squashing."""
+        out = self.net(obs)
+        m = self.action_set.size
+        return out[..., :m], namespace(out).clip(out[..., m:], *LOG_STD_RANGE)
+
+    def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+        xp = namespace(obs)
+        mean, log_std = self.parameters(obs)
+        return self.action_set.from_unit(xp.tanh(mean + xp.exp(log_std) * normal))
+
+    def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
+        mean, log_std = self.parameters(obs)
+        normal = jax.random.normal(key, mean.shape, mean.dtype)
+        u = mean + jnp.exp(log_std) * normal
+        log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
+        return self.action_set.from_unit(jnp.tanh(u)), log_prob
+
+
+def to_host(module: Any) -> Any:
+    """The same module with NumPy leaves: its calls then run on the host, without dispatch."""
+    return jax.tree.map(np.asarray, module)

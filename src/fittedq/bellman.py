@@ -1,0 +1,98 @@
+"""The chapter's equations as small functions of arrays. Each stands here once; everything else calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fittedq.types import Arr
+
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+def td_target(
+    reward: Float[Arr, "*b"], terminated: Bool[Arr, "*b"], next_value: Float[Arr, "*b"], gamma: float
+) -> Float[Arr, "*b"]:
+    """y = r + γ (1 − terminated) v(s').
+
+    Truncation does not appear: an episode cut by a time limit bootstraps from its last observation.
+    Source: chapter, "Embedded Optimization", with the terminal mask it lacks.
+    """
+    return reward + gamma * (1.0 - terminated.astype(reward.dtype)) * next_value
+
+
+def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Any) -> Float[Arr, "*b"]:
+    """q(s, a) − β log π(a | s), whose mean over a ~ π is the soft value of π at s.
+
+    With β = 0 it is q itself, the deterministic case.
+    Source: Haarnoja et al. 2018 (soft actor-critic), eq. 3.
+    """
+    return q - temperature * log_prob
+
+
+def smooth_max(q: Float[Arr, "*b k"], log_weight: Float[Arr, "*#b k"], temperature: Any) -> Float[Arr, "*b"]:
+    """v_β(s) = β log Σ_k exp(log_weight_k + q(s, a_k) / β) ≈ β log ∫_A exp(q(s, a) / β) da.
+
+    `log_weight` holds log quadrature weights, or −log(K · proposal density) for K samples. Needs a bounded A;
+    v_β may lie below max q, and never exceeds max q + β log |A|.
+    Source: chapter, "Soft Actor-Critic".
+    """
+    return temperature * jax.scipy.special.logsumexp(q / temperature + log_weight, axis=-1)
+
+
+def boltzmann_log_density(q: Float[Arr, "*b k"], smooth_value: Float[Arr, "*b"], temperature: Any) -> Float[Arr, "*b k"]:
+    """log π*(a | s) = (q(s, a) − v_β(s)) / β. Source: chapter, "Soft Actor-Critic"."""
+    return (q - smooth_value[..., None]) / temperature
+
+
+def smooth_backup(
+    reward: Float[Arr, "*b"],
+    next_v: Float[Arr, "*b k"],
+    next_probability: Float[Arr, "*b k"],
+    gamma: float,
+) -> Float[Arr, "*b"]:
+    """(B_β q)(s, a) = r + γ Σ_k p(s'_k) v_β(s'_k).
+
+    For the operator on v this expectation stays *inside* the exponential over actions, so a single sampled s' biases
+    β log ∫ exp((r + γ v(s')) / β) da; on q it is linear in s', and a sample is unbiased.
+    """
+    return reward + gamma * jnp.sum(next_probability * next_v, axis=-1)
+
+
+def gaussian_log_prob(normal: Float[Arr, "*b m"], log_std: Float[Arr, "*b m"]) -> Float[Arr, "*b"]:
+    """log N(μ + σε; μ, σ²) = Σ_i [−ε_i²/2 − log σ_i − ½ log 2π]."""
+    return jnp.sum(-0.5 * normal**2 - log_std - 0.5 * LOG_2PI, axis=-1)
+
+
+def log_tanh_slope(u: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+    """log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)), finite for every u."""
+    return 2.0 * (jnp.log(2.0).astype(u.dtype) - u - jax.nn.softplus(-2.0 * u))
+
+
+def squashed_log_prob(
+    normal: Float[Arr, "*b m"], log_std: Float[Arr, "*b m"], u: Float[Arr, "*b m"], half_width: tuple[float, ...]
+) -> Float[Arr, "*b"]:
+    """log π(a | s) = log N(u; μ, σ²) − Σ_i [log(1 − tanh² u_i) + log half_width_i] for a = center + half_width · tanh u.
+
+    A density over the box in the environment's own units: it integrates to one there.
+    Source: Haarnoja et al. 2018, appendix C, with the scale of the box.
+    """
+    correction = jnp.sum(log_tanh_slope(u), axis=-1) + float(np.sum(np.log(half_width)))
+    return gaussian_log_prob(normal, log_std) - correction
+
+
+def temperature_loss(log_temperature: Float[Arr, ""], log_prob: Float[Arr, "b"], target_entropy: float) -> Float[Arr, ""]:
+    """J(β) = −β · mean(log π(a | s) + H̄): β rises while the entropy is below H̄.
+
+    Source: Haarnoja et al. 2018b (Soft Actor-Critic Algorithms and Applications), eq. 18.
+    """
+    return -jnp.exp(log_temperature) * jnp.mean(log_prob + target_entropy)
+
+
+def polyak(frozen: Any, live: Any, rate: Any) -> Any:
+    """θ̄ ← τ θ + (1 − τ) θ̄; τ = 1 copies, τ = 0 keeps. Works on any pytree."""
+    return jax.tree.map(lambda slow, fast: rate * fast + (1.0 - rate) * slow, frozen, live)

@@ -1,0 +1,81 @@
+"""A FIFO replay of packed rows."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from fittedq.errors import UserError
+
+
+class Replay:
+    """The last `capacity` rows on the host, drawn uniformly with replacement; the oldest row is replaced first.
+
+    Memory is claimed as rows arrive, not at the start.
+    """
+
+    def __init__(self, capacity: int, width: int):
+        try:
+            self.rows = np.zeros((capacity, width), np.float32)
+        except MemoryError:
+            raise UserError(
+                f"setting replay_size: {capacity} rows of {width} numbers need {capacity * width * 4 / 2**30:.1f} GiB, "
+                "more than this machine has; choose a smaller replay_size."
+            ) from None
+        self.size = 0
+        self.position = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.rows.shape[0]
+
+    def add(self, rows: Float[np.ndarray, "b width"]) -> None:
+        """Append rows in order; those over capacity replace the oldest."""
+        rows = rows[-self.capacity :]
+        count = rows.shape[0]
+        first = min(count, self.capacity - self.position)
+        self.rows[self.position : self.position + first] = rows[:first]
+        self.rows[: count - first] = rows[first:]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
+    def sample(self, rng: np.random.Generator, batches: int, batch: int) -> Float[np.ndarray, "batches batch width"]:
+        """`batches` independent batches."""
+        return self.rows.take(rng.integers(0, self.size, (batches, batch)), axis=0)
+
+    def content(self) -> Float[np.ndarray, "size width"]:
+        """The rows held, as stored (not in order of age once the replay is full)."""
+        return self.rows[: self.size]
+
+    def restore(self, rows: Float[np.ndarray, "size width"], position: int) -> None:
+        """Put back what `content` gave."""
+        self.size, self.position = rows.shape[0], position
+        self.rows[: self.size] = rows
+
+
+class DeviceReplay(eqx.Module):
+    """The same replay as a pytree, for loops compiled whole."""
+
+    rows: Float[Array, "capacity width"]
+    size: Int[Array, ""]
+    position: Int[Array, ""]
+
+    @staticmethod
+    def empty(capacity: int, width: int) -> DeviceReplay:
+        zero = jnp.zeros((), jnp.int32)
+        return DeviceReplay(jnp.zeros((capacity, width), jnp.float32), zero, zero)
+
+    def add(self, rows: Float[Array, "b width"]) -> DeviceReplay:
+        capacity, count = self.rows.shape[0], rows.shape[0]
+        indices = (self.position + jnp.arange(count)) % capacity
+        return DeviceReplay(
+            self.rows.at[indices].set(rows),
+            jnp.minimum(self.size + count, capacity),
+            (self.position + count) % capacity,
+        )
+
+    def sample(self, key: PRNGKeyArray, batch: int) -> Float[Array, "batch width"]:
+        return self.rows[jax.random.randint(key, (batch,), 0, self.size)]

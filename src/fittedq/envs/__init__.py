@@ -1,0 +1,1 @@
+"""Environments: Gymnasium's and JAX's behind one source each."""

@@ -1,0 +1,20 @@
+"""The one exception a user can cause: a sentence that says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a setting, a file or an environment; the command line prints it and exits with code 2."""
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """The valid names nearest to `name`, as the end of a sentence; all of them where none is near and they are few."""
+    names = sorted(set(valid))
+    lower = {candidate.lower(): candidate for candidate in names}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=count, cutoff=0.5)]
+    if near:
+        return "did you mean " + " or ".join(repr(match) for match in near) + "?"
+    return "valid names: " + ", ".join(names) + "." if len(names) <= 60 else "no name is near it."

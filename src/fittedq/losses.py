@@ -1,0 +1,84 @@
+"""What one regression minimizes: `label` builds its dataset D under frozen components, the call is the loss on D."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.bellman import soft_value, temperature_loss
+from fittedq.targets import AbstractCombine, AbstractTarget
+from fittedq.types import Approximators, Arr, Greedy, Transition
+
+Metrics = dict[str, Any]
+
+
+class AbstractLoss(eqx.Module):
+    """`label` sees the frozen components over the live ones; the call sees the component being fitted and the live ones."""
+
+    @abc.abstractmethod
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        """D, a pytree whose leaves share their first axis. No gradient passes through it."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]: ...
+
+
+class Regress(AbstractLoss):
+    """Σ_j mean_D (f_j(x) − y)²: every member of an ensemble is regressed on the same y."""
+
+    target: AbstractTarget
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        return self.target(nets, batch, greedy, key)
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        prediction = component(*data.inputs, key)
+        loss = jnp.sum(jnp.mean((prediction - data.y) ** 2, axis=-1))
+        return loss, {"loss": loss, "mean": jnp.mean(prediction), "target": jnp.mean(data.y)}
+
+
+class Improve(AbstractLoss):
+    """mean_s [β log π(a | s) − q(s, a)], a = π(s) or a ~ π(· | s): descend it, and π climbs q.
+
+    With β = 0 this is the deterministic policy gradient's objective (chapter, NFQCA); otherwise it is
+    β · KL(π ‖ exp(q/β)/Z) up to a constant in w (Haarnoja et al. 2018, eq. 12).
+    """
+
+    combine: AbstractCombine
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        return batch.obs
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        action_key, critic_key = jax.random.split(key)
+        action, log_prob = component.sample(data, action_key)
+        q = self.combine(nets.critic, data, action, critic_key)
+        loss = -jnp.mean(soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature)))
+        return loss, {"loss": loss, "log_prob": jnp.mean(log_prob)}
+
+
+class TuneTemperature(AbstractLoss):
+    """−β · mean(log π(a' | s') + H̄), a' ~ π the action the greedy step drew: no further pass through the policy."""
+
+    target_entropy: float = eqx.field(static=True)
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        assert greedy is not None, "TuneTemperature needs the template's greedy step"
+        return greedy.log_prob
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        loss = temperature_loss(component, data, self.target_entropy)
+        return loss, {"temperature": jnp.exp(component), "entropy": -jnp.mean(data)}

@@ -1,0 +1,108 @@
+"""Settings are frozen dataclasses whose fields say what they accept; a wrong value is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from fittedq.errors import UserError, nearest
+
+S = TypeVar("S")
+
+
+def setting(
+    default: Any,
+    about: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] | None = None,
+) -> Any:
+    """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`."""
+    metadata = {
+        "about": about,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": None if choices is None else tuple(choices),
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(settings: Any) -> None:
+    """Raise UserError for the first field outside what its `setting` accepts."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        object.__setattr__(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
+
+
+def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """`value` as the field's type, or a UserError."""
+    kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = next(kind for kind in kinds if kind is not type(None))
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata) for item in items)
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise UserError(f"setting {name}: found {value!r}, expected {expected}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"setting {name}: found {value!r}, expected a finite number.")
+    low, high, above, below = (metadata.get(bound) for bound in ("low", "high", "above", "below"))
+    wrong = (
+        (low is not None and value < low and f"at least {low}")
+        or (above is not None and value <= above and f"above {above}")
+        or (high is not None and value > high and f"at most {high}")
+        or (below is not None and value >= below and f"below {below}")
+    )
+    if wrong:
+        raise UserError(f"setting {name}: found {value!r}, expected {expected} {wrong}.")
+    choices = metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise UserError(f"setting {name}: found {value!r}; {nearest(value, choices)}")
+    return value
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`key=value` words of a command line as settings: values are JSON, `none`, comma-separated lists, or words."""
+    settings = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise UserError(f"--set {assignment}: expected key=value, for example --set gamma=0.98.")
+        settings[key.strip().replace("-", "_")] = _parse_value(text.strip())
+    return settings
+
+
+def _parse_value(text: str) -> Any:
+    if "," in text and not text.startswith("["):
+        return tuple(_parse_value(part.strip()) for part in text.split(",") if part.strip())
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:
+    """`settings` by the dataclass that has each key; an unknown key is refused and the nearest valid one offered."""
+    names = [{field.name for field in dataclasses.fields(group)} for group in groups]
+    for key in settings:
+        if not any(key in group for group in names):
+            raise UserError(f"setting {key!r} is unknown; {nearest(key, set().union(*names))}")
+    return tuple({key: value for key, value in settings.items() if key in group} for group in names)

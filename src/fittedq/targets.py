@@ -1,0 +1,111 @@
+"""Target maps T_q: what a critic or a value network is regressed on."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.bellman import soft_value, td_target
+from fittedq.types import AbstractCritic, Approximators, Arr, Greedy, Transition
+
+
+class Labelled(eqx.Module):
+    """A regression set D: the inputs of a component, row by row, and the targets y."""
+
+    inputs: tuple[Float[Arr, "b _"], ...]
+    y: Float[Arr, "b"]
+
+
+class AbstractCombine(eqx.Module):
+    """How an ensemble's values become one."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
+    ) -> Float[Arr, "b"]: ...
+
+
+class MinOverCritics(AbstractCombine):
+    """min_j q_j(s, a), over all critics or over a random `subset` of them drawn anew for each batch.
+
+    Source: Fujimoto et al. 2018, section 4 (two critics); Chen et al. 2021 (REDQ: two of ten).
+    """
+
+    subset: int | None = eqx.field(static=True, default=None)
+
+    def __call__(
+        self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
+    ) -> Float[Arr, "b"]:
+        dropout_key, subset_key = jax.random.split(key)
+        if self.subset is not None and self.subset < critic.size:
+            critic = critic.subset(jax.random.choice(subset_key, critic.size, (self.subset,), replace=False))
+        return jnp.min(critic(obs, action, dropout_key), axis=0)
+
+
+class FirstCritic(AbstractCombine):
+    """q_1(s, a)."""
+
+    def __call__(
+        self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
+    ) -> Float[Arr, "b"]:
+        return critic.subset(slice(0, 1))(obs, action, key)[0]
+
+
+class MeanOverCritics(AbstractCombine):
+    """mean_j q_j(s, a). Source: Chen et al. 2021, algorithm 1, line 12."""
+
+    def __call__(
+        self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
+    ) -> Float[Arr, "b"]:
+        return jnp.mean(critic(obs, action, key), axis=0)
+
+
+class AbstractTarget(eqx.Module):
+    """`nets` are the frozen components laid over the live ones."""
+
+    @abc.abstractmethod
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled: ...
+
+
+class Bellman(AbstractTarget):
+    """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
+
+    gamma: float = eqx.field(static=True)
+    combine: AbstractCombine
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        assert greedy is not None, "Bellman needs the template's greedy step"
+        q = self.combine(nets.critic, batch.next_obs, greedy.action, key)
+        next_value = soft_value(q, greedy.log_prob, nets.temperature)
+        return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+
+class BellmanFromValue(AbstractTarget):
+    """D = {((s, a), r + γ (1 − terminated) v̄(s'))}. Source: Haarnoja et al. 2018, eq. 8."""
+
+    gamma: float = eqx.field(static=True)
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        del greedy, key
+        next_value = nets.value(batch.next_obs)
+        return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+
+class SoftValue(AbstractTarget):
+    """D = {(s, min_j q_j(s, a) − β log π(a | s))}, a ~ π(· | s): both at s, the state being regressed.
+
+    Source: Haarnoja et al. 2018, eq. 5.
+    """
+
+    combine: AbstractCombine
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        del greedy
+        action_key, critic_key = jax.random.split(key)
+        action, log_prob = nets.policy.sample(batch.obs, action_key)
+        q = self.combine(nets.critic, batch.obs, action, critic_key)
+        return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))

@@ -1,0 +1,223 @@
+"""The template every method is an instance of: greedy step → ordered regressions → sync rule.
+
+    for each batch:
+        a' ← greedy(frozen, s')
+        for each update, in order:  D ← label(frozen, batch, a');  component ← fit(D)
+        frozen ← sync(frozen, live)
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from fittedq.bellman import polyak
+from fittedq.greedy import AbstractGreedy
+from fittedq.losses import AbstractLoss, Metrics
+from fittedq.types import COMPONENTS, Approximators, Greedy, Transition
+
+
+class Budget(eqx.Module):
+    """How much one regression may spend on its D, and how often it runs.
+
+    `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step; on every `every`-th
+    call of `learn`, counted from one.
+    """
+
+    epochs: int = eqx.field(static=True, default=1)
+    minibatch: int | None = eqx.field(static=True, default=None)
+    every: int = eqx.field(static=True, default=1)
+
+
+class Update(eqx.Module):
+    """One regression: label D, then spend the budget fitting one component to it."""
+
+    component: str = eqx.field(static=True)
+    loss: AbstractLoss
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    budget: Budget = Budget()
+
+    def __call__(
+        self,
+        nets: Approximators,
+        frozen: Approximators,
+        optimizer_state: Any,
+        batch: Transition,
+        greedy: Greedy | None,
+        key: PRNGKeyArray,
+    ) -> tuple[Any, Any, Metrics]:
+        """(component, optimizer state, metrics of the last gradient step)."""
+        label_key, fit_key = jax.random.split(key)
+        data = jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, label_key))
+
+        def gradient_step(component: Any, optimizer_state: Any, rows: Any, key: PRNGKeyArray) -> tuple[Any, Any, Metrics]:
+            gradient, metrics = jax.grad(self.loss, has_aux=True)(component, nets, rows, key)
+            change, optimizer_state = self.optimizer.update(gradient, optimizer_state, component)
+            return optax.apply_updates(component, change), optimizer_state, metrics
+
+        component = getattr(nets, self.component)
+        size = jax.tree.leaves(data)[0].shape[0]
+        minibatch = min(self.budget.minibatch or size, size)
+        if self.budget.epochs == 1 and minibatch == size:
+            return gradient_step(component, optimizer_state, data, fit_key)
+
+        def epoch(carry: Any, epoch_key: PRNGKeyArray) -> tuple[Any, Metrics]:
+            def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
+                indices, key = inputs
+                rows = jax.tree.map(lambda leaf: leaf[indices], data)
+                component, optimizer_state, metrics = gradient_step(*carry, rows, key)
+                return (component, optimizer_state), metrics
+
+            order_key, step_key = jax.random.split(epoch_key)
+            steps = size // minibatch
+            order = jax.random.permutation(order_key, size)[: steps * minibatch].reshape(steps, minibatch)
+            return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
+
+        carry, metrics = jax.lax.scan(epoch, (component, optimizer_state), jax.random.split(fit_key, self.budget.epochs))
+        return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
+
+
+class AbstractFollow(eqx.Module):
+    """How a frozen copy follows its live component: θ̄ ← rate · θ + (1 − rate) · θ̄."""
+
+    @abc.abstractmethod
+    def rate(self, step: Int[Array, ""]) -> Any:
+        """The share taken over after `step` calls of `learn`, counted from one; it is always the newest θ."""
+
+
+class Copy(AbstractFollow):
+    """θ̄ = θ of the previous iteration."""
+
+    def rate(self, step: Int[Array, ""]) -> Any:
+        return 1.0
+
+
+class Periodic(AbstractFollow):
+    """θ̄ ← θ every `period` calls, the newest θ. Source: Lillicrap et al. 2015 for the soft form, chapter for this one."""
+
+    period: int = eqx.field(static=True)
+
+    def rate(self, step: Int[Array, ""]) -> Any:
+        return jnp.where(step % self.period == 0, 1.0, 0.0)
+
+
+class Polyak(AbstractFollow):
+    """θ̄ ← τ θ + (1 − τ) θ̄, every `every`-th call."""
+
+    tau: float = eqx.field(static=True)
+    every: int = eqx.field(static=True, default=1)
+
+    def rate(self, step: Int[Array, ""]) -> Any:
+        return self.tau if self.every == 1 else jnp.where(step % self.every == 0, self.tau, 0.0)
+
+
+class Sync(eqx.Module):
+    """Which components have frozen copies, and how each follows; those without are read live."""
+
+    critic: AbstractFollow | None = None
+    policy: AbstractFollow | None = None
+    value: AbstractFollow | None = None
+    model: AbstractFollow | None = None
+    log_temperature: AbstractFollow | None = None
+
+    def freeze(self, nets: Approximators) -> Approximators:
+        """The first frozen copies."""
+        return Approximators(
+            **{
+                name: None if getattr(self, name) is None else jax.tree.map(jnp.copy, getattr(nets, name))
+                for name in COMPONENTS
+            }
+        )
+
+    def __call__(self, frozen: Approximators, nets: Approximators, step: Int[Array, ""]) -> Approximators:
+        def follow(name: str) -> Any:
+            rule = getattr(self, name)
+            return None if rule is None else polyak(getattr(frozen, name), getattr(nets, name), rule.rate(step))
+
+        return Approximators(**{name: follow(name) for name in COMPONENTS})
+
+
+class LearnerState(eqx.Module):
+    """Everything `learn` reads and writes. `step` counts calls; `metrics` holds each update's latest figures, so a
+    delayed update reports its last run while it waits."""
+
+    nets: Approximators
+    frozen: Approximators
+    optimizer_states: tuple[Any, ...]
+    metrics: tuple[Metrics, ...]
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+
+
+class FQI(eqx.Module):
+    """Fitted Q-iteration: one greedy step, the updates in order, one sync rule."""
+
+    updates: tuple[Update, ...]
+    sync: Sync
+    greedy: AbstractGreedy | None = None
+    """None where no target needs an action at s' (a value network stands in)."""
+
+    def init(self, nets: Approximators, key: PRNGKeyArray, batch: Transition) -> LearnerState:
+        """The state before the first call; `batch` gives shapes only."""
+        state = LearnerState(
+            nets=nets,
+            frozen=self.sync.freeze(nets),
+            optimizer_states=tuple(update.optimizer.init(getattr(nets, update.component)) for update in self.updates),
+            metrics=(),
+            key=key,
+            step=jnp.zeros((), jnp.int32),
+        )
+        shapes = jax.eval_shape(lambda: self._updates(state, batch, jnp.ones((), jnp.int32), always=True)[2])
+        metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return dataclasses.replace(state, metrics=metrics)
+
+    def learn(self, state: LearnerState, batch: Transition) -> LearnerState:
+        """One iteration on one batch. Pure; its randomness is a function of `state.key` and `state.step`."""
+        step = state.step + 1
+        nets, optimizer_states, metrics = self._updates(state, batch, step)
+        frozen = self.sync(state.frozen, nets, step)
+        return LearnerState(nets, frozen, optimizer_states, metrics, state.key, step)
+
+    def _updates(
+        self, state: LearnerState, batch: Transition, step: Int[Array, ""], always: bool = False
+    ) -> tuple[Approximators, tuple[Any, ...], tuple[Metrics, ...]]:
+        nets, frozen = state.nets, state.frozen
+        greedy_key, *keys = jax.random.split(jax.random.fold_in(state.key, step), 1 + len(self.updates))
+        greedy = None
+        if self.greedy is not None:
+            greedy = jax.lax.stop_gradient(self.greedy(frozen.over(nets), batch.next_obs, greedy_key))
+        optimizer_states, metrics = list(state.optimizer_states), list(state.metrics)
+        for index, (update, key) in enumerate(zip(self.updates, keys, strict=True)):
+            component = getattr(nets, update.component)
+
+            def run(
+                update: Update = update, nets: Approximators = nets, index: int = index, key: PRNGKeyArray = key
+            ) -> tuple[Any, Any, Metrics]:
+                return update(nets, frozen, optimizer_states[index], batch, greedy, key)
+
+            if always:
+                result = run()
+                metrics.append(result[2])
+            elif update.budget.every == 1:
+                result = run()
+            else:
+                skipped = (component, optimizer_states[index], metrics[index])
+                result = jax.lax.cond(step % update.budget.every == 0, run, lambda skipped=skipped: skipped)
+            component, optimizer_states[index], metrics[index] = result
+            nets = nets.replace(update.component, component)
+        return nets, tuple(optimizer_states), tuple(metrics)
+
+    def logs(self, state: LearnerState) -> dict[str, float]:
+        """Latest metrics by name, `component/metric`."""
+        return {
+            f"{update.component}/{name}": float(value)
+            for update, metrics in zip(self.updates, state.metrics, strict=True)
+            for name, value in metrics.items()
+        }

@@ -1,0 +1,458 @@
+"""Collect and learn: the loop around the template, as a generator.
+
+`HostTrainer` steps Gymnasium environments on the host and sends packed batches to the compiled learner;
+`CompiledTrainer` compiles environment, replay and learner into one loop. Both can say all there is to say of
+themselves (`snapshot`) and take it back (`restore`), bit for bit.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.networks import to_host
+from fittedq.data.replay import DeviceReplay, Replay
+from fittedq.data.statistics import RunningMoments
+from fittedq.envs.gym import GymSource
+from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
+from fittedq.errors import UserError
+from fittedq.noise import explore
+from fittedq.settings import check, setting
+from fittedq.template import FQI, LearnerState
+from fittedq.types import AbstractPolicy, Approximators, Box, Transition
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How data is collected and how much is learned from it; shared by every algorithm."""
+
+    batch_size: int = setting(256, "transitions in a batch", low=1)
+    replay_size: int = setting(1_000_000, "transitions kept; the oldest go first", low=1)
+    random_steps: int = setting(1_000, "environment steps with uniform actions before learning begins", low=1)
+    updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
+    n_envs: int = setting(1, "environments stepped together", low=1)
+    asynchronous: bool = setting(False, "one process per environment (pays for slow environments only)")
+    chunk: int = setting(1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1)
+    normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def updates_per_call(self) -> int:
+        """Updates in one call of the compiled learner: a whole number, so that one shape is compiled."""
+        return max(1, math.floor(self.chunk * self.n_envs * self.updates_per_step))
+
+
+@dataclass
+class Progress:
+    """Where a run is, after each report interval."""
+
+    step: int
+    updates: int
+    episodes: int
+    returns: list[float]
+    """Returns of the episodes that ended in this interval."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class AbstractTrainer(abc.ABC):
+    """A run that can be advanced, looked at, saved and brought back."""
+
+    step: int
+    obs_size: int
+    action_set: Box
+
+    @abc.abstractmethod
+    def advance(self, steps: int) -> Progress:
+        """Take about `steps` environment steps (whole vector steps and chunks) and the updates that go with them."""
+
+    @abc.abstractmethod
+    def nets(self) -> Approximators:
+        """The live approximators."""
+
+    @abc.abstractmethod
+    def moments(self) -> RunningMoments | None:
+        """The normalization of observations, where there is one."""
+
+    @abc.abstractmethod
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        """(arrays by name, JSON): the whole state of the run."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        """Take a snapshot back; False where the environment could not be brought back exactly."""
+
+    def close(self) -> None:
+        """Release the environments."""
+
+
+def train(trainer: AbstractTrainer, steps: int, report_every: int = 1_000) -> Iterator[Progress]:
+    """Advance `trainer` to `steps` environment steps in all, reporting each `report_every`."""
+    while trainer.step < steps:
+        next_report = (trainer.step // report_every + 1) * report_every
+        yield trainer.advance(min(next_report, steps) - trainer.step)
+
+
+def initial_state(algorithm: Algorithm, obs_size: int, action_set: Box, batch_size: int, seed: int) -> tuple[FQI, LearnerState]:
+    """The template and the first learner state; compiled, since eager initialization takes seconds."""
+    fqi = algorithm.template(action_set)
+    rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
+
+    def init(key: Any) -> LearnerState:
+        nets_key, learner_key = jax.random.split(key)
+        nets = algorithm.networks(obs_size, action_set, nets_key)
+        return fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size))
+
+    return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+
+
+class Learner:
+    """`FQI.learn`, compiled for K batches a call.
+
+    Between calls the state is a flat list of device buffers, donated each time: no pytree is rebuilt in the hot loop.
+    """
+
+    def __init__(self, fqi: FQI, state: LearnerState, obs_size: int, action_size: int):
+        self._fqi = fqi
+        self._leaves, self._treedef = jax.tree.flatten(state)
+        policy_leaves, self._policy_treedef = jax.tree.flatten(state.nets.policy)
+        positions = {id(leaf): index for index, leaf in enumerate(self._leaves)}
+        self._policy_positions = [positions[id(leaf)] for leaf in policy_leaves]
+
+        def run(leaves: list[Any], rows: Any) -> list[Any]:
+            state = jax.tree.unflatten(self._treedef, leaves)
+
+            def learn(state: LearnerState, rows: Any) -> tuple[LearnerState, None]:
+                return fqi.learn(state, Transition.unpack(rows, obs_size, action_size)), None
+
+            state = learn(state, rows[0])[0] if rows.shape[0] == 1 else jax.lax.scan(learn, state, rows)[0]
+            return jax.tree.leaves(state)
+
+        self._run = jax.jit(run, donate_argnums=0)
+
+    def learn(self, rows: np.ndarray) -> None:
+        """One iteration per batch of `rows` [K, b, width]; returns before it is done."""
+        self._leaves = self._run(self._leaves, rows)
+
+    @property
+    def state(self) -> LearnerState:
+        return jax.tree.unflatten(self._treedef, self._leaves)
+
+    @state.setter
+    def state(self, state: LearnerState) -> None:
+        self._leaves = jax.tree.leaves(state)
+
+    def host_policy(self) -> AbstractPolicy:
+        """The newest policy, for acting in NumPy. Waits for the learner."""
+        # Copies: a view of a device buffer would keep it from being donated.
+        leaves = [np.array(self._leaves[position]) for position in self._policy_positions]
+        return jax.tree.unflatten(self._policy_treedef, leaves)
+
+    def metrics(self) -> dict[str, float]:
+        return self._fqi.logs(self.state)
+
+    def compilations(self) -> int:
+        """How many programs were compiled so far: one per shape."""
+        return self._run._cache_size()
+
+
+class HostTrainer(AbstractTrainer):
+    """Gymnasium on the host, the learner compiled; with `chunk = 1` every action is the newest policy's."""
+
+    def __init__(self, algorithm: Algorithm, source: GymSource, settings: TrainSettings, seed: int):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = source.obs_size, source.action_set
+        self._source, self._settings = source, settings
+        self._exploration = algorithm.exploration()
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+        self._replay = Replay(settings.replay_size, Transition.width(self.obs_size, self.action_set.size))
+        self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
+        self._owed = 0.0
+        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+        self._policy = self.learner.host_policy()
+
+    def advance(self, steps: int) -> Progress:
+        returns: list[float] = []
+        until = self.step + steps
+        while self.step < until:
+            for _ in range(self._settings.chunk):
+                returns += self._collect()
+            self._learn()
+        return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics())
+
+    def _collect(self) -> list[float]:
+        source, obs = self._source, self._source.obs
+        if self.step < self._settings.random_steps:
+            unit = self._rng.uniform(-1, 1, self._noise.shape).astype(np.float32)
+            action = self.action_set.project(self.action_set.from_unit(unit), obs)
+        else:
+            action = self._explore(obs)
+        step = source.step(action)
+        rows = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack()
+        self._replay.add(rows if step.valid.all() else rows[step.valid])
+        if self._moments is not None:
+            self._moments = self._moments.update(step.next_obs)
+        ended = step.terminated | step.truncated
+        if ended.any():
+            self._noise[ended] = 0.0
+            self.episodes += len(step.returns)
+        self.step += source.n_envs
+        return step.returns
+
+    def _explore(self, obs: np.ndarray) -> np.ndarray:
+        if self._moments is not None:
+            obs = self._moments.normalize(obs)
+        normal = self._rng.standard_normal(self._noise.shape, np.float32)
+        if self._exploration.samples_policy:
+            return self.action_set.project(self._policy.act(obs, normal), obs)
+        self._noise, noise = self._exploration.step(self._noise, normal)
+        return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self.action_set, obs)
+
+    def _learn(self) -> None:
+        if self.step < self._settings.random_steps or self._replay.size == 0:
+            return
+        per_call = self._settings.updates_per_call
+        self._owed += self._settings.chunk * self._source.n_envs * self._settings.updates_per_step
+        if self._owed < per_call:
+            return
+        while self._owed >= per_call:
+            rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
+            self.learner.learn(rows if self._moments is None else self._normalized(rows))
+            self.updates += per_call
+            self._owed -= per_call
+        self._policy = self.learner.host_policy()
+
+    def _normalized(self, rows: np.ndarray) -> np.ndarray:
+        assert self._moments is not None
+        end = self.obs_size + self.action_set.size
+        for columns in (slice(0, self.obs_size), slice(end, end + self.obs_size)):
+            rows[..., columns] = self._moments.normalize(rows[..., columns])
+        return rows
+
+    def nets(self) -> Approximators:
+        return self.learner.state.nets
+
+    def moments(self) -> RunningMoments | None:
+        return self._moments
+
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        source_arrays, source_meta = self._source.snapshot()
+        arrays = {
+            **to_arrays("learner", self.learner.state),
+            **{f"source/{name}": array for name, array in source_arrays.items()},
+            "replay/rows": self._replay.content(),
+            "noise": self._noise,
+        }
+        if self._moments is not None:
+            arrays |= to_arrays("moments", self._moments)
+        meta = {
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "owed": self._owed,
+            "replay_position": self._replay.position,
+            "rng": self._rng.bit_generator.state,
+            "source": source_meta,
+        }
+        return arrays, meta
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self._owed = meta["owed"]
+        self._rng.bit_generator.state = meta["rng"]
+        self._replay.restore(arrays["replay/rows"], meta["replay_position"])
+        self._noise = arrays["noise"].copy()
+        if self._moments is not None:
+            self._moments = from_arrays("moments", self._moments, arrays)
+        self.learner.state = jax.device_put(from_arrays("learner", self.learner.state, arrays))
+        self._policy = self.learner.host_policy()
+        prefix = "source/"
+        source_arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        exact = self._source.restore(source_arrays, meta["source"])
+        if not exact:
+            self._noise[:] = 0.0
+        return exact
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class LoopState(eqx.Module):
+    """Everything of a compiled run."""
+
+    learner: LearnerState
+    env: EnvState
+    obs: Any
+    noise: Any
+    replay: DeviceReplay
+    moments: RunningMoments
+    episode_return: Any
+    key: Any
+    step: Any
+
+
+class CompiledTrainer(AbstractTrainer):
+    """A JAX environment, the replay and the learner in one compiled loop."""
+
+    def __init__(self, algorithm: Algorithm, env: AbstractJaxEnv, settings: TrainSettings, seed: int):
+        if settings.asynchronous:
+            raise UserError("setting asynchronous: found true, expected false for a JAX environment, which is compiled.")
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = env.obs_size, env.action_set
+        self._env, self._settings = env, settings
+        self._exploration = algorithm.exploration()
+        self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._updates_per_step = settings.n_envs * settings.updates_per_step
+        if settings.updates_per_step * settings.n_envs % 1:
+            raise UserError(
+                f"setting updates_per_step: {settings.updates_per_step:g} with n_envs = {settings.n_envs} gives "
+                f"{self._updates_per_step:g} updates per compiled step, expected a whole number; adjust one of them."
+            )
+        reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
+        state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
+        self._state = LoopState(
+            learner=learner,
+            env=state,
+            obs=obs,
+            noise=jnp.zeros((settings.n_envs, self.action_set.size)),
+            replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
+            moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size)),
+            episode_return=jnp.zeros(settings.n_envs),
+            key=loop_key,
+            step=jnp.zeros((), jnp.int32),
+        )
+        self._run = jax.jit(self._scan, static_argnums=1, donate_argnums=0)
+
+    def _scan(self, state: LoopState, length: int) -> tuple[LoopState, Any]:
+        return jax.lax.scan(lambda state, _: self._iterate(state), state, None, length)
+
+    def _iterate(self, state: LoopState) -> tuple[LoopState, Any]:
+        settings, action_set = self._settings, self.action_set
+        random_key, act_key, env_key, sample_key = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
+        obs = state.moments.normalize(state.obs) if settings.normalize_obs else state.obs
+        unit = jax.random.uniform(random_key, state.noise.shape, minval=-1, maxval=1)
+        normal = jax.random.normal(act_key, state.noise.shape)
+        policy = state.learner.nets.policy
+        noise, eta = self._exploration.step(state.noise, normal)
+        if self._exploration.samples_policy:
+            exploring = action_set.project(policy.act(obs, normal), obs)
+        else:
+            exploring = explore(policy.act(obs, jnp.zeros_like(normal)), eta, action_set, obs)
+        learning = state.step * settings.n_envs >= settings.random_steps
+        action = jnp.where(learning, exploring, action_set.project(action_set.from_unit(unit), obs))
+        noise = jnp.where(learning, noise, state.noise)
+
+        env_keys = jax.random.split(env_key, settings.n_envs)
+        env, next_obs, reset_obs, reward, terminated, truncated = jax.vmap(auto_reset(self._env))(
+            state.env, action, env_keys
+        )
+        rows = Transition(state.obs, action, reward, next_obs, terminated, truncated).pack()
+        replay = state.replay.add(rows)
+        moments = state.moments.update(next_obs) if settings.normalize_obs else state.moments
+        done = terminated | truncated
+        episode_return = state.episode_return + reward
+
+        def update(learner: LearnerState, key: Any) -> tuple[LearnerState, None]:
+            batch = Transition.unpack(replay.sample(key, settings.batch_size), self.obs_size, action_set.size)
+            if settings.normalize_obs:
+                batch = eqx.tree_at(
+                    lambda batch: (batch.obs, batch.next_obs),
+                    batch,
+                    (moments.normalize(batch.obs), moments.normalize(batch.next_obs)),
+                )
+            return self._fqi.learn(learner, batch), None
+
+        now = (state.step + 1) * settings.n_envs >= settings.random_steps
+        keys = jax.random.split(sample_key, int(self._updates_per_step))
+        learner = jax.lax.cond(
+            now, lambda learner: jax.lax.scan(update, learner, keys)[0], lambda learner: learner, state.learner
+        )
+        ended = jnp.where(done, episode_return, jnp.nan)
+        state = LoopState(
+            learner=learner,
+            env=env,
+            obs=reset_obs,
+            noise=jnp.where(done[:, None], 0.0, noise),
+            replay=replay,
+            moments=moments,
+            episode_return=jnp.where(done, 0.0, episode_return),
+            key=state.key,
+            step=state.step + 1,
+        )
+        finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
+        return state, (ended, finite)
+
+    def advance(self, steps: int) -> Progress:
+        length = -(-steps // self._settings.n_envs)
+        self._state, (ended, finite) = self._run(self._state, length)
+        finite = np.asarray(finite)
+        if not finite.all():
+            first = (int(np.argmin(finite)) + 1) * self._settings.n_envs
+            raise UserError(
+                f"environment {type(self._env).__name__}: its observation or reward is not finite at step "
+                f"{self.step + first}; correct the environment (the last checkpoint is intact)."
+            )
+        before = self.step
+        self.step += length * self._settings.n_envs
+        learning_from = max(before, self._settings.random_steps - self._settings.n_envs)
+        self.updates += max(0, int((self.step - learning_from) / self._settings.n_envs * self._updates_per_step))
+        returns = [float(value) for value in np.asarray(ended).ravel() if np.isfinite(value)]
+        self.episodes += len(returns)
+        return Progress(self.step, self.updates, self.episodes, returns, self._fqi.logs(self._state.learner))
+
+    def nets(self) -> Approximators:
+        return self._state.learner.nets
+
+    def moments(self) -> RunningMoments | None:
+        return to_host(self._state.moments) if self._settings.normalize_obs else None
+
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes}
+        return to_arrays("loop", self._state), meta
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self._state = jax.device_put(from_arrays("loop", self._state, arrays))
+        return True
+
+    def compilations(self) -> int:
+        """How many programs were compiled so far: one per length of `advance`."""
+        return self._run._cache_size()
+
+
+def to_arrays(prefix: str, tree: Any) -> Arrays:
+    """Leaves by `prefix/path`, as copies on the host."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": np.array(leaf) for path, leaf in leaves}
+
+
+def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
+    """The tree of `like`'s shape from `to_arrays`'s output; a UserError for a missing or mis-shaped leaf."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+    values = []
+    for path, leaf in leaves:
+        name = f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        if name not in arrays:
+            raise UserError(f"saved state: {name} is missing; it was saved with other settings or by another version.")
+        array = arrays[name]
+        if array.shape != np.shape(leaf) or array.dtype != np.asarray(leaf).dtype:
+            raise UserError(
+                f"saved state: {name} has shape {array.shape} and type {array.dtype}, expected {np.shape(leaf)} and "
+                f"{np.asarray(leaf).dtype}; it was saved with other settings."
+            )
+        values.append(array)
+    return jax.tree.unflatten(treedef, values)
