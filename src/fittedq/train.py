@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq.algorithms.base import Algorithm
-from fittedq.approx.networks import to_host
+from fittedq.approx.host import host_view, to_host
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
@@ -113,9 +113,14 @@ def initial_state(algorithm: Algorithm, obs_size: int, action_set: Box, batch_si
     def init(key: Any) -> LearnerState:
         nets_key, learner_key = jax.random.split(key)
         nets = algorithm.networks(obs_size, action_set, nets_key)
-        return fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size))
+        return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
 
     return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+
+
+def strong(tree: Any) -> Any:
+    """The same arrays without weak types, which would compile a second program for the same shapes."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 class Learner:
@@ -138,7 +143,7 @@ class Learner:
                 return fqi.learn(state, Transition.unpack(rows, obs_size, action_size)), None
 
             state = learn(state, rows[0])[0] if rows.shape[0] == 1 else jax.lax.scan(learn, state, rows)[0]
-            return jax.tree.leaves(state)
+            return jax.tree.leaves(strong(state))
 
         self._run = jax.jit(run, donate_argnums=0)
 
@@ -158,7 +163,7 @@ class Learner:
         """The newest policy, for acting in NumPy. Waits for the learner."""
         # Copies: a view of a device buffer would keep it from being donated.
         leaves = [np.array(self._leaves[position]) for position in self._policy_positions]
-        return jax.tree.unflatten(self._policy_treedef, leaves)
+        return host_view(jax.tree.unflatten(self._policy_treedef, leaves))
 
     def metrics(self) -> dict[str, float]:
         return self._fqi.logs(self.state)
@@ -324,7 +329,7 @@ class CompiledTrainer(AbstractTrainer):
             )
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
-        self._state = LoopState(
+        self._state = strong(LoopState(
             learner=learner,
             env=state,
             obs=obs,
@@ -334,7 +339,7 @@ class CompiledTrainer(AbstractTrainer):
             episode_return=jnp.zeros(settings.n_envs),
             key=loop_key,
             step=jnp.zeros((), jnp.int32),
-        )
+        ))
         self._run = jax.jit(self._scan, static_argnums=1, donate_argnums=0)
 
     def _scan(self, state: LoopState, length: int) -> tuple[LoopState, Any]:
@@ -394,7 +399,7 @@ class CompiledTrainer(AbstractTrainer):
             step=state.step + 1,
         )
         finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
-        return state, (ended, finite)
+        return strong(state), (ended, finite)
 
     def advance(self, steps: int) -> Progress:
         length = -(-steps // self._settings.n_envs)

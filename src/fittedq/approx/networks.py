@@ -1,6 +1,6 @@
 """Neural approximators: q, π and v on one multilayer perceptron.
 
-A network is arrays and arithmetic only, so the module that trains under JAX acts on the host once its leaves are NumPy.
+A network is arrays and arithmetic only, so what trains under JAX also acts on the host (see `approx.host`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import squashed_log_prob
@@ -185,8 +184,3 @@ class TanhGaussianPolicy(AbstractPolicy):
         u = mean + jnp.exp(log_std) * normal
         log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
         return self.action_set.from_unit(jnp.tanh(u)), log_prob
-
-
-def to_host(module: Any) -> Any:
-    """The same module with NumPy leaves: its calls then run on the host, without dispatch."""
-    return jax.tree.map(np.asarray, module)

@@ -1,0 +1,1 @@
+"""Fitted Q-iteration for continuous actions."""

@@ -1,0 +1,81 @@
+"""Returns of a policy's mode (for SAC the squashed mean) over fresh episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.envs.gym import EnvLike, action_box, make_env
+from fittedq.envs.native import AbstractJaxEnv, auto_reset
+from fittedq.errors import UserError
+from fittedq.types import Box
+
+EVALUATION_SEED = 2**31
+"""Added to a run's seed: evaluation never sees a training episode's seed sequence."""
+
+ActBatch = Callable[[np.ndarray], np.ndarray]
+
+
+def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box) -> None:
+    """A UserError unless `env` has the sizes and bounds an agent was trained for."""
+    found = env.observation_space.shape
+    if found != (obs_size,):
+        raise UserError(f"environment: its observations have shape {found}, the agent was trained on ({obs_size},).")
+    box = action_box(env.action_space)
+    if box != action_set:
+        raise UserError(
+            f"environment: its actions lie in [{box.low}, {box.high}], the agent's in "
+            f"[{action_set.low}, {action_set.high}]; evaluate it where it was trained."
+        )
+
+
+def evaluate_gym(
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: Box, episodes: int, seed: int
+) -> Float[np.ndarray, "episodes"]:
+    """Undiscounted returns on an environment of its own, episode e reset with a seed of (seed, e)."""
+    made = make_env(env)  # pyright: ignore[reportArgumentType]
+    check_spaces(made, obs_size, action_set)
+    shape, dtype = made.action_space.shape, made.action_space.dtype
+    returns = np.zeros(episodes)
+    for episode in range(episodes):
+        sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
+        obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
+        done = False
+        while not done:
+            action = act(np.asarray(obs, np.float32)[None])[0]
+            obs, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
+            returns[episode] += float(reward)
+            done = terminated or truncated
+    made.close()
+    return returns
+
+
+def evaluate_native(
+    policy: Any, normalize: Callable[[Any], Any], env: AbstractJaxEnv, episodes: int, seed: int
+) -> Float[np.ndarray, "episodes"]:
+    """The same on a JAX environment, all episodes at once."""
+
+    @jax.jit
+    def run(policy: Any, key: Any) -> Any:
+        def step(carry: Any, key: Any) -> Any:
+            state, obs, total, alive = carry
+            action = policy.act(normalize(obs), jnp.zeros((episodes, env.action_set.size)))
+            action = env.action_set.project(action, obs)
+            state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(
+                state, action, jax.random.split(key, episodes)
+            )
+            total = total + jnp.where(alive, reward, 0.0)
+            return (state, obs, total, alive & ~(terminated | truncated)), None
+
+        reset_key, step_key = jax.random.split(key)
+        state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+        start = (state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
+        return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[0][2]
+
+    return np.asarray(run(policy, jax.random.key(EVALUATION_SEED % 2**31 + seed + 1)), np.float64)
