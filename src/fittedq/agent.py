@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import EnvLike
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
-from fittedq.evaluate import evaluate_gym, evaluate_native
+from fittedq.evaluate import episode_returns, returns_at_once
 from fittedq.files import load_folder, save_folder
 from fittedq.settings import split_settings
 from fittedq.train import from_arrays, to_arrays
@@ -62,6 +63,10 @@ class Agent:
         self, env: EnvLike | AbstractJaxEnv, episodes: int = 10, seed: int = 0
     ) -> Float[np.ndarray, "episodes"]:
         """Undiscounted returns of π over fresh episodes."""
+        return np.array(list(self.episodes(env, episodes, seed)))
+
+    def episodes(self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0) -> Iterator[float]:
+        """The returns of `evaluate`, one by one as they come."""
         if episodes < 1:
             raise UserError(f"episodes: found {episodes}, expected at least 1.")
         if isinstance(env, str) and env.startswith("jax/"):
@@ -69,8 +74,10 @@ class Agent:
         if isinstance(env, AbstractJaxEnv):
             if env.obs_size != self.obs_size or env.action_set != self.action_set:
                 raise UserError("environment: its observations or actions differ from those the agent was trained on.")
-            return evaluate_native(jax.device_put(self.nets.policy), self._normalize, env, episodes, seed)
-        return evaluate_gym(self.act, env, self.obs_size, self.action_set, episodes, seed)
+            policy, moments = jax.device_put((self.nets.policy, self.moments))
+            yield from returns_at_once(policy, moments, env, episodes, seed)
+        else:
+            yield from episode_returns(self.act, env, self.obs_size, self.action_set, episodes, seed)
 
     def save(self, path: str | Path) -> None:
         """A folder of tensors and a manifest, whole or not there."""

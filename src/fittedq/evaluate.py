@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
+from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import EnvLike, action_box, make_env
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
 from fittedq.errors import UserError
-from fittedq.types import Box
+from fittedq.types import AbstractPolicy, Box
 
 EVALUATION_SEED = 2**31
 """Added to a run's seed: evaluation never sees a training episode's seed sequence."""
@@ -35,40 +35,42 @@ def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box) -> None:
         )
 
 
-def evaluate_gym(
+def episode_returns(
     act: ActBatch, env: EnvLike, obs_size: int, action_set: Box, episodes: int, seed: int
-) -> Float[np.ndarray, "episodes"]:
+) -> Iterator[float]:
     """Undiscounted returns on an environment of its own, episode e reset with a seed of (seed, e)."""
-    made = make_env(env)  # pyright: ignore[reportArgumentType]
-    check_spaces(made, obs_size, action_set)
-    shape, dtype = made.action_space.shape, made.action_space.dtype
-    returns = np.zeros(episodes)
-    for episode in range(episodes):
-        sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-        obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
-        done = False
-        while not done:
-            action = act(np.asarray(obs, np.float32)[None])[0]
-            obs, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
-            returns[episode] += float(reward)
-            done = terminated or truncated
-    made.close()
-    return returns
+    made = make_env(env)
+    try:
+        check_spaces(made, obs_size, action_set)
+        shape, dtype = made.action_space.shape, made.action_space.dtype
+        assert shape is not None
+        for episode in range(episodes):
+            sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
+            obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
+            total, done = 0.0, False
+            while not done:
+                action = act(np.asarray(obs, np.float32)[None])[0]
+                obs, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
+                total += float(reward)
+                done = terminated or truncated
+            yield total
+    finally:
+        made.close()
 
 
-def evaluate_native(
-    policy: Any, normalize: Callable[[Any], Any], env: AbstractJaxEnv, episodes: int, seed: int
-) -> Float[np.ndarray, "episodes"]:
-    """The same on a JAX environment, all episodes at once."""
+def returns_at_once(
+    policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, episodes: int, seed: int
+) -> list[float]:
+    """The same on a JAX environment, all episodes in one compiled loop."""
 
     @jax.jit
-    def run(policy: Any, key: Any) -> Any:
+    def run(policy: Any, moments: Any, key: Any) -> Any:
         def step(carry: Any, key: Any) -> Any:
             state, obs, total, alive = carry
-            action = policy.act(normalize(obs), jnp.zeros((episodes, env.action_set.size)))
-            action = env.action_set.project(action, obs)
+            seen = obs if moments is None else moments.normalize(obs)
+            action = policy.act(seen, jnp.zeros((episodes, env.action_set.size)))
             state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(
-                state, action, jax.random.split(key, episodes)
+                state, env.action_set.project(action, obs), jax.random.split(key, episodes)
             )
             total = total + jnp.where(alive, reward, 0.0)
             return (state, obs, total, alive & ~(terminated | truncated)), None
@@ -78,4 +80,5 @@ def evaluate_native(
         start = (state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
         return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[0][2]
 
-    return np.asarray(run(policy, jax.random.key(EVALUATION_SEED % 2**31 + seed + 1)), np.float64)
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED)
+    return [float(value) for value in np.asarray(run(policy, moments, key))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,16 +67,23 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+def never() -> bool:
+    """The stop condition of a run that nobody interrupts."""
+    return False
+
+
 class AbstractTrainer(abc.ABC):
     """A run that can be advanced, looked at, saved and brought back."""
 
     step: int
+    updates: int
     obs_size: int
     action_set: Box
 
     @abc.abstractmethod
-    def advance(self, steps: int) -> Progress:
-        """Take about `steps` environment steps (whole vector steps and chunks) and the updates that go with them."""
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        """Take about `steps` environment steps (whole vector steps and chunks) and the updates that go with them,
+        fewer where `stop()` turns true."""
 
     @abc.abstractmethod
     def nets(self) -> Approximators:
@@ -98,11 +105,13 @@ class AbstractTrainer(abc.ABC):
         """Release the environments."""
 
 
-def train(trainer: AbstractTrainer, steps: int, report_every: int = 1_000) -> Iterator[Progress]:
-    """Advance `trainer` to `steps` environment steps in all, reporting each `report_every`."""
-    while trainer.step < steps:
+def train(
+    trainer: AbstractTrainer, steps: int, report_every: int = 1_000, stop: Callable[[], bool] = never
+) -> Iterator[Progress]:
+    """Advance `trainer` to `steps` environment steps in all, or until `stop()`, reporting each `report_every`."""
+    while trainer.step < steps and not stop():
         next_report = (trainer.step // report_every + 1) * report_every
-        yield trainer.advance(min(next_report, steps) - trainer.step)
+        yield trainer.advance(min(next_report, steps) - trainer.step, stop)
 
 
 def initial_state(algorithm: Algorithm, obs_size: int, action_set: Box, batch_size: int, seed: int) -> tuple[FQI, LearnerState]:
@@ -190,10 +199,10 @@ class HostTrainer(AbstractTrainer):
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
         self._policy = self.learner.host_policy()
 
-    def advance(self, steps: int) -> Progress:
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         returns: list[float] = []
         until = self.step + steps
-        while self.step < until:
+        while self.step < until and not stop():
             for _ in range(self._settings.chunk):
                 returns += self._collect()
             self._learn()
@@ -401,7 +410,8 @@ class CompiledTrainer(AbstractTrainer):
         finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
         return strong(state), (ended, finite)
 
-    def advance(self, steps: int) -> Progress:
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        # One compiled loop: it ends soon, and `stop` is asked between loops.
         length = -(-steps // self._settings.n_envs)
         self._state, (ended, finite) = self._run(self._state, length)
         finite = np.asarray(finite)

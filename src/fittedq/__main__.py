@@ -1,0 +1,5 @@
+"""`python -m fittedq`."""
+
+from fittedq.cli.main import entry
+
+entry()

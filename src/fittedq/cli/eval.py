@@ -1,0 +1,45 @@
+"""`fittedq eval RUN`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from fittedq.errors import UserError
+from fittedq.progress import counted
+from fittedq.run import find_agent
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Returns of a saved agent over fresh episodes."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder (its best agent) or an agent folder (such as RUN/last)."""
+    env: str | None = None
+    """The environment; by default the one named in the run's own configuration."""
+    episodes: int = 10
+    """Episodes to play."""
+    seed: int = 0
+    """Seed of the episodes."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        agent = find_agent(self.path)
+        env = self.env or agent.env_id
+        if env is None:
+            raise UserError(f"{self.path} does not say what it was trained on; name it with --env.")
+        values = np.array(list(counted(agent.episodes(env, self.episodes, self.seed), self.episodes, "episodes")))
+        if self.json:
+            print(json.dumps({"path": str(self.path), "env": env, "mean": values.mean(), "returns": values.tolist()}))
+        else:
+            print(
+                f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} ± {values.std():.1f} over "
+                f"{len(values)} episodes (worst {values.min():.1f}, best {values.max():.1f})"
+            )
+        return 0

@@ -1,0 +1,34 @@
+"""`fittedq resume RUN`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from fittedq.cli.train import follow
+from fittedq.errors import UserError
+from fittedq.run import resume
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run from its last whole checkpoint, bit for bit."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """The folder that `fittedq train` made."""
+    steps: int | None = None
+    """Environment steps in all, to train longer than first asked."""
+    json: bool = False
+    """Print a JSON object per report, for machines."""
+
+    def run(self) -> int:
+        run = resume(self.run_folder, steps=self.steps)
+        if run.trainer.step >= run.schedule.steps:
+            run.trainer.close()
+            raise UserError(
+                f"run folder {self.run_folder} has taken {run.trainer.step} of {run.schedule.steps} steps; "
+                "give a larger --steps to go on."
+            )
+        return follow(run, as_json=self.json)

@@ -1,0 +1,73 @@
+"""Progress on a terminal: steps/s, updates/s, time left and the latest returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fittedq.run import Report
+
+
+def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
+    """The same reports, shown on standard error as they pass: a live bar on a terminal, a line each elsewhere."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        for report in reports:
+            console.print(line(report), highlight=False, soft_wrap=True)
+            yield report
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("compiling", total=steps)
+        for report in reports:
+            if report.eval_returns is not None:
+                bar.console.print(line(report), highlight=False)
+            bar.update(task, completed=report.step, description=_rates(report))
+            yield report
+
+
+def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    """Any slow iteration with a bar on standard error."""
+    console = Console(file=sys.stderr)
+    with Progress(
+        TextColumn(what), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        for value in values:
+            bar.advance(task)
+            yield value
+
+
+def line(report: Report) -> str:
+    """One report as a line of text."""
+    text = f"step {report.step:>9,} of {report.steps:,}  {_rates(report)}  ETA {duration(report.eta_seconds)}"
+    if report.eval_returns is not None:
+        text += f"  evaluation {np.mean(report.eval_returns):.1f} (best {report.best:.1f})"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _rates(report: Report) -> str:
+    text = f"{report.steps_per_second:,.0f} steps/s  {report.updates_per_second:,.0f} updates/s"
+    if report.train_return is not None:
+        text += f"  return {report.train_return:.1f}"
+    return text
