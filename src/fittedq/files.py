@@ -78,7 +78,7 @@ def save_folder(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any])
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    data = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     manifest = {
         "format": FORMAT,
         "files": {TENSORS: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}},

@@ -65,8 +65,9 @@ class DeviceReplay(eqx.Module):
 
     @staticmethod
     def empty(capacity: int, width: int) -> DeviceReplay:
-        zero = jnp.zeros((), jnp.int32)
-        return DeviceReplay(jnp.zeros((capacity, width), jnp.float32), zero, zero)
+        # Two zeros: a buffer that is donated may not appear twice.
+        rows = jnp.zeros((capacity, width), jnp.float32)
+        return DeviceReplay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def add(self, rows: Float[Array, "b width"]) -> DeviceReplay:
         capacity, count = self.rows.shape[0], rows.shape[0]
