@@ -1,4 +1,7 @@
-"""One learning run of ours, with the settings of `learn_peer.py`; resumes from its checkpoint, keeps a finished curve."""
+"""One learning run of ours, with the settings of `learn_peer.py`.
+
+Resumes from its checkpoint; a finished curve is kept.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import describe
 
 from fittedq import checkpoint
 from fittedq.agent import Agent
@@ -17,6 +19,7 @@ from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.train import HostTrainer, TrainSettings
+from machine import describe
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A peer's learner, driven line by line: on each line of standard input it makes that many updates and prints the seconds.
+"""A peer's learner, driven line by line: for each number read it makes that many updates and prints their mean seconds.
 
 Runs in the peers' environment; `learner_speed.py` starts it beside ours and asks them in turn.
 """

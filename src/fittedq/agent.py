@@ -20,7 +20,7 @@ from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
 from fittedq.evaluate import episode_returns, returns_at_once
 from fittedq.files import load_folder, save_folder
-from fittedq.settings import split_settings
+from fittedq.settings import from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
 from fittedq.types import Approximators, Box
 
@@ -47,15 +47,17 @@ class Agent:
         """π(s), the mode: for one observation [s] or a batch [b, s], inside the action set."""
         batch, single = self._batch(obs, self.obs_size, "observation")
         action = self._policy.act(self._normalize(batch), np.zeros((batch.shape[0], self.action_set.size), np.float32))
-        action = self.action_set.project(action, batch)
+        action = np.asarray(self.action_set.project(action, batch))
         return action[0] if single else action
 
-    def value(self, obs: Any, action: Any) -> Float[np.ndarray, "*b"]:
+    def value(self, obs: Any, action: Any) -> Float[np.ndarray, "b"] | np.float32:
         """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
         batch, single = self._batch(obs, self.obs_size, "observation")
         actions, _ = self._batch(action, self.action_set.size, "action")
         if actions.shape[0] != batch.shape[0]:
-            raise UserError(f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions, expected as many.")
+            raise UserError(
+                f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions, expected as many."
+            )
         q = self._critic(self._normalize(batch), actions).min(axis=0)
         return q[0] if single else q
 
@@ -105,13 +107,15 @@ class Agent:
         try:
             saved = manifest["agent"]
             cls = algorithms.find(saved["algorithm"])
-            (settings,) = split_settings(saved["settings"], cls)
+            (settings,) = split_settings(from_json(saved["settings"]), cls)
             algorithm = cls(**settings)
             obs_size, action_set = int(saved["obs_size"]), Box(saved["action_low"], saved["action_high"])
             normalized, env_id = bool(saved["normalized"]), saved["env"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: the manifest is no agent's ({error!r}).") from None
-        shapes = jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
+        shapes = jax.eval_shape(
+            lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0)))
+        )
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
         return Agent(algorithm, obs_size, action_set, from_arrays("nets", like, arrays), moments, env_id)
@@ -120,7 +124,12 @@ class Agent:
         return obs if self.moments is None else self.moments.normalize(obs)
 
     def _batch(self, value: Any, size: int, name: str) -> tuple[np.ndarray, bool]:
-        array = np.asarray(value, np.float32)
+        try:
+            array = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{name}: found {value!r}, expected numbers of shape ({size},) or (batch, {size})."
+            ) from None
         if array.ndim not in (1, 2) or array.shape[-1] != size:
             raise UserError(f"{name}: found shape {array.shape}, expected ({size},) or (batch, {size}).")
         return np.atleast_2d(array), array.ndim == 1

@@ -44,7 +44,9 @@ def smooth_max(q: Float[Arr, "*b k"], log_weight: Float[Arr, "*#b k"], temperatu
     return temperature * jax.scipy.special.logsumexp(q / temperature + log_weight, axis=-1)
 
 
-def boltzmann_log_density(q: Float[Arr, "*b k"], smooth_value: Float[Arr, "*b"], temperature: Any) -> Float[Arr, "*b k"]:
+def boltzmann_log_density(
+    q: Float[Arr, "*b k"], smooth_value: Float[Arr, "*b"], temperature: Any
+) -> Float[Arr, "*b k"]:
     """log π*(a | s) = (q(s, a) − v_β(s)) / β. Source: chapter, "Soft Actor-Critic"."""
     return (q - smooth_value[..., None]) / temperature
 
@@ -76,7 +78,7 @@ def log_tanh_slope(u: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
 def squashed_log_prob(
     normal: Float[Arr, "*b m"], log_std: Float[Arr, "*b m"], u: Float[Arr, "*b m"], half_width: tuple[float, ...]
 ) -> Float[Arr, "*b"]:
-    """log π(a | s) = log N(u; μ, σ²) − Σ_i [log(1 − tanh² u_i) + log half_width_i] for a = center + half_width · tanh u.
+    """log π(a | s) = log N(u; μ, σ²) − Σ_i [log(1 − tanh² u_i) + log half_width_i], a = center + half_width · tanh u.
 
     A density over the box in the environment's own units: it integrates to one there.
     Source: Haarnoja et al. 2018, appendix C, with the scale of the box.
@@ -85,7 +87,9 @@ def squashed_log_prob(
     return gaussian_log_prob(normal, log_std) - correction
 
 
-def temperature_loss(log_temperature: Float[Arr, ""], log_prob: Float[Arr, "b"], target_entropy: float) -> Float[Arr, ""]:
+def temperature_loss(
+    log_temperature: Float[Arr, ""], log_prob: Float[Arr, "b"], target_entropy: float
+) -> Float[Arr, ""]:
     """J(β) = −β · mean(log π(a | s) + H̄): β rises while the entropy is below H̄.
 
     Source: Haarnoja et al. 2018b (Soft Actor-Critic Algorithms and Applications), eq. 18.

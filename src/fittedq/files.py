@@ -73,8 +73,8 @@ def versions() -> dict[str, str]:
 
 def save_folder(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """A folder of one tensor file and one manifest with its SHA-256, whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    replaced = path.with_name(path.name + ".old")
+    settle(path)
+    temporary, replaced = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -95,8 +95,16 @@ def save_folder(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any])
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def settle(path: Path) -> None:
+    """Bring back the folder that `save_folder` was about to replace when it was cut short."""
+    replaced = path.with_name(path.name + ".old")
+    if replaced.is_dir() and not path.exists():
+        os.replace(replaced, path)
+
+
 def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays, manifest) of `save_folder`, every hash checked, or a UserError that says what is wrong."""
+    settle(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a folder that holds {MANIFEST} and {TENSORS}; check the path.")
     manifest = read_json(path / MANIFEST)
@@ -107,15 +115,21 @@ def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}; "
             "it was written by another version of fittedq."
         )
+    try:
+        listed = {Path(name).name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{path / MANIFEST}: the list of files cannot be read; it is damaged or not one of ours."
+        ) from None
     tensors = b""
-    for name, expected in manifest["files"].items():
-        file = path / Path(name).name
+    for name, (size, digest) in listed.items():
+        file = path / name
         if not file.is_file():
             raise UserError(f"{file} is missing, though the manifest lists it.")
         data = file.read_bytes()
-        if len(data) != expected["bytes"]:
-            raise UserError(f"{file} has {len(data)} bytes, expected {expected['bytes']}; it is truncated or was changed.")
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        if len(data) != size:
+            raise UserError(f"{file} has {len(data)} bytes, expected {size}; it is truncated or was changed.")
+        if hashlib.sha256(data).hexdigest() != digest:
             raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
         tensors = data if name == TENSORS else tensors
     try:

@@ -1,4 +1,4 @@
-"""The greedy step: an action near argmax_a q(s', a) for every s' of a batch, computed once and shared by every update."""
+"""The greedy step: an action near argmax_a q(s', a) for every s' of a batch, computed once for all updates."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Metrics = dict[str, Any]
 
 
 class AbstractLoss(eqx.Module):
-    """`label` sees the frozen components over the live ones; the call sees the component being fitted and the live ones."""
+    """`label` sees the frozen components over the live ones; the call the component fitted and the live ones."""
 
     @abc.abstractmethod
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:

@@ -67,8 +67,8 @@ class OrnsteinUhlenbeck(AbstractExploration):
     def __check_init__(self) -> None:
         if not 0 < self.reversion * self.dt < 2:
             raise UserError(
-                f"Ornstein–Uhlenbeck noise: reversion · dt is {self.reversion * self.dt:g}, expected a number between 0 "
-                "and 2 (outside, the process does not revert); lower noise_reversion or noise_dt."
+                f"Ornstein–Uhlenbeck noise: reversion · dt is {self.reversion * self.dt:g}, expected a number between "
+                "0 and 2 (outside, the process does not revert); lower noise_reversion or noise_dt."
             )
 
     def step(self, state: Float[Arr, "b m"], normal: Float[Arr, "b m"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b m"]]:

@@ -42,8 +42,13 @@ def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """Any slow iteration with a bar on standard error."""
     console = Console(file=sys.stderr)
     with Progress(
-        TextColumn(what), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=total)
         for value in values:

@@ -44,9 +44,15 @@ class RunFolder:
         config = read_json(self.config_file)
         missing = {"algorithm", "env", "seed", "steps", "settings"} - set(config if isinstance(config, dict) else ())
         if missing:
-            raise UserError(f"{self.config_file}: {', '.join(sorted(missing))} missing; it is damaged or not one of ours.")
+            raise UserError(
+                f"{self.config_file}: {', '.join(sorted(missing))} missing; it is damaged or not one of ours."
+            )
         make_folder(self.path)
         return config
+
+    def extend(self, steps: int) -> None:
+        """Let the run go on to `steps`."""
+        write_json(self.config_file, self.open() | {"steps": steps})
 
     def append(self, record: dict[str, Any]) -> None:
         """One line of metrics, on disk when this returns."""
@@ -83,7 +89,9 @@ class RunFolder:
 
         records = self.metrics()
         figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        training = [(record["step"], record["train_return"]) for record in records if record.get("train_return") is not None]
+        training = [
+            (record["step"], record["train_return"]) for record in records if record.get("train_return") is not None
+        ]
         if training:
             axes.plot(*zip(*training, strict=True), color="0.75", linewidth=1, label="training episodes (exploring)")
         evaluated = [record for record in records if record.get("eval_mean") is not None]

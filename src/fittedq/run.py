@@ -23,7 +23,7 @@ from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
 from fittedq.files import load_folder, versions
 from fittedq.record import RunFolder
-from fittedq.settings import split_settings
+from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
 
 AnyEnv = EnvLike | AbstractJaxEnv
@@ -115,7 +115,7 @@ class Run:
             env = find_jax_env(env)
         self.env = env
         self.eval_env = env if eval_env is None else eval_env
-        if isinstance(self.eval_env, VectorEnv):
+        if isinstance(self.eval_env, VectorEnv) and schedule.eval_every:
             if self.eval_env.spec is None:
                 raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
             self.eval_env = self.eval_env.spec.id
@@ -187,6 +187,9 @@ class Run:
         before = (trainer.step, trainer.updates)
         try:
             for progress in train(trainer, schedule.steps, self._interval(), stop):
+                if progress.step == before[0]:
+                    # Stopped before a step was taken.
+                    break
                 elapsed = time.perf_counter() - start
                 seconds += elapsed
                 report = self._report(progress, seconds, elapsed, before)
@@ -240,22 +243,26 @@ class Run:
 
 
 def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None) -> Run:
-    """The run of a folder, at its last whole checkpoint; `steps` extends it, `env` replaces an environment without an id."""
+    """The run of a folder, at its last whole checkpoint.
+
+    `steps` extends it; `env` stands in for an environment that has no id.
+    """
     config = RunFolder(folder).open()
     names = [field.name for field in dataclasses.fields(Schedule)]
     schedule = Schedule(**{name: config[name] for name in names if name in config})
     if steps is not None:
         schedule = dataclasses.replace(schedule, steps=steps)
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
     run = Run(
         config["algorithm"],
         config["env"] if env is None else env,
         schedule,
         seed=config["seed"],
-        settings=settings,
+        settings=from_json(config["settings"]),
         folder=folder,
     )
     run.restore()
+    if schedule.steps > max(run.trainer.step, config["steps"]):
+        RunFolder(folder).extend(schedule.steps)
     return run
 
 

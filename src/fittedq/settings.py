@@ -60,7 +60,7 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
         value = int(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise UserError(f"setting {name}: found {value!r}, expected {expected}.")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"setting {name}: found {value!r}, expected a finite number.")
     low, high, above, below = (metadata.get(bound) for bound in ("low", "high", "above", "below"))
     wrong = (
@@ -73,7 +73,7 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
         raise UserError(f"setting {name}: found {value!r}, expected {expected} {wrong}.")
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
-        raise UserError(f"setting {name}: found {value!r}; {nearest(value, choices)}")
+        raise UserError(f"setting {name}: found {value!r}; {nearest(str(value), choices)}")
     return value
 
 
@@ -97,6 +97,11 @@ def _parse_value(text: str) -> Any:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except json.JSONDecodeError:
         return text
+
+
+def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings read back from JSON, which has lists for tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:

@@ -68,7 +68,9 @@ class AbstractTarget(eqx.Module):
     """`nets` are the frozen components laid over the live ones."""
 
     @abc.abstractmethod
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled: ...
+    def __call__(
+        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+    ) -> Labelled: ...
 
 
 class Bellman(AbstractTarget):

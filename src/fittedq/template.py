@@ -1,9 +1,9 @@
 """The template every method is an instance of: greedy step → ordered regressions → sync rule.
 
-    for each batch:
-        a' ← greedy(frozen, s')
-        for each update, in order:  D ← label(frozen, batch, a');  component ← fit(D)
-        frozen ← sync(frozen, live)
+for each batch:
+    a' ← greedy(frozen, s')
+    for each update, in order:  D ← label(frozen, batch, a');  component ← fit(D)
+    frozen ← sync(frozen, live)
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Update(eqx.Module):
         label_key, fit_key = jax.random.split(key)
         data = jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, label_key))
 
-        def gradient_step(component: Any, optimizer_state: Any, rows: Any, key: PRNGKeyArray) -> tuple[Any, Any, Metrics]:
+        def gradient_step(
+            component: Any, optimizer_state: Any, rows: Any, key: PRNGKeyArray
+        ) -> tuple[Any, Any, Metrics]:
             gradient, metrics = jax.grad(self.loss, has_aux=True)(component, nets, rows, key)
             change, optimizer_state = self.optimizer.update(gradient, optimizer_state, component)
             return optax.apply_updates(component, change), optimizer_state, metrics
@@ -72,7 +74,8 @@ class Update(eqx.Module):
             def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
                 indices, key = inputs
                 rows = jax.tree.map(lambda leaf: leaf[indices], data)
-                component, optimizer_state, metrics = gradient_step(*carry, rows, key)
+                component, optimizer_state = carry
+                component, optimizer_state, metrics = gradient_step(component, optimizer_state, rows, key)
                 return (component, optimizer_state), metrics
 
             order_key, step_key = jax.random.split(epoch_key)
@@ -80,7 +83,9 @@ class Update(eqx.Module):
             order = jax.random.permutation(order_key, size)[: steps * minibatch].reshape(steps, minibatch)
             return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
 
-        carry, metrics = jax.lax.scan(epoch, (component, optimizer_state), jax.random.split(fit_key, self.budget.epochs))
+        carry, metrics = jax.lax.scan(
+            epoch, (component, optimizer_state), jax.random.split(fit_key, self.budget.epochs)
+        )
         return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
 
@@ -100,7 +105,7 @@ class Copy(AbstractFollow):
 
 
 class Periodic(AbstractFollow):
-    """θ̄ ← θ every `period` calls, the newest θ. Source: Lillicrap et al. 2015 for the soft form, chapter for this one."""
+    """θ̄ ← θ every `period` calls, the newest θ. Source: chapter, "Deep Deterministic Policy Gradient"."""
 
     period: int = eqx.field(static=True)
 

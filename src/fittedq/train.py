@@ -28,7 +28,7 @@ from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.settings import check, setting
 from fittedq.template import FQI, LearnerState
-from fittedq.types import AbstractPolicy, Approximators, Box, Transition
+from fittedq.types import AbstractPolicy, Approximators, Arr, Box, Transition
 
 Arrays = dict[str, np.ndarray]
 
@@ -43,7 +43,9 @@ class TrainSettings:
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
     n_envs: int = setting(1, "environments stepped together", low=1)
     asynchronous: bool = setting(False, "one process per environment (pays for slow environments only)")
-    chunk: int = setting(1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1)
+    chunk: int = setting(
+        1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1
+    )
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ class AbstractTrainer(abc.ABC):
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         """Take a snapshot back; False where the environment could not be brought back exactly."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Release the environments."""
 
@@ -114,7 +117,9 @@ def train(
         yield trainer.advance(min(next_report, steps) - trainer.step, stop)
 
 
-def initial_state(algorithm: Algorithm, obs_size: int, action_set: Box, batch_size: int, seed: int) -> tuple[FQI, LearnerState]:
+def initial_state(
+    algorithm: Algorithm, obs_size: int, action_set: Box, batch_size: int, seed: int
+) -> tuple[FQI, LearnerState]:
     """The template and the first learner state; compiled, since eager initialization takes seconds."""
     fqi = algorithm.template(action_set)
     rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
@@ -145,7 +150,11 @@ class Learner:
         positions = {id(leaf): index for index, leaf in enumerate(self._leaves)}
         self._policy_positions = [positions[id(leaf)] for leaf in policy_leaves]
 
+        self.compilations = 0
+        """How many programs were compiled so far: one per shape."""
+
         def run(leaves: list[Any], rows: Any) -> list[Any]:
+            self.compilations += 1  # runs when JAX traces, which it does once per program
             state = jax.tree.unflatten(self._treedef, leaves)
 
             def learn(state: LearnerState, rows: Any) -> tuple[LearnerState, None]:
@@ -168,7 +177,7 @@ class Learner:
     def state(self, state: LearnerState) -> None:
         self._leaves = jax.tree.leaves(state)
 
-    def host_policy(self) -> AbstractPolicy:
+    def host_policy(self) -> Any:
         """The newest policy, for acting in NumPy. Waits for the learner."""
         # Copies: a view of a device buffer would keep it from being donated.
         leaves = [np.array(self._leaves[position]) for position in self._policy_positions]
@@ -176,10 +185,6 @@ class Learner:
 
     def metrics(self) -> dict[str, float]:
         return self._fqi.logs(self.state)
-
-    def compilations(self) -> int:
-        """How many programs were compiled so far: one per shape."""
-        return self._run._cache_size()
 
 
 class HostTrainer(AbstractTrainer):
@@ -215,8 +220,9 @@ class HostTrainer(AbstractTrainer):
             action = self.action_set.project(self.action_set.from_unit(unit), obs)
         else:
             action = self._explore(obs)
-        step = source.step(action)
-        rows = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack()
+        step = source.step(np.asarray(action))
+        transition = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+        rows = np.asarray(transition.pack())
         self._replay.add(rows if step.valid.all() else rows[step.valid])
         if self._moments is not None:
             self._moments = self._moments.update(step.next_obs)
@@ -227,13 +233,14 @@ class HostTrainer(AbstractTrainer):
         self.step += source.n_envs
         return step.returns
 
-    def _explore(self, obs: np.ndarray) -> np.ndarray:
+    def _explore(self, obs: np.ndarray) -> Arr:
         if self._moments is not None:
-            obs = self._moments.normalize(obs)
+            obs = np.asarray(self._moments.normalize(obs))
         normal = self._rng.standard_normal(self._noise.shape, np.float32)
         if self._exploration.samples_policy:
             return self.action_set.project(self._policy.act(obs, normal), obs)
-        self._noise, noise = self._exploration.step(self._noise, normal)
+        state, noise = self._exploration.step(self._noise, normal)
+        self._noise = np.asarray(state)
         return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self.action_set, obs)
 
     def _learn(self) -> None:
@@ -324,7 +331,9 @@ class CompiledTrainer(AbstractTrainer):
 
     def __init__(self, algorithm: Algorithm, env: AbstractJaxEnv, settings: TrainSettings, seed: int):
         if settings.asynchronous:
-            raise UserError("setting asynchronous: found true, expected false for a JAX environment, which is compiled.")
+            raise UserError(
+                "setting asynchronous: found true, expected false for a JAX environment, which is compiled."
+            )
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = env.obs_size, env.action_set
         self._env, self._settings = env, settings
@@ -338,20 +347,25 @@ class CompiledTrainer(AbstractTrainer):
             )
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
-        self._state = strong(LoopState(
-            learner=learner,
-            env=state,
-            obs=obs,
-            noise=jnp.zeros((settings.n_envs, self.action_set.size)),
-            replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
-            moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size)),
-            episode_return=jnp.zeros(settings.n_envs),
-            key=loop_key,
-            step=jnp.zeros((), jnp.int32),
-        ))
+        self._state = strong(
+            LoopState(
+                learner=learner,
+                env=state,
+                obs=obs,
+                noise=jnp.zeros((settings.n_envs, self.action_set.size)),
+                replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
+                moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size)),
+                episode_return=jnp.zeros(settings.n_envs),
+                key=loop_key,
+                step=jnp.zeros((), jnp.int32),
+            )
+        )
+        self.compilations = 0
+        """How many programs were compiled so far: one per length of `advance`."""
         self._run = jax.jit(self._scan, static_argnums=1, donate_argnums=0)
 
     def _scan(self, state: LoopState, length: int) -> tuple[LoopState, Any]:
+        self.compilations += 1  # runs when JAX traces, which it does once per program
         return jax.lax.scan(lambda state, _: self._iterate(state), state, None, length)
 
     def _iterate(self, state: LoopState) -> tuple[LoopState, Any]:
@@ -375,7 +389,7 @@ class CompiledTrainer(AbstractTrainer):
             state.env, action, env_keys
         )
         rows = Transition(state.obs, action, reward, next_obs, terminated, truncated).pack()
-        replay = state.replay.add(rows)
+        replay = state.replay.add(jnp.asarray(rows))
         moments = state.moments.update(next_obs) if settings.normalize_obs else state.moments
         done = terminated | truncated
         episode_return = state.episode_return + reward
@@ -444,15 +458,16 @@ class CompiledTrainer(AbstractTrainer):
         self._state = jax.device_put(from_arrays("loop", self._state, arrays))
         return True
 
-    def compilations(self) -> int:
-        """How many programs were compiled so far: one per length of `advance`."""
-        return self._run._cache_size()
+    def close(self) -> None:
+        """Nothing is held outside the arrays."""
 
 
 def to_arrays(prefix: str, tree: Any) -> Arrays:
     """Leaves by `prefix/path`, as copies on the host."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": np.array(leaf) for path, leaf in leaves}
+    return {
+        f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": np.array(leaf) for path, leaf in leaves
+    }
 
 
 def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:

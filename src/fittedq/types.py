@@ -99,7 +99,7 @@ class Box(AbstractActionSet):
         self.high = tuple(float(bound) for bound in np.ravel(np.asarray(high)))
         if not self.low or len(self.low) != len(self.high):
             raise UserError(
-                f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds, expected equal numbers, "
+                f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds, expected as many, "
                 "at least one; give one pair per action dimension."
             )
         for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
@@ -110,7 +110,7 @@ class Box(AbstractActionSet):
                 )
             if not low_bound < high_bound:
                 raise UserError(
-                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or a single point; "
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or one point; "
                     "expected low < high."
                 )
 

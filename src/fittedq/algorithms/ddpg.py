@@ -1,10 +1,10 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2015): NFQCA with a budget of one step.
 
-    a  = Π_A(π(s) + noise)                                              collect
-    y  = r + γ (1 − terminated) q̄(s', π̄(s'))                            label
-    θ ← θ − α ∇ mean (q(s, a) − y)²                                     regress
-    w ← w + α ∇ mean q(s, π(s))                                         improve
-    θ̄, w̄ follow the newest θ, w: softly, or copied every `target_period` updates
+a  = Π_A(π(s) + noise)                                              collect
+y  = r + γ (1 − terminated) q̄(s', π̄(s'))                            label
+θ ← θ − α ∇ mean (q(s, a) − y)²                                     regress
+w ← w + α ∇ mean q(s, π(s))                                         improve
+θ̄, w̄ follow the newest θ, w: softly, or copied every `target_period` updates
 """
 
 from __future__ import annotations

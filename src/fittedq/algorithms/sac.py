@@ -1,11 +1,11 @@
 """Soft actor-critic with twin targets and automatic temperature (Haarnoja et al. 2018b).
 
-    a  ~ π(· | s)                                                       collect
-    y  = r + γ (1 − terminated) (min_j q̄_j(s', a') − β log π(a' | s')), a' ~ π(· | s'), π live
-    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
-    w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
-    log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                   temperature
-    θ̄ follows softly
+a  ~ π(· | s)                                                       collect
+y  = r + γ (1 − terminated) (min_j q̄_j(s', a') − β log π(a' | s')), a' ~ π(· | s'), π live
+θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
+w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
+log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                   temperature
+θ̄ follows softly
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class SAC(Algorithm):
             entropy = self.target_entropy
             if entropy is None:
                 entropy = -action_set.size + float(np.sum(np.log(action_set.half_width)))
-            updates += (Update("log_temperature", TuneTemperature(entropy), optax.adam(self.temperature_learning_rate)),)
+            updates += (
+                Update("log_temperature", TuneTemperature(entropy), optax.adam(self.temperature_learning_rate)),
+            )
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

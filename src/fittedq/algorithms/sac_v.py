@@ -1,12 +1,12 @@
 """Soft actor-critic with a value network (Haarnoja et al. 2018), as the chapter has it.
 
-    a  ~ π(· | s)                                                       collect
-    y_v = min_j q_j(s, a) − β log π(a | s),  a ~ π(· | s)               label v, at s
-    ψ ← ψ − α ∇ mean (v(s) − y_v)²                                      regress
-    y_q = r + γ (1 − terminated) v̄(s')                                  label q
-    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y_q)²,  all j                     regress
-    w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
-    ψ̄ follows softly
+a  ~ π(· | s)                                                       collect
+y_v = min_j q_j(s, a) − β log π(a | s),  a ~ π(· | s)               label v, at s
+ψ ← ψ − α ∇ mean (v(s) − y_v)²                                      regress
+y_q = r + γ (1 − terminated) v̄(s')                                  label q
+θ_j ← θ_j − α ∇ mean (q_j(s, a) − y_q)²,  all j                     regress
+w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
+ψ̄ follows softly
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018).
 
-    a  = Π_A(π(s) + σ_explore · half_width · ε)                         collect
-    ã  = Π_A(π̄(s') + half_width · clip(σ ε, −c, c))                     smooth
-    y  = r + γ (1 − terminated) min_j q̄_j(s', ã)                        label
-    θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
-    every `policy_delay` updates:  w ← w + α ∇ mean q_1(s, π(s));  θ̄, w̄ follow softly
+a  = Π_A(π(s) + σ_explore · half_width · ε)                         collect
+ã  = Π_A(π̄(s') + half_width · clip(σ ε, −c, c))                     smooth
+y  = r + γ (1 − terminated) min_j q̄_j(s', ã)                        label
+θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
+every `policy_delay` updates:  w ← w + α ∇ mean q_1(s, π(s));  θ̄, w̄ follow softly
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ class Mlp(eqx.Module):
         dropout: float = 0.0,
     ):
         weights, biases = [], []
-        for fan_in, fan_out, layer_key in zip(sizes[:-1], sizes[1:], jax.random.split(key, len(sizes) - 1), strict=True):
+        for fan_in, fan_out, layer_key in zip(
+            sizes[:-1], sizes[1:], jax.random.split(key, len(sizes) - 1), strict=True
+        ):
             weight_key, bias_key = jax.random.split(layer_key)
             bound = fan_in**-0.5
             weights.append(jax.random.uniform(weight_key, (*lead, fan_in, fan_out), minval=-bound, maxval=bound))

@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fittedq: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("fittedq: interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader of a pipe went away; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -94,7 +94,9 @@ def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
     assert run.folder is not None
     path = run.folder.path
     if summary["event"] == "interrupted":
-        console.print(f"Stopped at step {summary['step']:,} and saved. Continue: fittedq resume {path}", highlight=False)
+        console.print(
+            f"Stopped at step {summary['step']:,} and saved. Continue: fittedq resume {path}", highlight=False
+        )
         return
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
     console.print(f"Done: {summary['step']:,} steps{took}.", highlight=False)

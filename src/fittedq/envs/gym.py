@@ -41,7 +41,7 @@ def make_env(env: EnvLike) -> gymnasium.Env:
     if isinstance(env, str):
         made = _make_id(env)
     elif isinstance(env, gymnasium.Env):
-        made = gymnasium.make(env.spec) if env.spec is not None else _copied(env)
+        made = _made_again(env)
     elif callable(env):
         made = env()
         if not isinstance(made, gymnasium.Env):
@@ -51,13 +51,17 @@ def make_env(env: EnvLike) -> gymnasium.Env:
     return flatten(made)
 
 
-def _copied(env: gymnasium.Env) -> gymnasium.Env:
+def _made_again(env: gymnasium.Env) -> gymnasium.Env:
     try:
-        return copy.deepcopy(env)
+        spec = env.spec
+        # A spec cannot make a wrapper that does not record its arguments; a copy has it too.
+        if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+            return copy.deepcopy(env)
+        return gymnasium.make(spec)
     except Exception:
         raise UserError(
-            f"env: {env!r} has no spec and cannot be copied; pass a callable that makes it, so that evaluation gets "
-            "an environment of its own."
+            f"env: {env!r} can neither be made again from its spec nor be copied; pass a callable that makes it, so "
+            "that evaluation gets an environment of its own."
         ) from None
 
 
@@ -81,7 +85,8 @@ def flatten(env: gymnasium.Env) -> gymnasium.Env:
     space = env.observation_space
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
         return env
-    if isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+    shaped = isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Dict | gymnasium.spaces.Tuple)
+    if shaped and space.is_np_flattenable:
         return gymnasium.wrappers.FlattenObservation(env)
     raise UserError(
         f"observation space: found {space}, expected a Box, or a Dict or Tuple of them; "
@@ -90,7 +95,10 @@ def flatten(env: gymnasium.Env) -> gymnasium.Env:
 
 
 def action_box(space: gymnasium.Space) -> Box:
-    """The action set of a space, or a UserError for one that is not a finite box."""
+    """The action set of a space, or a UserError for one that is not a finite box.
+
+    Its bounds are the float32 numbers nearest to the space's from inside: actions are float32.
+    """
     if not isinstance(space, gymnasium.spaces.Box):
         raise UserError(
             f"action space: found {space}, expected a Box of continuous actions; this library is for those "
@@ -98,7 +106,11 @@ def action_box(space: gymnasium.Space) -> Box:
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"action space: found a Box of {space.dtype}, expected a float dtype.")
-    return Box(space.low, space.high)
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return Box(
+        np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low),
+        np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high),
+    )
 
 
 def coordinate_names(env: gymnasium.Env, size: int) -> list[str]:
@@ -164,12 +176,19 @@ class GymSource:
     def step(self, action: Float[np.ndarray, "n m"]) -> Step:
         """Apply one admissible action to every environment; `self.obs` is then what to act on next."""
         self.steps += self.n_envs
+        if not np.isfinite(action).all():
+            raise UserError(
+                f"environment {self.label}: the policy's action is not finite at step {self.steps}: learning diverged; "
+                "lower the learning rates (the last checkpoint is intact)."
+            )
         shaped = action.astype(self._action_dtype).reshape((self.n_envs, *self._action_shape))
         if self._vector is not None:
             step, obs = self._step_vector(self._vector, shaped)
         else:
             step, obs = self._step_each(shaped)
         self._check(step.next_obs, step.reward)
+        if obs is not step.next_obs:
+            self._check(obs, step.reward)
         returns = self._count(step, shaped)
         self.obs = obs
         done = (step.terminated | step.truncated) & step.valid
@@ -188,7 +207,8 @@ class GymSource:
 
     def _step_vector(self, vector: VectorEnv, action: np.ndarray) -> tuple[Step, np.ndarray]:
         obs, reward, terminated, truncated, info = vector.step(action)
-        obs = np.asarray(obs, np.float32)
+        # A copy: a vector environment may hand out its own buffer.
+        obs = np.array(obs, np.float32)
         next_obs, valid = obs, np.ones(self.n_envs, bool)
         done = np.asarray(terminated) | np.asarray(truncated)
         if self._mode == AutoresetMode.SAME_STEP and done.any():
@@ -219,8 +239,10 @@ class GymSource:
 
     def _start(self) -> np.ndarray:
         if not self.replayable and self._vector is not None:
-            obs, _ = self._vector.reset(seed=self.seed)
-            return np.asarray(obs, np.float32)
+            obs = np.array(self._vector.reset(seed=self.seed)[0], np.float32)
+            self._check(obs, np.zeros(self.n_envs))
+            self._return[:], self._awaits_reset[:] = 0.0, False
+            return obs
         self.obs = np.zeros((self.n_envs, self.obs_size), np.float32)
         return self._reset(np.ones(self.n_envs, bool))
 
@@ -285,6 +307,11 @@ class GymSource:
         if not self.replayable:
             self.obs = self._start()
             return False
+        if "history0" not in arrays or len(arrays["episode"]) != self.n_envs:
+            raise UserError(
+                f"environment {self.label}: the saved state is that of {len(arrays['episode'])} environments, perhaps "
+                f"handed in as a vector environment, found {self.n_envs} made here; resume with the same environment."
+            )
         self._episode = arrays["episode"].copy()
         histories = [arrays[f"history{index}"] for index in range(self.n_envs)]
         longest = max(len(actions) for actions in histories)
@@ -294,16 +321,25 @@ class GymSource:
             late = np.array([longest - len(actions) >= now and now > 0 for actions in histories])
             if late.any():
                 self.obs = self._reset(late)
-            action = np.stack([
-                actions[max(now - (longest - len(actions)), 0)] if len(actions) else self._idle() for actions in histories
-            ])
-            _, self.obs = self._step_vector(self._vector, action) if self._vector is not None else self._step_each(action)
+            action = np.stack(
+                [
+                    actions[max(now - (longest - len(actions)), 0)] if len(actions) else self._idle()
+                    for actions in histories
+                ]
+            )
+            _, self.obs = (
+                self._step_vector(self._vector, action) if self._vector is not None else self._step_each(action)
+            )
         idle = np.array([len(actions) == 0 for actions in histories])
         if longest and idle.any():
             self.obs = self._reset(idle)
+        if not np.array_equal(self.obs, arrays["obs"]):
+            self.obs = self._restart(np.ones(self.n_envs, bool))
+            self._return[:] = 0.0
+            return False
         self._history = [list(actions) for actions in histories]
         self._return = arrays["return"].copy()
-        return bool(np.array_equal(self.obs, arrays["obs"]))
+        return True
 
     def _idle(self) -> np.ndarray:
         return np.asarray(self.action_set.center, self._action_dtype).reshape(self._action_shape)

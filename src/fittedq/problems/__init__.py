@@ -1,0 +1,1 @@
+"""Problems with known answers: what every algorithm is checked against."""

@@ -1,0 +1,351 @@
+"""The command line: what it prints and leaves, Ctrl-C, and one sentence with exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from fittedq import algorithms
+from fittedq.cli.main import main
+from test_checkpoint import compiled_once  # noqa: F401
+
+TINY = ["--set", "hidden=16,16", "--set", "batch_size=16", "--set", "random_steps=30", "--set", "replay_size=1000"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither this process nor one it starts writes to the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FITTEDQ_NO_CACHE", "1")
+        yield
+
+
+def fittedq(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fittedq", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def train(out: Path, *more: str, algorithm: str = "ddpg", env: str = "Pendulum-v1", steps: int = 80) -> list[str]:
+    return ["train", algorithm, env, "--steps", str(steps), "--out", str(out), *TINY, *more]
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(train(out, "--seed", "1", "--eval-every", "40", "--eval-episodes", "2")) == 0
+    return out
+
+
+# ---------------------------------------------------------------------- list
+
+
+def test_list_names_every_algorithm_with_its_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    plain = capsys.readouterr().out
+    assert all(name in plain for name in algorithms.REGISTRY)
+    assert main(["list", "--json"]) == 0
+    (rows,) = lines(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(algorithms.REGISTRY)
+    assert all(row.keys() >= {"title", "buffer", "greedy", "updates", "sync"} for row in rows)
+
+
+@pytest.mark.parametrize("name", algorithms.REGISTRY)
+def test_list_of_one_algorithm_shows_its_settings_and_the_loops(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", name]) == 0
+    plain = capsys.readouterr().out
+    assert main(["list", name, "--json"]) == 0
+    (rows,) = lines(capsys.readouterr().out)
+    settings = {row["setting"]: row["default"] for row in rows}
+    assert settings["gamma"] == 0.99
+    assert settings["batch_size"] == 256
+    assert all(setting in plain for setting in settings)
+    assert all(row["meaning"] for row in rows)
+
+
+# ---------------------------------------------------------------------- train, resume, eval
+
+
+def test_train_leaves_configuration_metrics_curve_agents_and_checkpoints(finished: Path) -> None:
+    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((finished / "config.json").read_text())
+    assert (config["algorithm"], config["env"], config["seed"], config["steps"]) == ("ddpg", "Pendulum-v1", 1, 80)
+    assert config["settings"]["hidden"] == [16, 16]
+    assert config["settings"]["random_steps"] == 30
+    records = lines((finished / "metrics.jsonl").read_text())
+    assert [record["step"] for record in records] == [40, 80]
+    assert all(len(record["eval_returns"]) == 2 for record in records)
+    assert records[-1]["updates"] == 51
+    for folder in ("best", "last", "checkpoints/step-0000000080"):
+        assert (finished / folder / "manifest.json").is_file()
+
+
+def test_resume_with_more_steps_goes_on_to_the_run_that_was_never_cut(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut, straight = tmp_path / "cut", tmp_path / "straight"
+    assert main(train(cut, "--json", steps=50)) == 0
+    *reports, done = lines(capsys.readouterr().out)
+    assert [report["step"] for report in reports] == [50]
+    assert (done["event"], done["step"], done["run"]) == ("done", 50, str(cut))
+
+    assert main(["resume", str(cut), "--steps", "80", "--json"]) == 0
+    *reports, done = lines(capsys.readouterr().out)
+    assert [report["step"] for report in reports] == [80]
+    assert reports[-1].keys() >= {"event", "updates", "episodes", "steps_per_second", "eta_seconds"}
+    assert done["step"] == 80
+
+    assert main(train(straight, steps=80)) == 0
+    tensors = "checkpoints/step-0000000080/tensors.safetensors"
+    assert (cut / tensors).read_bytes() == (straight / tensors).read_bytes()
+
+
+def test_train_and_eval_without_json_say_where_and_how_well(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train(tmp_path / "run", "--eval-every", "80", "--eval-episodes", "1")) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Done: 80 steps" in said.err
+    assert "Last evaluation -" in said.err
+    assert main(["eval", str(finished), "--episodes", "2"]) == 0
+    assert capsys.readouterr().out.startswith("ddpg on Pendulum-v1: mean return -")
+
+
+def test_eval_repeats_the_best_evaluation_of_the_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(finished), "--episodes", "2", "--seed", "1", "--json"]) == 0
+    (result,) = lines(capsys.readouterr().out)
+    best = max(lines((finished / "metrics.jsonl").read_text()), key=lambda record: record["eval_mean"])
+    np.testing.assert_allclose(result["returns"], best["eval_returns"])
+    np.testing.assert_allclose(result["mean"], best["eval_mean"])
+    assert result["env"] == "Pendulum-v1"
+
+
+def test_eval_takes_an_agent_folder_and_another_environment_by_id(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(finished / "last"), "--env", "jax/Pendulum-v1", "--episodes", "3", "--json"]) == 0
+    (result,) = lines(capsys.readouterr().out)
+    assert (result["env"], len(result["returns"])) == ("jax/Pendulum-v1", 3)
+
+
+def test_a_compiled_environment_is_trained_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(train(out, "--eval-every", "0", "--json", env="jax/Pendulum-v1", steps=60)) == 0
+    assert main(["resume", str(out), "--steps", "120", "--json"]) == 0
+    events = lines(capsys.readouterr().out)
+    assert [event["step"] for event in events if event["event"] == "report"] == [60, 120]
+
+
+class Enormous(gymnasium.Env):
+    """Its rewards are finite, their squares are not."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        return np.zeros(1, np.float32), 1e30, False, False, {}
+
+
+@pytest.fixture
+def enormous() -> Iterator[str]:
+    gymnasium.register("Enormous-v0", Enormous)
+    yield "Enormous-v0"
+    del gymnasium.registry["Enormous-v0"]
+
+
+def test_json_lines_stay_json_where_a_metric_is_infinite(
+    enormous: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train(tmp_path / "run", "--eval-every", "0", "--json", env=enormous, steps=30)) == 0
+    report, _ = lines(capsys.readouterr().out)
+    assert None in report.values()
+    assert lines((tmp_path / "run" / "metrics.jsonl").read_text())
+
+
+def test_divergence_is_one_sentence_about_learning(
+    enormous: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train(tmp_path / "run", "--eval-every", "0", env=enormous)) == 2
+    assert "learning diverged" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_an_interrupted_run_is_saved_and_can_be_resumed(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = train(out, "--json", "--eval-every", "0", "--checkpoint-every", "50", steps=1_000_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fittedq", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    last = lines(rest)[-1]
+    assert last["event"] == "interrupted"
+    assert first["step"] < last["step"] < 1_000_000
+
+    assert main(["resume", str(out), "--steps", str(last["step"] + 60), "--json"]) == 0
+    steps = [record["step"] for record in lines((out / "metrics.jsonl").read_text())]
+    assert steps == sorted(set(steps))
+    assert last["step"] in steps
+    assert steps[-1] == last["step"] + 60
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused; the one sentence it says."""
+
+    def refused(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("fittedq: ")
+        assert said.err.count("\n") == 1
+        assert said.err.strip().endswith((".", "?"))
+        return said.err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "sacc", "Pendulum-v1"), ("'sacc' is unknown", "'sac'")),
+        (("train", "ddpg", "Pendulm-v1"), ("'Pendulm-v1' is unknown", "'Pendulum-v1'")),
+        (("train", "ddpg", "HalfChetah-v5"), ("'HalfCheetah-v5'",)),
+        (("train", "ddpg", ""), ("'' is unknown",)),
+        (("train", "ddpg", "jax/Pendulum"), ("'jax/Pendulum-v1'",)),
+        (("train", "ddpg", "CartPole-v1"), ("Discrete(2)", "expected a Box of continuous actions")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "gama=0.9"), ("'gama' is unknown", "'gamma'")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "gamma"), ("--set gamma", "expected key=value")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "=3"), ("'' is unknown",)),
+        (("train", "ddpg", "Pendulum-v1", "--set", "gamma=1.5"), ("gamma", "1.5", "below 1")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "batch_size=0"), ("batch_size", "found 0", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "batch_size=-4"), ("batch_size", "found -4", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "replay_size=-1"), ("replay_size", "found -1")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "hidden=16,0"), ("hidden", "found 0", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--set", "n-envs=0"), ("n_envs", "found 0")),
+        (("train", "ddpg", "Pendulum-v1", "--steps", "0"), ("steps", "found 0", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--steps", "-5"), ("steps", "found -5", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--seed", "-1"), ("seed", "found -1")),
+        (("train", "ddpg", "Pendulum-v1", "--eval-every", "-1"), ("eval_every", "found -1")),
+        (("train", "ddpg", "Pendulum-v1", "--eval-episodes", "0"), ("eval_episodes", "found 0")),
+        (("list", "tdd3"), ("'tdd3' is unknown", "'td3'")),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_in_a_command_is_one_sentence(
+    arguments: tuple[str, ...], words: tuple[str, ...], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    sentence = refused(*arguments, *(("--out", str(out)) if arguments[0] == "train" else ()))
+    assert all(word in sentence for word in words), sentence
+    assert not out.exists()
+
+
+def test_a_run_folder_is_never_written_over(finished: Path, refused: Callable[..., str]) -> None:
+    before = (finished / "config.json").read_bytes()
+    same = refused(*train(finished, "--seed", "1", steps=500))
+    assert "holds a run of the same configuration" in same
+    assert f"fittedq resume {finished}" in same
+    assert "holds a run of another configuration" in refused(*train(finished, "--seed", "2"))
+    assert "holds a run of another configuration" in refused(*train(finished, "--seed", "1", "--set", "gamma=0.9"))
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_a_run_folder_under_a_file_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(*train(tmp_path / "file" / "run"))
+    assert "cannot be written" in refused(*train(tmp_path / "file"))
+
+
+def test_resume_of_what_is_no_run_is_refused(finished: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "holds no config.json" in refused("resume", str(tmp_path))
+    assert "holds no config.json" in refused("resume", str(tmp_path / "nothing"))
+    (tmp_path / "config.json").write_text("{}")
+    assert "algorithm" in refused("resume", str(tmp_path))
+    (tmp_path / "config.json").write_text("not JSON")
+    assert "damaged" in refused("resume", str(tmp_path))
+    (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+    assert "holds no whole checkpoint" in refused("resume", str(tmp_path))
+
+
+def test_resume_of_a_finished_run_asks_for_more_steps_and_changes_nothing(
+    finished: Path, refused: Callable[..., str]
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert "has taken 80 of 80 steps; give a larger --steps" in refused("resume", str(finished))
+    assert "give a larger --steps" in refused("resume", str(finished), "--steps", "60")
+    assert "found 0" in refused("resume", str(finished), "--steps", "0")
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_eval_of_nothing_is_refused(finished: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "check the path" in refused("eval", str(tmp_path / "nothing"))
+    assert "manifest.json is not there" in refused("eval", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds no saved agent" in refused("eval", str(tmp_path))
+    assert "found 0" in refused("eval", str(finished), "--episodes", "0")
+    assert "'Pendulum-v1'" in refused("eval", str(finished), "--env", "Pendulum-v8")
+    assert "observations have shape" in refused("eval", str(finished), "--env", "MountainCarContinuous-v0")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("gamma=high", "setting gamma: found 'high', expected a number."),
+        ("batch_size=2.5", "setting batch_size: found 2.5, expected a whole number."),
+    ],
+)
+def test_the_script_says_one_sentence_on_standard_error_without_a_traceback(
+    assignment: str, sentence: str, tmp_path: Path
+) -> None:
+    done = fittedq("train", "ddpg", "Pendulum-v1", "--set", assignment, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"fittedq: {sentence}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_does_not_exist_exits_with_code_2(tmp_path: Path) -> None:
+    done = fittedq("train", "ddpg", "Pendulum-v1", "--stepz", "3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--stepz" in done.stderr
+    assert "--steps" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [sys.executable, "-m", "fittedq", "list"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (process.returncode, process.stderr) == (0, "")

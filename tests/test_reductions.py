@@ -1,0 +1,164 @@
+"""One method as a special case of another: equal to the bit under one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fittedq.algorithms import DDPG, SAC, TD3
+from fittedq.algorithms.base import POLICY_CRITICS
+from fittedq.bellman import td_target
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Improve, Regress
+from fittedq.targets import Bellman, FirstCritic, MinOverCritics
+from fittedq.template import FQI, Budget, Copy, LearnerState, Sync, Update
+from fittedq.train import initial_state
+from fittedq.types import Approximators, Box, Transition
+
+BOX = Box((-1.0, 0.0), (1.0, 3.0))
+OBS_SIZE, BATCH = 3, 32
+KEY = jax.random.PRNGKey(5)
+SHARED = {"hidden": (8, 8), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
+
+
+def batches(count: int) -> list[Transition]:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(count, BATCH, Transition.width(OBS_SIZE, BOX.size))).astype(np.float32)
+    rows[..., -2:] = rng.uniform(size=rows[..., -2:].shape) < 0.2
+    return [Transition.unpack(batch, OBS_SIZE, BOX.size) for batch in rows]
+
+
+def run(fqi: FQI, state: LearnerState, data: list[Transition]) -> LearnerState:
+    learn = jax.jit(fqi.learn)
+    for batch in data:
+        state = learn(state, batch)
+    return state
+
+
+def differences(one, other) -> list[float]:
+    """The largest absolute difference, leaf by leaf."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return [float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in pairs]
+
+
+def identical(one: LearnerState, other: LearnerState) -> bool:
+    return max(differences((one.nets, one.frozen), (other.nets, other.frozen))) == 0.0
+
+
+@pytest.fixture(scope="module")
+def ddpg() -> LearnerState:
+    """Ten updates of DDPG."""
+    return run(*initial_state(DDPG(**SHARED), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+
+
+ALMOST_DDPG = {"n_critics": 1, "n_target_critics": 1, "smoothing_sigma": 0.0, "policy_delay": 1}
+
+
+def test_td3_without_its_three_additions_is_ddpg(ddpg):
+    td3 = run(*initial_state(TD3(**SHARED, **ALMOST_DDPG), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+    assert identical(td3, ddpg)
+
+
+@pytest.mark.parametrize(
+    "addition", [{"n_critics": 2, "n_target_critics": 2}, {"smoothing_sigma": 0.2}, {"policy_delay": 2}]
+)
+def test_each_addition_makes_a_difference(addition, ddpg):
+    td3 = run(*initial_state(TD3(**SHARED, **(ALMOST_DDPG | addition)), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+    assert max(differences(td3.nets.policy, ddpg.nets.policy)) > 1e-5
+
+
+def nfqca(algorithm: DDPG, epochs: int) -> FQI:
+    """Neural FQI with continuous actions: label with the previous networks, fit both, copy."""
+    budget = Budget(epochs=epochs)
+    return FQI(
+        greedy=PolicyAction(),
+        updates=(
+            Update("critic", Regress(Bellman(algorithm.gamma, FirstCritic())), algorithm.critic_optimizer(), budget),
+            Update("policy", Improve(FirstCritic()), algorithm.policy_optimizer(), budget),
+        ),
+        sync=Sync(critic=Copy(), policy=Copy()),
+    )
+
+
+def test_nfqca_with_one_full_batch_step_is_ddpg_with_target_period_one():
+    algorithm, data = DDPG(**SHARED, target_period=1), batches(1) * 5
+    fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=3)
+    one_step = run(nfqca(algorithm, 1), state, data)
+    assert identical(one_step, run(fqi, state, data))
+    assert max(differences(one_step.frozen.critic, one_step.nets.critic)) == 0.0
+    assert not identical(one_step, run(nfqca(algorithm, 2), state, data))
+
+
+def test_two_epochs_are_two_steps_on_the_same_labels():
+    """To rounding: an epoch shuffles its rows."""
+    algorithm, (batch,) = DDPG(**SHARED), batches(1)
+    _, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=3)
+    critic_only = dataclasses.replace(nfqca(algorithm, 2), updates=nfqca(algorithm, 2).updates[:1])
+    fitted = run(critic_only, critic_only.init(state.nets, KEY, batch), [batch]).nets.critic
+
+    nets, optimizer = state.nets, algorithm.critic_optimizer()
+    next_q = nets.critic(batch.next_obs, nets.policy.act(batch.next_obs, batch.action))[0]
+    y = td_target(jnp.asarray(batch.reward), jnp.asarray(batch.terminated), next_q, algorithm.gamma)
+    critic, optimizer_state = nets.critic, optimizer.init(nets.critic)
+    for _ in range(2):
+        slope = jax.grad(lambda critic: jnp.mean((critic(batch.obs, batch.action)[0] - y) ** 2))(critic)
+        change, optimizer_state = optimizer.update(slope, optimizer_state, critic)
+        critic = optax.apply_updates(critic, change)
+    assert max(differences(fitted, critic)) < 1e-5
+
+
+def test_the_loss_of_svg0_with_a_deterministic_policy_is_ddpgs():
+    nets, obs = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0].obs
+    (update,) = (update for update in DDPG(**SHARED).template(BOX).updates if update.component == "policy")
+
+    def svg0(policy):
+        """−E_ε q(s, π(s, ε)), the reparameterized objective."""
+        return -jnp.mean(nets.critic(obs, policy.act(obs, jnp.ones((BATCH, BOX.size))))[0])
+
+    def improve(combine):
+        return lambda policy: Improve(combine)(policy, nets, obs, KEY)[0]
+
+    expected = jax.jit(jax.value_and_grad(svg0))(nets.policy)
+    for loss in (update.loss, *(Improve(combine) for combine in POLICY_CRITICS.values())):
+        found = jax.jit(jax.value_and_grad(lambda policy, loss=loss: loss(policy, nets, obs, KEY)[0]))(nets.policy)
+        assert max(differences(found, expected)) == 0.0
+
+
+def test_an_ensemble_of_one_is_its_member_however_combined():
+    nets, batch = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0]
+    values = [
+        combine(nets.critic, batch.obs, batch.action, KEY)
+        for combine in (*POLICY_CRITICS.values(), MinOverCritics(subset=1), MinOverCritics(subset=2))
+    ]
+    assert all(max(differences(value, nets.critic(batch.obs, batch.action)[0])) == 0.0 for value in values)
+
+
+def test_an_ensemble_of_equals_learns_as_its_member_alone():
+    """To rounding, since three matrices are multiplied at once: a sum over members scales no member's step."""
+    alone, (batch,) = SAC(**SHARED, n_critics=1, n_target_critics=1), batches(1)
+    fqi, state = initial_state(alone, OBS_SIZE, BOX, BATCH, seed=3)
+    tripled = jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), state.nets.critic)
+    three = SAC(**SHARED, n_critics=3, n_target_critics=3).template(BOX)
+    first = eqx.filter_eval_shape(three.init, state.nets.replace("critic", tripled), state.key, batch)
+    together = run(three, three.init(state.nets.replace("critic", tripled), state.key, batch), [batch] * 3)
+    single = run(fqi, state, [batch] * 3)
+    assert jax.tree.leaves(first.nets.critic)[0].shape[0] == together.nets.critic.size == 3
+    for index in range(3):
+        assert max(differences(together.nets.critic.subset(slice(index, index + 1)), single.nets.critic)) < 1e-5
+    assert max(differences(together.nets.policy, single.nets.policy)) < 1e-5
+
+
+def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
+    """Where the actions agree, so do the labels: the target does not ask where an action came from."""
+    nets, batch = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0]
+    amortized = PolicyAction()(nets, batch.next_obs, KEY)
+    solved = dataclasses.replace(amortized, solved=jnp.ones(BATCH, bool), upper_bound=jnp.full(BATCH, 1e3))
+    target = Bellman(0.9, FirstCritic())
+    labels = [target(Approximators(critic=nets.critic), batch, greedy, KEY).y for greedy in (amortized, solved)]
+    assert max(differences(*labels)) == 0.0
