@@ -28,7 +28,7 @@ from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.settings import check, setting
 from fittedq.template import FQI, LearnerState
-from fittedq.types import AbstractPolicy, Approximators, Arr, Box, Transition
+from fittedq.types import Approximators, Arr, Box, Transition
 
 Arrays = dict[str, np.ndarray]
 

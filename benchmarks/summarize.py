@@ -1,0 +1,118 @@
+"""Tables (Markdown) and a figure of the learning curves from `benchmarks/results/`.
+
+.venv/bin/python benchmarks/summarize.py > benchmarks/results/README.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+RESULTS = Path("benchmarks/results")
+Runs = dict[tuple[str, str, str], list[dict]]
+
+
+def load(folder: str) -> Runs:
+    """Runs by (environment, algorithm, library)."""
+    runs: Runs = defaultdict(list)
+    for path in sorted((RESULTS / folder).glob("*.json")):
+        run = json.loads(path.read_text())
+        runs[run["env"], run["algorithm"], run["library"]].append(run)
+    return dict(sorted(runs.items()))
+
+
+def spread(values: list[float]) -> str:
+    return ", ".join(f"{value:,.0f}" for value in values)
+
+
+def learning_table(runs: Runs) -> list[str]:
+    lines = [
+        "| environment | algorithm | library | seeds | last agent, each seed | best along the way, each seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (env, algorithm, library), group in runs.items():
+        last = spread([run["last"] for run in group])
+        best = spread([run["best"] for run in group])
+        lines.append(f"| {env} | {algorithm} | {library} | {len(group)} | {last} | {best} |")
+    return lines
+
+
+def pendulum_table(runs: Runs) -> list[str]:
+    lines = ["| algorithm | seeds | mean return of the last agent, each seed | above −200 |", "|---|---|---|---|"]
+    for (_, algorithm, _), group in runs.items():
+        good = sum(run["last"] > -200 for run in group)
+        lines.append(
+            f"| {algorithm} | {len(group)} | {spread([run['last'] for run in group])} | {good} of {len(group)} |"
+        )
+    return lines
+
+
+def draw(runs: Runs, path: Path) -> None:
+    envs = sorted({key[0] for key in runs})
+    algorithms = sorted({key[1] for key in runs})
+    figure, grid = pyplot.subplots(
+        len(algorithms), len(envs), figsize=(4 * len(envs), 3 * len(algorithms)), layout="constrained", squeeze=False
+    )
+    for (env, algorithm, library), group in runs.items():
+        axes = grid[algorithms.index(algorithm)][envs.index(env)]
+        for index, run in enumerate(group):
+            steps = [point["step"] for point in run["curve"]]
+            means = [np.mean(point["returns"]) for point in run["curve"]]
+            color = "C0" if library == "fittedq" else "C1"
+            axes.plot(steps, means, color=color, label=library if index == 0 else None)
+        axes.set(title=f"{algorithm} on {env}", xlabel="environment steps", ylabel="return, 10 episodes")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    print(
+        "# Results\n\nMade by `benchmarks/summarize.py` from the JSON files beside it; each names its command, versions,"
+    )
+    print("machine and date. Machines are noisy: read the ratios, which were measured in turn in one run.\n")
+    speed = RESULTS / "learner_speed.json"
+    if speed.exists():
+        data = json.loads(speed.read_text())
+        print(f"## Learner\n\n{data['machine']['cpu']}, {data['machine']['cores']} cores, {data['date'][:10]}.\n")
+        names = list(data["results"][0]["updates_per_second"])
+        print("| algorithm | " + " | ".join(names) + " | ours / SBX's best | ours / SB3 | share of sgemm |")
+        print("|---" * (len(names) + 4) + "|")
+        for row in data["results"]:
+            rates = " | ".join(f"{row['updates_per_second'][name]:.0f}" for name in names)
+            print(
+                f"| {row['algorithm']} | {rates} | {row['ratio_to_sbx_best']:.2f} | {row['ratio_to_sb3']:.2f} | "
+                f"{row['share_of_sgemm']:.0%} |"
+            )
+        print("\nUpdates per second; batch 256, layers 256–256, observation 17, action 6.\n")
+    steps = RESULTS / "end_to_end.json"
+    if steps.exists():
+        data = json.loads(steps.read_text())
+        print("## End to end\n\nEnvironment steps per second on HalfCheetah-v5, one update per step.\n")
+        names = list(data["results"][0]["steps_per_second"])
+        print("| algorithm | " + " | ".join(names) + " | ours / SBX | ours / SB3 |")
+        print("|---" * (len(names) + 3) + "|")
+        for row in data["results"]:
+            rates = " | ".join(f"{row['steps_per_second'][name]:.0f}" for name in names)
+            print(f"| {row['algorithm']} | {rates} | {row['ratio_to_sbx']:.2f} | {row['ratio_to_sb3']:.2f} |")
+        print("\n`fittedq-chunk` acts with a policy up to 16 steps old; the others never do.\n")
+    learning = load("learning")
+    if learning:
+        print("## Learning, 100 000 steps\n\nMean return over 10 deterministic episodes, every 10 000 steps.\n")
+        print("\n".join(learning_table(learning)) + "\n\n![learning curves](learning.png)\n")
+        draw(learning, RESULTS / "learning.png")
+    pendulum = load("pendulum")
+    if pendulum:
+        print("## Pendulum-v1, 10 000 steps\n\nMean return over 20 deterministic episodes.\n")
+        print("\n".join(pendulum_table(pendulum)))
+
+
+if __name__ == "__main__":
+    main()
