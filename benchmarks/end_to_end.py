@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,6 +59,7 @@ def main() -> None:
         return work_peer(args.worker, args.algorithm)
 
     import numpy as np
+
     from learner_speed import OURS, PEER, Contestant
     from machine import describe
 

@@ -13,9 +13,11 @@ import argparse
 import json
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
 from machine import describe
 
 HERE = Path(__file__).parent
@@ -26,7 +28,7 @@ def flops(algorithm: str, obs: int = 17, action: int = 6, hidden: int = 256, bat
     """Floating-point operations in the matrix products of one update of ours."""
 
     def product(*sizes: int) -> float:
-        return 2.0 * batch * sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        return 2.0 * batch * sum(a * b for a, b in pairwise(sizes))
 
     outputs = 2 * action if algorithm == "sac" else action
     critic = product(obs + action, hidden, hidden, 1)

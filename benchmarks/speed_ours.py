@@ -1,4 +1,4 @@
-"""Our learner, driven line by line like `speed_peer.py`: for each number read, that many updates and their mean seconds."""
+"""Our learner, driven line by line like `speed_peer.py`: for each number read, that many updates, mean seconds."""
 
 from __future__ import annotations
 
