@@ -74,10 +74,8 @@ def draw(runs: Runs, path: Path) -> None:
 
 
 def main() -> None:
-    print(
-        "# Results\n\nMade by `benchmarks/summarize.py` from the JSON files beside it; each names its command, versions,"
-    )
-    print("machine and date. Machines are noisy: read the ratios, which were measured in turn in one run.\n")
+    print("# Results\n\nMade by `benchmarks/summarize.py` from the JSON files beside it; each names its command,")
+    print("versions, machine and date. Machines are noisy: read the ratios, measured in turn in one run.\n")
     speed = RESULTS / "learner_speed.json"
     if speed.exists():
         data = json.loads(speed.read_text())
