@@ -159,6 +159,9 @@ class Recorder(AbstractTrainer):
     def moments(self) -> None:
         raise NotImplementedError
 
+    def close(self) -> None:
+        raise NotImplementedError
+
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {"state": np.full(1000, self.step)}, {"step": self.step}
 

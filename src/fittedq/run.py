@@ -21,7 +21,7 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.envs.gym import EnvLike, GymSource
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
-from fittedq.files import load_folder, versions
+from fittedq.files import versions
 from fittedq.record import RunFolder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
@@ -273,7 +273,6 @@ def find_agent(path: Path) -> Agent:
             if candidate.is_dir():
                 return Agent.load(candidate)
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    load_folder(path)
     return Agent.load(path)
 
 

@@ -18,9 +18,12 @@ Arr = jax.Array | np.ndarray
 """An array on either side: the same formula serves the compiled learner (JAX) and acting on the host (NumPy)."""
 
 
-def namespace(array: Arr) -> Any:
-    """`numpy` for a NumPy array, `jax.numpy` for anything JAX has or traces."""
-    return np if isinstance(array, np.ndarray | np.generic) else jnp
+HOST_TYPES = (np.ndarray, np.generic)
+
+
+def namespace(*arrays: Any) -> Any:
+    """`numpy` where every array is NumPy's, `jax.numpy` where JAX has or traces one."""
+    return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
 
 
 class Transition(eqx.Module):

@@ -71,7 +71,7 @@ class Mlp(eqx.Module):
         self.activation, self.dropout = activation, dropout
 
     def __call__(self, x: Float[Arr, "b i"], key: PRNGKeyArray | None = None) -> Float[Arr, "*lead b o"]:
-        xp, activation = namespace(x), ACTIVATIONS[self.activation]
+        xp, activation = namespace(x, self.weights[0]), ACTIVATIONS[self.activation]
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = xp.matmul(x, weight) + bias

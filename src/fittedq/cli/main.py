@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         command = tyro.extras.subcommand_cli_from_dict(
             commands, prog="fittedq", description="From transitions to a controller.", args=arguments
         )
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"fittedq: {error}", file=sys.stderr)
         return 2

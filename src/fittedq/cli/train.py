@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from fittedq.progress import duration, shown
+from fittedq.record import plain
 from fittedq.run import Report, Run, Schedule
 from fittedq.settings import parse_assignments
 
@@ -73,7 +74,8 @@ def follow(run: Run, *, as_json: bool) -> int:
         reports = run.execute(stop=lambda: bool(interrupted))
         for report in reports if as_json else shown(reports, run.schedule.steps):
             if as_json:
-                print(json.dumps({"event": "report", **report.record(), "eta_seconds": report.eta_seconds}), flush=True)
+                record = {name: plain(value) for name, value in report.record().items()}
+                print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
     summary: dict[str, Any] = {
         "event": "interrupted" if interrupted else "done",
         "run": str(run.folder.path),

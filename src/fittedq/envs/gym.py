@@ -281,8 +281,8 @@ class GymSource:
                 index, column = np.argwhere(~np.isfinite(values))[0]
                 where = f" of sub-environment {index}" if self.n_envs > 1 else ""
                 raise UserError(
-                    f"environment {self.label}: {names[column]}{where} is {values[index, column]} at step {self.steps}, "
-                    "expected a finite number; correct the environment (the last checkpoint is intact)."
+                    f"environment {self.label}: {names[column]}{where} is {values[index, column]} at step "
+                    f"{self.steps}, expected a finite number; correct the environment (the last checkpoint is intact)."
                 )
 
     # ------------------------------------------------------------------ state

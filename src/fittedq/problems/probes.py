@@ -96,7 +96,7 @@ class DelayedAction(AbstractProbe):
 
 
 class Endless(AbstractProbe):
-    """r = 1 for ever, cut every two steps by a time limit: q* = 1 / (1 − γ). Fails where truncation ends the bootstrap."""
+    """r = 1 for ever, cut every two steps by a time limit: q* = 1 / (1 − γ). Fails where a cut ends the bootstrap."""
 
     def transition(
         self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray

@@ -1,0 +1,311 @@
+"""What every registered algorithm must do, whatever its page says."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fittedq.algorithms import REGISTRY
+from fittedq.approx.host import host_view
+from fittedq.bellman import polyak
+from fittedq.envs.gym import GymSource
+from fittedq.errors import UserError
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Regress
+from fittedq.targets import Bellman, FirstCritic, MinOverCritics
+from fittedq.template import FQI, LearnerState, Sync, Update
+from fittedq.train import HostTrainer, TrainSettings, initial_state
+from fittedq.types import COMPONENTS, Approximators, Box, Transition
+from linear import QuadraticCritic, critic, gaussian_policy, transitions
+
+# Neither bound is a float32 number, nor is their sum: rounding must not push an action outside.
+BOX = Box((-0.1, -3.0), (0.7, 2.0))
+OBS_SIZE, BATCH = 3, 16
+STEPS, RANDOM_STEPS = 250, 50
+
+
+def batches(count: int, seed: int = 0) -> list[Transition]:
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.normal(size=(2, count, BATCH, OBS_SIZE)).astype(np.float32)
+    action = np.asarray(BOX.from_unit(rng.uniform(-0.9, 0.9, (count, BATCH, BOX.size)).astype(np.float32)))
+    reward = rng.normal(size=(count, BATCH)).astype(np.float32)
+    terminated, truncated = rng.uniform(size=(2, count, BATCH)) < 0.2
+    data = Transition(obs, action, reward, next_obs, terminated, truncated)
+    return [jax.tree.map(lambda leaf, index=index: jnp.asarray(leaf[index]), data) for index in range(count)]
+
+
+def copied(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def equal(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """An algorithm, its template and the states before and after each of its first calls."""
+
+    fqi: FQI
+    learn: object
+    data: list[Transition]
+    states: list[LearnerState]
+
+
+@pytest.fixture(scope="module", params=REGISTRY)
+def started(request) -> Started:
+    fqi, state = initial_state(REGISTRY[request.param](hidden=(8, 8)), OBS_SIZE, BOX, BATCH, seed=1)
+    learn, data, states = jax.jit(fqi.learn), batches(4), [state]
+    for batch in data:
+        states.append(learn(states[-1], batch))
+    return Started(fqi, learn, data, states)
+
+
+def test_learn_is_pure_and_deterministic(started):
+    first = started.states[0]
+    before = copied(first)
+    again = started.learn(first, started.data[0])
+    assert equal(again, started.states[1])
+    assert equal(first, before)
+    assert int(again.step) == int(first.step) + 1
+    assert equal(again.key, first.key)
+
+
+def test_every_fitted_component_moves_and_no_other(started):
+    first, last = started.states[0].nets.parts(), started.states[-1].nets.parts()
+    fitted = {update.component for update in started.fqi.updates}
+    for name in COMPONENTS:
+        assert equal(first[name], last[name]) == (name not in fitted)
+
+
+def test_frozen_copies_follow_by_the_sync_rule_alone(started):
+    for before, after in zip(started.states[:-1], started.states[1:], strict=True):
+        for name in COMPONENTS:
+            rule, frozen = getattr(started.fqi.sync, name), getattr(after.frozen, name)
+            if rule is None:
+                assert frozen is None
+                continue
+            expected = polyak(getattr(before.frozen, name), getattr(after.nets, name), rule.rate(after.step))
+            assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6, atol=1e-7), frozen, expected))
+    assert any(rule is not None for rule in dataclasses.asdict(started.fqi.sync).values())
+
+
+def test_frozen_copies_start_equal_in_buffers_of_their_own(started):
+    state = started.states[0]
+    for name, frozen in state.frozen.parts().items():
+        assert frozen is None or equal(frozen, getattr(state.nets, name))
+
+
+def test_metrics_are_finite_and_named_alike_from_the_first_call_on(started):
+    logs = [started.fqi.logs(state) for state in started.states]
+    assert all(np.isfinite(list(log.values())).all() for log in logs)
+    assert all(log.keys() == logs[0].keys() for log in logs)
+    assert {update.component for update in started.fqi.updates} == {name.split("/")[0] for name in logs[0]}
+    assert logs[-1]["critic/loss"] > 0
+
+
+EXTREME = np.concatenate([scale * np.eye(OBS_SIZE, dtype=np.float32) for scale in (0.0, 1e3, -1e3, 1e6, -1e6, 1e12)])
+
+
+def test_actions_lie_in_the_box_for_extreme_observations(started):
+    policy = started.states[-1].nets.policy
+    normal = np.random.default_rng(0).normal(size=(len(EXTREME), BOX.size)).astype(np.float32) * 5
+    low, high = np.float32(BOX.low), np.float32(BOX.high)
+    for action in (
+        policy.sample(jnp.asarray(EXTREME), jax.random.PRNGKey(0))[0],
+        policy.act(jnp.asarray(EXTREME), jnp.asarray(normal)),
+        host_view(policy).act(EXTREME, normal),
+    ):
+        action = BOX.project(np.asarray(action), EXTREME)
+        assert np.isfinite(action).all()
+        assert (low <= action).all()
+        assert (action <= high).all()
+
+
+def test_unprojected_actions_leave_the_box_by_rounding_at_most(started):
+    policy = started.states[-1].nets.policy
+    action = np.asarray(policy.sample(jnp.asarray(EXTREME), jax.random.PRNGKey(0))[0])
+    assert np.abs(action - BOX.project(action, EXTREME)).max() <= 1e-6
+
+
+def test_host_and_device_act_alike(started):
+    policy, obs = started.states[-1].nets.policy, np.asarray(started.data[0].obs)
+    normal = np.random.default_rng(0).normal(size=(BATCH, BOX.size)).astype(np.float32)
+    np.testing.assert_allclose(
+        host_view(policy).act(obs, normal), policy.act(jnp.asarray(obs), jnp.asarray(normal)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_no_gradient_passes_through_labels(started):
+    """New parameters depend on the frozen ones through the labels alone, so their derivative in them is zero."""
+    state, batch = started.states[1], started.data[1]
+
+    def new_parameters(frozen: Approximators):
+        nets = started.fqi.learn(dataclasses.replace(state, frozen=frozen), batch).nets
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(nets))
+
+    slopes = jax.tree.leaves(jax.jit(jax.grad(new_parameters))(state.frozen))
+    assert slopes
+    assert all((slope == 0).all() for slope in slopes)
+    perturbed = dataclasses.replace(state, frozen=jax.tree.map(lambda leaf: leaf + 0.1, state.frozen))
+    assert not equal(started.learn(perturbed, batch).nets, started.learn(state, batch).nets)  # yet they matter
+
+
+def test_a_label_from_the_live_critic_gives_the_semi_gradient():
+    """θ ← θ + lr · 2 (y − q) φ: with nothing frozen, y still counts as a constant."""
+    batch = transitions([1.0], 2.0, 1.0, 0.5)
+    fqi = FQI(
+        greedy=PolicyAction(),
+        updates=(Update("critic", Regress(Bellman(0.9, FirstCritic())), optax.sgd(0.01)),),
+        sync=Sync(),
+    )
+    nets = Approximators(critic((0, 1, 0, 0, 0, 0)), gaussian_policy(0.0, 1e-6))  # q = s
+    after = fqi.learn(fqi.init(nets, jax.random.PRNGKey(0), batch), batch).nets.critic
+    error = 1.0 + 0.9 * 0.5 - 1.0
+    semi = np.array([0, 1, 0, 0, 0, 0]) + 0.01 * 2 * error * np.array([1, 1, 2, 1, 2, 4])
+    assert isinstance(after, QuadraticCritic)
+    np.testing.assert_allclose(after.weights[0], semi, rtol=1e-5, atol=1e-7)
+    residual = 0.01 * 2 * error * 0.9 * 0.5  # what the derivative of y would take off the second weight
+    assert residual > 1e-3
+
+
+# ---------------------------------------------------------------------- settings
+
+
+BAD = [
+    ("gamma", 1.0),
+    ("gamma", -0.1),
+    ("gamma", "high"),
+    ("gamma", float("nan")),
+    ("tau", 0.0),
+    ("tau", 1.5),
+    ("hidden", (16, 0)),
+    ("hidden", (16.5,)),
+    ("activation", "rleu"),
+    ("n_critics", 0),
+    ("n_critics", 1.5),
+    ("dropout", 1.0),
+    ("layer_norm", 1),
+    ("policy_learning_rate", 0.0),
+    ("critic_learning_rate", -1e-3),
+]
+OWN = [
+    ("ddpg", "target_period", 0),
+    ("ddpg", "noise", "white"),
+    ("td3", "policy_delay", 0),
+    ("td3", "smoothing_sigma", -0.1),
+    ("td3", "policy_critic", "max"),
+    ("sac", "temperature", 0.0),
+    ("sac", "n_target_critics", 0),
+    ("sac_v", "temperature", None),
+]
+
+
+def made(cls, **settings):
+    """`cls(**settings)` as a user calls it, whose annotations nobody checks."""
+    algorithm = object.__new__(cls)
+    inspect.unwrap(cls.__init__)(algorithm, **settings)
+    return algorithm
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"), [(name, key, value) for name in REGISTRY for key, value in BAD] + OWN
+)
+def test_a_setting_out_of_range_is_refused_by_name(name, key, value):
+    with pytest.raises(UserError, match=f"setting {key}: found"):
+        made(REGISTRY[name], **{key: value})
+
+
+def test_whole_numbers_are_numbers():
+    for cls in REGISTRY.values():
+        assert made(cls, tau=1, n_critics=2.0, hidden=[4, 4]) == cls(tau=1.0, n_critics=2, hidden=(4, 4))
+
+
+DROQ = {"n_critics": 3, "layer_norm": True, "dropout": 0.1}
+REDQ = {"n_critics": 10, "n_target_critics": 2}
+VARIANTS = [
+    *((name, DROQ) for name in REGISTRY),
+    *((name, REDQ) for name in ("td3", "sac", "sac_v")),
+    ("ddpg", {"critic_weight_decay": 1e-2, "target_period": 2}),
+    ("sac_v", {"n_critics": 1, "n_target_critics": 1}),
+    ("sac", {"n_critics": 1, "temperature": 0.1, "policy_critic": "mean"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else None)
+def test_variants_learn(name, options):
+    fqi, state = initial_state(REGISTRY[name](hidden=(4,), **options), OBS_SIZE, BOX, BATCH, seed=0)
+    learn, after = jax.jit(fqi.learn), state
+    for batch in batches(2):
+        after = learn(after, batch)
+    assert np.isfinite(list(fqi.logs(after).values())).all()
+    assert after.nets.critic.size == options.get("n_critics", 1)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.nets.critic, after.nets.critic)
+    assert jax.tree.all(moved)  # every kind of parameter, the norms' included
+
+
+def test_dropout_masks_only_with_a_key():
+    algorithm = REGISTRY["sac"](hidden=(32,), dropout=0.5)
+    q = algorithm.networks(OBS_SIZE, BOX, jax.random.PRNGKey(0)).critic
+    batch = batches(1)[0]
+    plain, masked = q(batch.obs, batch.action), q(batch.obs, batch.action, jax.random.PRNGKey(1))
+    assert equal(plain, q(batch.obs, batch.action))
+    assert not equal(plain, masked)
+    many = jnp.stack([q(batch.obs, batch.action, jax.random.PRNGKey(k)) for k in range(200)])
+    deviation = np.asarray(many.std(axis=0))
+    assert (np.abs(np.asarray(many.mean(axis=0) - plain)) < 5 * deviation / np.sqrt(200) + 1e-6).all()  # linear above
+
+
+def test_a_random_subset_draws_every_pair():
+    values = np.arange(5.0)
+    ensemble = critic(*[(value, 0, 0, 0, 0, 0) for value in values])
+    combine, at = MinOverCritics(subset=2), jnp.zeros((1, 1))
+    keys = jax.random.split(jax.random.PRNGKey(0), 2_000)
+    drawn = np.asarray(jax.vmap(lambda key: combine(ensemble, at, at, key)[0])(keys))
+    frequency = [np.mean(drawn == value) for value in values]
+    assert frequency == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0], abs=0.04)
+
+
+# ---------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module", params=REGISTRY)
+def trained(request) -> HostTrainer:
+    """A short run on Gymnasium's Pendulum."""
+    settings = TrainSettings(batch_size=BATCH, random_steps=RANDOM_STEPS, replay_size=STEPS)
+    trainer = HostTrainer(REGISTRY[request.param](hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
+    for _ in range(5):
+        trainer.advance(STEPS // 5)
+    yield trainer
+    trainer.close()
+
+
+def test_nothing_is_compiled_twice(trained):
+    assert trained.learner.compilations == 1
+
+
+def test_one_update_per_step_once_random_actions_end(trained):
+    assert (trained.step, trained.episodes) == (STEPS, 1)
+    assert trained.updates == int(trained.learner.state.step) == STEPS - RANDOM_STEPS + 1
+    assert np.isfinite(list(trained.learner.metrics().values())).all()
+
+
+def test_many_updates_in_one_call_are_the_same_as_one_by_one(trained):
+    """To rounding, 1e-6: a scan may fuse otherwise than a single call."""
+    learner, width = trained.learner, Transition.width(3, 1)
+    first = copied(learner.state)
+    rows = np.random.default_rng(0).uniform(-1, 1, (4, BATCH, width)).astype(np.float32)
+    learner.learn(rows)
+    together = copied(learner.state)
+    learner.state = jax.device_put(first)
+    for index in range(4):
+        learner.learn(rows[index : index + 1])
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(learner.state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert not equal(first.nets, learner.state.nets)

@@ -1,0 +1,112 @@
+"""Every algorithm finds q* of every probe, from transitions with uniform actions."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fittedq.algorithms import DDPG, REGISTRY
+from fittedq.envs.native import auto_reset
+from fittedq.problems.probes import PROBES, AbstractProbe, ActionReward, DelayedAction, DelayedReward, Endless, OneStep
+from fittedq.train import CompiledTrainer, Learner, TrainSettings, initial_state
+from fittedq.types import Transition
+
+GAMMA, TOLERANCE = 0.5, 0.15
+UPDATES, BATCH = 600, 64
+SETTINGS = {
+    "hidden": (32, 32),
+    "gamma": GAMMA,
+    "critic_learning_rate": 5e-3,
+    "policy_learning_rate": 2e-3,
+    "tau": 0.05,
+}
+COLD = {"sac": {"temperature": 0.02}, "sac_v": {"temperature": 0.02}}
+"""At β = .02 the entropy moves no q* by more than .05."""
+
+REST = jnp.zeros((1, 1))
+
+
+@functools.cache
+def uniform_transitions(probe: type[AbstractProbe]) -> np.ndarray:
+    """Packed rows [256, width] of uniform actions, ends and time limits included."""
+    env = probe()
+    keys = jax.random.split(jax.random.PRNGKey(0), 64)
+    state, obs = jax.vmap(env.reset)(keys)
+
+    def step(carry, key):
+        state, obs = carry
+        action = jax.random.uniform(key, (64, 1), minval=-1.0, maxval=1.0)
+        after = jax.vmap(auto_reset(env))(state, action, jax.random.split(key, 64))
+        state, next_obs, reset_obs, reward, terminated, truncated = after
+        return (state, reset_obs), Transition(obs, action, reward, next_obs, terminated, truncated).pack()
+
+    _, rows = jax.jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(jax.random.PRNGKey(1), 4)))((state, obs))
+    return np.asarray(rows).reshape(256, -1)
+
+
+@pytest.fixture(scope="module", params=REGISTRY)
+def fresh_learner(request):
+    """A learner at its first state, compiled once for all probes."""
+    algorithm = REGISTRY[request.param](**SETTINGS, **COLD.get(request.param, {}))
+    fqi, state = initial_state(algorithm, 1, OneStep().action_set, BATCH, seed=0)
+    first = jax.tree.map(np.array, state)
+    learner = Learner(fqi, state, 1, 1)
+
+    def fresh() -> Learner:
+        learner.state = jax.device_put(first)
+        return learner
+
+    return fresh
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
+def test_every_algorithm_learns_the_known_q(fresh_learner, probe):
+    rows, learner = uniform_transitions(probe), fresh_learner()
+    indices = np.random.default_rng(0).integers(0, len(rows), (UPDATES, BATCH))
+    learner.learn(rows[indices])
+    nets, data = learner.state.nets, Transition.unpack(rows, 1, 1)
+    q = np.asarray(nets.critic(jnp.asarray(data.obs), jnp.asarray(data.action))).min(axis=0)
+    error = np.abs(q - np.asarray(probe().q(data.obs, data.action, GAMMA)))
+    assert error.max() < TOLERANCE
+    best = {ActionReward: 0.5, DelayedAction: GAMMA / 4}
+    if probe in best:
+        assert float(nets.policy.act(REST, REST)[0, 0]) == pytest.approx(best[probe], abs=TOLERANCE)
+
+
+def test_the_known_q_solve_the_bellman_equation():
+    """q*(s, a) = r + γ (1 − terminated) max q*(s', ·), on every row."""
+    grid = np.linspace(-1, 1, 401, dtype=np.float32)
+    for probe in PROBES:
+        data = Transition.unpack(uniform_transitions(probe), 1, 1)
+        q = probe().q(np.repeat(data.next_obs, 401, axis=0), np.tile(grid, 256)[:, None], GAMMA)
+        best = np.asarray(q).reshape(256, 401).max(axis=1)
+        target = data.reward + GAMMA * ~data.terminated * best
+        np.testing.assert_allclose(probe().q(data.obs, data.action, GAMMA), target, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("probe", "wrong"),
+    [
+        (Endless, lambda data: data.reward + GAMMA * ~data.truncated * data.reward / (1 - GAMMA)),  # a cut as an end
+        (OneStep, lambda data: data.reward / (1 - GAMMA)),  # an end ignored
+        (DelayedReward, lambda data: data.reward),  # no bootstrap
+        (DelayedAction, lambda data: np.where(data.obs[:, 0] > 0, 9, GAMMA * (0.4 + data.action[:, 0] / 2))),  # a mean
+    ],
+)
+def test_the_probes_tell_wrong_targets_apart(probe, wrong):
+    data = Transition.unpack(uniform_transitions(probe), 1, 1)
+    error = np.abs(np.asarray(probe().q(data.obs, data.action, GAMMA)) - wrong(data))
+    assert error.max() > 2 * TOLERANCE
+
+
+def test_a_compiled_run_collects_and_learns_through_time_limits():
+    settings = TrainSettings(n_envs=4, random_steps=64, replay_size=1024, batch_size=BATCH)
+    trainer = CompiledTrainer(DDPG(**SETTINGS), Endless(), settings, seed=0)
+    progress = trainer.advance(1_000)
+    assert float(trainer.nets().critic(REST, REST)[0, 0]) == pytest.approx(1 / (1 - GAMMA), abs=TOLERANCE)
+    assert progress.episodes == 500
+    assert progress.returns == [2.0] * 500
