@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,16 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.agent import Agent
 from fittedq.algorithms import REGISTRY
+from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
 from fittedq.bellman import polyak
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.greedy import PolicyAction
 from fittedq.losses import Regress
+from fittedq.noise import explore
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.template import FQI, LearnerState, Sync, Update
 from fittedq.train import HostTrainer, TrainSettings, initial_state
@@ -50,21 +54,23 @@ def equal(one, other) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """An algorithm, its template and the states before and after each of its first calls."""
+    """An algorithm, its template, and the states before and after each of its first calls."""
 
+    algorithm: Algorithm
     fqi: FQI
-    learn: object
+    learn: Callable[[LearnerState, Transition], LearnerState]
     data: list[Transition]
     states: list[LearnerState]
 
 
 @pytest.fixture(scope="module", params=REGISTRY)
 def started(request) -> Started:
-    fqi, state = initial_state(REGISTRY[request.param](hidden=(8, 8)), OBS_SIZE, BOX, BATCH, seed=1)
+    algorithm = REGISTRY[request.param](hidden=(8, 8))
+    fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=1)
     learn, data, states = jax.jit(fqi.learn), batches(4), [state]
     for batch in data:
         states.append(learn(states[-1], batch))
-    return Started(fqi, learn, data, states)
+    return Started(algorithm, fqi, learn, data, states)
 
 
 def test_learn_is_pure_and_deterministic(started):
@@ -93,7 +99,7 @@ def test_frozen_copies_follow_by_the_sync_rule_alone(started):
                 continue
             expected = polyak(getattr(before.frozen, name), getattr(after.nets, name), rule.rate(after.step))
             assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6, atol=1e-7), frozen, expected))
-    assert any(rule is not None for rule in dataclasses.asdict(started.fqi.sync).values())
+    assert any(getattr(started.fqi.sync, name) is not None for name in COMPONENTS)
 
 
 def test_frozen_copies_start_equal_in_buffers_of_their_own(started):
@@ -113,25 +119,26 @@ def test_metrics_are_finite_and_named_alike_from_the_first_call_on(started):
 EXTREME = np.concatenate([scale * np.eye(OBS_SIZE, dtype=np.float32) for scale in (0.0, 1e3, -1e3, 1e6, -1e6, 1e12)])
 
 
-def test_actions_lie_in_the_box_for_extreme_observations(started):
-    policy = started.states[-1].nets.policy
-    normal = np.random.default_rng(0).normal(size=(len(EXTREME), BOX.size)).astype(np.float32) * 5
-    low, high = np.float32(BOX.low), np.float32(BOX.high)
-    for action in (
-        policy.sample(jnp.asarray(EXTREME), jax.random.PRNGKey(0))[0],
-        policy.act(jnp.asarray(EXTREME), jnp.asarray(normal)),
-        host_view(policy).act(EXTREME, normal),
-    ):
-        action = BOX.project(np.asarray(action), EXTREME)
+def test_executed_actions_lie_in_the_box_for_extreme_observations(started):
+    nets = started.states[-1].nets
+    noise = np.random.default_rng(0).normal(size=(len(EXTREME), BOX.size)).astype(np.float32)
+    mode = Agent(started.algorithm, OBS_SIZE, BOX, nets).act(EXTREME)
+    explored = explore(host_view(nets.policy).act(EXTREME, noise), noise, BOX, EXTREME)
+    for action in (mode, explored):
         assert np.isfinite(action).all()
-        assert (low <= action).all()
-        assert (action <= high).all()
+        assert (np.float32(BOX.low) <= action).all()
+        assert (action <= np.float32(BOX.high)).all()
 
 
-def test_unprojected_actions_leave_the_box_by_rounding_at_most(started):
-    policy = started.states[-1].nets.policy
-    action = np.asarray(policy.sample(jnp.asarray(EXTREME), jax.random.PRNGKey(0))[0])
-    assert np.abs(action - BOX.project(action, EXTREME)).max() <= 1e-6
+def test_the_policys_own_actions_leave_the_box_by_rounding_at_most(started):
+    policy, obs = started.states[-1].nets.policy, jnp.asarray(EXTREME)
+    normal = 5 * np.random.default_rng(0).normal(size=(len(EXTREME), BOX.size)).astype(np.float32)
+    sampled, log_prob = policy.sample(obs, jax.random.PRNGKey(0))
+    assert jnp.isfinite(log_prob).all()
+    for action in (sampled, policy.act(obs, jnp.asarray(normal)), host_view(policy).act(EXTREME, normal)):
+        action = np.asarray(action)
+        assert np.abs(action - BOX.project(action, EXTREME)).max() <= 1e-6
+        assert np.ptp(action, axis=0).max() > 0.5  # it goes from bound to bound
 
 
 def test_host_and_device_act_alike(started):

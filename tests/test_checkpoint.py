@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import json
 import os
 import shutil
@@ -202,10 +203,17 @@ def flip(path: Path) -> None:
     (path / TENSORS).write_bytes(data)
 
 
-def edit_manifest(**changes: Any) -> Any:
+def edit_manifest(signed: bool = True, **changes: Any) -> Any:
+    """Change the manifest; its own hash is made to fit unless `signed` is off."""
+
     def edit(path: Path) -> None:
         manifest = json.loads((path / MANIFEST).read_text()) | changes
-        (path / MANIFEST).write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))
+        manifest = {key: value for key, value in manifest.items() if value is not None}
+        if signed:
+            del manifest["sha256"]
+            content = json.dumps(manifest, sort_keys=True)
+            manifest["sha256"] = hashlib.sha256(content.encode()).hexdigest()
+        (path / MANIFEST).write_text(json.dumps(manifest))
 
     return edit
 
@@ -222,6 +230,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     ),
     "binary-manifest": (lambda path: (path / MANIFEST).write_bytes(b"\xff\x00\xfe" * 9), "could not be read as JSON"),
     "list-manifest": (lambda path: (path / MANIFEST).write_text("[1, 2]"), "list of files is missing"),
+    "edited-manifest": (edit_manifest(signed=False, trainer={"step": 3}), "SHA-256 differs from its content"),
     "no-files": (edit_manifest(files={}), "no safetensors file"),
     "files-of-another-kind": (edit_manifest(files=[3]), "list of files cannot be read"),
     "no-hash": (edit_manifest(files={TENSORS: {"bytes": 3}}), "list of files cannot be read"),

@@ -116,6 +116,8 @@ def test_several_environments_keep_their_own_episodes() -> None:
     assert sorted(returns) == [3.0, 3.0, 3.0, 6.0, 6.0]
 
 
+# JAX warns of any fork; the children never call it.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_asynchronous_environments_give_the_same_transitions() -> None:
     source = GymSource(counting_three, n_envs=2, asynchronous=True)
     try:

@@ -1,4 +1,4 @@
-"""The Python interface: train, load."""
+"""The Python interface: train, resume, load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fittedq.agent import Agent
-from fittedq.run import AnyEnv, Run, Schedule
+from fittedq.progress import shown
+from fittedq.run import AnyEnv, Run, Schedule, find_agent
+from fittedq.run import resume as continued
 
 
 def train(
@@ -35,16 +37,23 @@ def train(
     run.start()
     reports = run.execute()
     if progress:
-        from fittedq.progress import shown
-
         reports = shown(reports, steps)
     for _ in reports:
         pass
     return run.agent()
 
 
+def resume(folder: str | Path, *, steps: int | None = None, env: AnyEnv | None = None) -> Agent:
+    """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
+
+    `env` is needed where `train` was given an environment rather than an id.
+    """
+    run = continued(Path(folder), steps=steps, env=env)
+    for _ in run.execute():
+        pass
+    return run.agent()
+
+
 def load(path: str | Path) -> Agent:
     """The agent saved at `path` by `Agent.save`, or the best one of a run folder."""
-    from fittedq.run import find_agent
-
     return find_agent(Path(path))

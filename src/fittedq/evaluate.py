@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -63,22 +64,23 @@ def returns_at_once(
 ) -> list[float]:
     """The same on a JAX environment, all episodes in one compiled loop."""
 
-    @jax.jit
-    def run(policy: Any, moments: Any, key: Any) -> Any:
-        def step(carry: Any, key: Any) -> Any:
-            state, obs, total, alive = carry
-            seen = obs if moments is None else moments.normalize(obs)
-            action = policy.act(seen, jnp.zeros((episodes, env.action_set.size)))
-            state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(
-                state, env.action_set.project(action, obs), jax.random.split(key, episodes)
-            )
-            total = total + jnp.where(alive, reward, 0.0)
-            return (state, obs, total, alive & ~(terminated | truncated)), None
-
-        reset_key, step_key = jax.random.split(key)
-        state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-        start = (state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
-        return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[0][2]
-
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED)
-    return [float(value) for value in np.asarray(run(policy, moments, key))]
+    return [float(value) for value in np.asarray(_rollouts(policy, moments, env, key, episodes))]
+
+
+@partial(jax.jit, static_argnames="episodes")
+def _rollouts(policy: Any, moments: Any, env: Any, key: Any, episodes: int) -> Any:
+    def step(carry: Any, key: Any) -> Any:
+        state, obs, total, alive = carry
+        seen = obs if moments is None else moments.normalize(obs)
+        action = policy.act(seen, jnp.zeros((episodes, env.action_set.size)))
+        state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(
+            state, env.action_set.project(action, obs), jax.random.split(key, episodes)
+        )
+        total = total + jnp.where(alive, reward, 0.0)
+        return (state, obs, total, alive & ~(terminated | truncated)), None
+
+    reset_key, step_key = jax.random.split(key)
+    state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    start = (state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
+    return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[0][2]

@@ -86,7 +86,7 @@ def save_folder(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any])
         **meta,
     }
     write_bytes(temporary / TENSORS, data)
-    write_json(temporary / MANIFEST, manifest)
+    write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
     _fsync_folder(temporary)
     if path.exists():
         os.replace(path, replaced)
@@ -108,6 +108,7 @@ def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder that holds {MANIFEST} and {TENSORS}; check the path.")
     manifest = read_json(path / MANIFEST)
+    digest = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or "files" not in manifest:
         raise UserError(f"{path / MANIFEST}: the list of files is missing; it is damaged or not one of ours.")
     if manifest.get("format") != FORMAT:
@@ -115,6 +116,8 @@ def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}; "
             "it was written by another version of fittedq."
         )
+    if digest != _digest(manifest):
+        raise UserError(f"{path / MANIFEST}: its SHA-256 differs from its content's; it is damaged.")
     try:
         listed = {Path(name).name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
     except (AttributeError, KeyError, TypeError):
@@ -136,6 +139,11 @@ def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return safetensors.numpy.load(tensors), manifest
     except safetensors.SafetensorError as error:
         raise UserError(f"{path / TENSORS} is no safetensors file ({error}).") from None
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _fsync_folder(path: Path) -> None:

@@ -108,7 +108,11 @@ class RunFolder:
                 label="evaluation, worst to best episode",
             )
         config = read_json(self.config_file)
-        axes.set(xlabel="environment steps", ylabel="return", title=f"{config['algorithm']} on {config['env']}")
+        axes.set(
+            xlabel="environment steps",
+            ylabel="return",
+            title=f"{config['algorithm']} on {config['env'] or 'an environment of its own'}",
+        )
         if training or evaluated:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)

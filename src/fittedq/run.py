@@ -111,6 +111,7 @@ class Run:
         self.algorithm: Algorithm = cls(**given)
         self.train_settings = TrainSettings(**loop_given)
         self.schedule, self.seed = schedule, seed
+        self.env_id = env if isinstance(env, str) else None
         if isinstance(env, str) and env.startswith("jax/"):
             env = find_jax_env(env)
         self.env = env
@@ -120,7 +121,6 @@ class Run:
                 raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
             self.eval_env = self.eval_env.spec.id
         self.trainer = self._trainer()
-        self.env_id = self._env_id()
         self.folder = None if folder is None else RunFolder(folder)
         self.best: float | None = None
         self.notes: list[str] = []
@@ -135,14 +135,6 @@ class Run:
             seed=self.seed,
         )
         return HostTrainer(self.algorithm, source, self.train_settings, self.seed)
-
-    def _env_id(self) -> str:
-        if isinstance(self.env, str):
-            return self.env
-        if isinstance(self.env, AbstractJaxEnv):
-            return f"jax/{type(self.env).__name__}-v1"
-        spec = getattr(self.env, "spec", None)
-        return spec.id if spec is not None else type(self.env).__name__
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
@@ -186,7 +178,7 @@ class Run:
         seconds, start = 0.0, time.perf_counter()
         before = (trainer.step, trainer.updates)
         try:
-            for progress in train(trainer, schedule.steps, self._interval(), stop):
+            for progress in train(trainer, schedule.steps, self._report_every(), stop):
                 if progress.step == before[0]:
                     # Stopped before a step was taken.
                     break
@@ -204,10 +196,10 @@ class Run:
         finally:
             trainer.close()
 
-    def _interval(self) -> int:
-        """A report interval in which evaluations and checkpoints fall on reports."""
-        wanted = [self.schedule.report_every, self.schedule.eval_every, self.schedule.checkpoint_every]
-        return int(np.gcd.reduce([every for every in wanted if every]))
+    def _report_every(self) -> list[int]:
+        """Reports fall on evaluations and checkpoints too."""
+        schedule = self.schedule
+        return [every for every in (schedule.report_every, schedule.eval_every, schedule.checkpoint_every) if every]
 
     def _report(self, progress: Progress, seconds: float, elapsed: float, before: tuple[int, int]) -> Report:
         returns = None
@@ -248,13 +240,19 @@ def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None)
     `steps` extends it; `env` stands in for an environment that has no id.
     """
     config = RunFolder(folder).open()
+    env = config["env"] if env is None else env
+    if env is None:
+        raise UserError(
+            f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
+            "fittedq.resume(folder, env=...)."
+        )
     names = [field.name for field in dataclasses.fields(Schedule)]
     schedule = Schedule(**{name: config[name] for name in names if name in config})
     if steps is not None:
         schedule = dataclasses.replace(schedule, steps=steps)
     run = Run(
         config["algorithm"],
-        config["env"] if env is None else env,
+        env,
         schedule,
         seed=config["seed"],
         settings=from_json(config["settings"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,11 +109,14 @@ class AbstractTrainer(abc.ABC):
 
 
 def train(
-    trainer: AbstractTrainer, steps: int, report_every: int = 1_000, stop: Callable[[], bool] = never
+    trainer: AbstractTrainer, steps: int, report_every: Sequence[int] = (1_000,), stop: Callable[[], bool] = never
 ) -> Iterator[Progress]:
-    """Advance `trainer` to `steps` environment steps in all, or until `stop()`, reporting each `report_every`."""
+    """Advance `trainer` to `steps` environment steps in all, or until `stop()`.
+
+    Reports at the multiples of every number in `report_every`.
+    """
     while trainer.step < steps and not stop():
-        next_report = (trainer.step // report_every + 1) * report_every
+        next_report = min((trainer.step // every + 1) * every for every in report_every)
         yield trainer.advance(min(next_report, steps) - trainer.step, stop)
 
 
@@ -224,12 +227,11 @@ class HostTrainer(AbstractTrainer):
         transition = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         rows = np.asarray(transition.pack())
         self._replay.add(rows if step.valid.all() else rows[step.valid])
-        if self._moments is not None:
-            self._moments = self._moments.update(step.next_obs)
-        ended = step.terminated | step.truncated
-        if ended.any():
-            self._noise[ended] = 0.0
-            self.episodes += len(step.returns)
+        if self._moments is not None and step.valid.any():
+            self._moments = self._moments.update(step.next_obs[step.valid])
+        # An autoreset step is nobody's: the episode after it starts without noise.
+        self._noise[step.terminated | step.truncated | ~step.valid] = 0.0
+        self.episodes += len(step.returns)
         self.step += source.n_envs
         return step.returns
 
@@ -240,7 +242,7 @@ class HostTrainer(AbstractTrainer):
         if self._exploration.samples_policy:
             return self.action_set.project(self._policy.act(obs, normal), obs)
         state, noise = self._exploration.step(self._noise, normal)
-        self._noise = np.asarray(state)
+        self._noise = np.array(state)
         return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self.action_set, obs)
 
     def _learn(self) -> None:
@@ -334,17 +336,17 @@ class CompiledTrainer(AbstractTrainer):
             raise UserError(
                 "setting asynchronous: found true, expected false for a JAX environment, which is compiled."
             )
+        self._updates_per_step = settings.n_envs * settings.updates_per_step
+        if self._updates_per_step % 1:
+            raise UserError(
+                f"setting updates_per_step: {settings.updates_per_step:g} with n_envs = {settings.n_envs} gives "
+                f"{self._updates_per_step:g} updates per compiled step, expected a whole number; adjust one of them."
+            )
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = env.obs_size, env.action_set
         self._env, self._settings = env, settings
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        self._updates_per_step = settings.n_envs * settings.updates_per_step
-        if settings.updates_per_step * settings.n_envs % 1:
-            raise UserError(
-                f"setting updates_per_step: {settings.updates_per_step:g} with n_envs = {settings.n_envs} gives "
-                f"{self._updates_per_step:g} updates per compiled step, expected a whole number; adjust one of them."
-            )
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
         self._state = strong(
@@ -435,10 +437,8 @@ class CompiledTrainer(AbstractTrainer):
                 f"environment {type(self._env).__name__}: its observation or reward is not finite at step "
                 f"{self.step + first}; correct the environment (the last checkpoint is intact)."
             )
-        before = self.step
         self.step += length * self._settings.n_envs
-        learning_from = max(before, self._settings.random_steps - self._settings.n_envs)
-        self.updates += max(0, int((self.step - learning_from) / self._settings.n_envs * self._updates_per_step))
+        self.updates = int(self._state.learner.step)
         returns = [float(value) for value in np.asarray(ended).ravel() if np.isfinite(value)]
         self.episodes += len(returns)
         return Progress(self.step, self.updates, self.episodes, returns, self._fqi.logs(self._state.learner))

@@ -21,7 +21,7 @@ class Eval:
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
     env: str | None = None
-    """The environment; by default the one named in the run's own configuration."""
+    """The environment; by default the id it was trained on."""
     episodes: int = 10
     """Episodes to play."""
     seed: int = 0

@@ -75,7 +75,10 @@ def follow(run: Run, *, as_json: bool) -> int:
         for report in reports if as_json else shown(reports, run.schedule.steps):
             if as_json:
                 record = {name: plain(value) for name, value in report.record().items()}
-                print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
+                try:
+                    print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
+                except BrokenPipeError:
+                    interrupted.append(signal.SIGPIPE)  # the reader went away: save and stop
     summary: dict[str, Any] = {
         "event": "interrupted" if interrupted else "done",
         "run": str(run.folder.path),

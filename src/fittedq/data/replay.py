@@ -20,7 +20,7 @@ class Replay:
     def __init__(self, capacity: int, width: int):
         try:
             self.rows = np.zeros((capacity, width), np.float32)
-        except MemoryError:
+        except (MemoryError, ValueError):
             raise UserError(
                 f"setting replay_size: {capacity} rows of {width} numbers need {capacity * width * 4 / 2**30:.1f} GiB, "
                 "more than this machine has; choose a smaller replay_size."
@@ -70,7 +70,9 @@ class DeviceReplay(eqx.Module):
         return DeviceReplay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def add(self, rows: Float[Array, "b width"]) -> DeviceReplay:
-        capacity, count = self.rows.shape[0], rows.shape[0]
+        capacity = self.rows.shape[0]
+        rows = rows[-capacity:]
+        count = rows.shape[0]
         indices = (self.position + jnp.arange(count)) % capacity
         return DeviceReplay(
             self.rows.at[indices].set(rows),

@@ -151,20 +151,21 @@ class GymSource:
             first = flatten(env) if isinstance(env, gymnasium.Env) else make_env(env)
             observation_space, action_space = first.observation_space, first.action_space
             self.n_envs = n_envs
-            self._names = coordinate_names(first, observation_space.shape[0])
+            self._names = coordinate_names(first, gymnasium.spaces.flatdim(observation_space))
             self.label = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
             action_box(action_space)
             if asynchronous and n_envs > 1:
                 first.close()
+                # Not a fork: JAX's threads do not survive one.
                 self._vector = gymnasium.vector.AsyncVectorEnv(
-                    [lambda: make_env(env)] * n_envs, autoreset_mode=AutoresetMode.DISABLED
+                    [lambda: make_env(env)] * n_envs, context="forkserver", autoreset_mode=AutoresetMode.DISABLED
                 )
                 self._mode = AutoresetMode.DISABLED
             else:
                 self._envs = [first, *(make_env(env) for _ in range(n_envs - 1))]
-        self.obs_size = int(observation_space.shape[0])
+        self.obs_size = gymnasium.spaces.flatdim(observation_space)
         self.action_set = action_box(action_space)
-        self._action_shape, self._action_dtype = action_space.shape, action_space.dtype
+        self._action_shape, self._action_dtype = tuple(action_space.shape or ()), action_space.dtype
         self._episode = np.zeros(self.n_envs, np.int64)
         self._return = np.zeros(self.n_envs)
         self._history: list[list[np.ndarray]] = [[] for _ in range(self.n_envs)]
@@ -256,7 +257,9 @@ class GymSource:
         obs = self.obs.copy()
         seeds = [self._episode_seed(index) if mask[index] else None for index in range(self.n_envs)]
         if self._vector is not None:
-            fresh, _ = self._vector.reset(seed=seeds, options=None if mask.all() else {"reset_mask": mask})
+            # The base class's annotation knows one seed; every vector environment takes one each.
+            options = None if mask.all() else {"reset_mask": mask}
+            fresh, _ = self._vector.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]
             obs[mask] = np.asarray(fresh, np.float32)[mask]
         else:
             for index in np.flatnonzero(mask):
