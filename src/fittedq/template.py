@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -89,28 +90,53 @@ class Update(eqx.Module):
         return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
 
 
+class Tick(eqx.Module):
+    """Which call of `learn` this is, counted from one.
+
+    Where a program was compiled for one `phase` (count mod `period`), what happens every so many calls is decided when
+    it is compiled: nothing is branched over, and what does not happen costs nothing.
+    """
+
+    count: Int[Array, ""]
+    phase: int | None = eqx.field(static=True, default=None)
+    period: int = eqx.field(static=True, default=1)
+
+    def every(self, calls: int) -> Any:
+        """Whether this call is a multiple of `calls`: a Python bool where that is known, else traced."""
+        if calls == 1:
+            return True
+        if self.phase is not None and self.period % calls == 0:
+            return self.phase % calls == 0
+        return self.count % calls == 0
+
+    def choose(self, calls: int, rate: float) -> Any:
+        """`rate` on every `calls`-th call, else 0."""
+        due = self.every(calls)
+        return (rate if due else 0.0) if isinstance(due, bool) else jnp.where(due, rate, 0.0)
+
+
 class AbstractFollow(eqx.Module):
-    """How a frozen copy follows its live component: θ̄ ← rate · θ + (1 − rate) · θ̄."""
+    """How a frozen copy follows its live component: θ̄ ← rate · θ + (1 − rate) · θ̄, θ always the newest."""
 
     @abc.abstractmethod
-    def rate(self, step: Int[Array, ""]) -> Any:
-        """The share taken over after `step` calls of `learn`, counted from one; it is always the newest θ."""
+    def rate(self, tick: Tick) -> Any:
+        """The share taken over after this call."""
 
 
 class Copy(AbstractFollow):
     """θ̄ = θ of the previous iteration."""
 
-    def rate(self, step: Int[Array, ""]) -> Any:
+    def rate(self, tick: Tick) -> Any:
         return 1.0
 
 
 class Periodic(AbstractFollow):
-    """θ̄ ← θ every `period` calls, the newest θ. Source: chapter, "Deep Deterministic Policy Gradient"."""
+    """θ̄ ← θ every `period` calls. Source: chapter, "Deep Deterministic Policy Gradient"."""
 
     period: int = eqx.field(static=True)
 
-    def rate(self, step: Int[Array, ""]) -> Any:
-        return jnp.where(step % self.period == 0, 1.0, 0.0)
+    def rate(self, tick: Tick) -> Any:
+        return tick.choose(self.period, 1.0)
 
 
 class Polyak(AbstractFollow):
@@ -119,8 +145,8 @@ class Polyak(AbstractFollow):
     tau: float = eqx.field(static=True)
     every: int = eqx.field(static=True, default=1)
 
-    def rate(self, step: Int[Array, ""]) -> Any:
-        return self.tau if self.every == 1 else jnp.where(step % self.every == 0, self.tau, 0.0)
+    def rate(self, tick: Tick) -> Any:
+        return tick.choose(self.every, self.tau)
 
 
 class Sync(eqx.Module):
@@ -141,10 +167,12 @@ class Sync(eqx.Module):
             }
         )
 
-    def __call__(self, frozen: Approximators, nets: Approximators, step: Int[Array, ""]) -> Approximators:
+    def __call__(self, frozen: Approximators, nets: Approximators, tick: Tick) -> Approximators:
         def follow(name: str) -> Any:
-            rule = getattr(self, name)
-            return None if rule is None else polyak(getattr(frozen, name), getattr(nets, name), rule.rate(step))
+            rule, copy = getattr(self, name), getattr(frozen, name)
+            rate = None if rule is None else rule.rate(tick)
+            kept = rate is None or (isinstance(rate, float) and rate == 0.0)
+            return copy if kept else polyak(copy, getattr(nets, name), rate)
 
         return Approximators(**{name: follow(name) for name in COMPONENTS})
 
@@ -175,26 +203,35 @@ class FQI(eqx.Module):
             nets=nets,
             frozen=self.sync.freeze(nets),
             optimizer_states=tuple(update.optimizer.init(getattr(nets, update.component)) for update in self.updates),
-            metrics=(),
+            metrics=tuple({} for _ in self.updates),
             key=key,
             step=jnp.zeros((), jnp.int32),
         )
-        shapes = jax.eval_shape(lambda: self._updates(state, batch, jnp.ones((), jnp.int32), always=True)[2])
+        first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
+        shapes = jax.eval_shape(lambda: self._updates(state, batch, first)[2])
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return dataclasses.replace(state, metrics=metrics)
 
-    def learn(self, state: LearnerState, batch: Transition) -> LearnerState:
-        """One iteration on one batch. Pure; its randomness is a function of `state.key` and `state.step`."""
-        step = state.step + 1
-        nets, optimizer_states, metrics = self._updates(state, batch, step)
-        frozen = self.sync(state.frozen, nets, step)
-        return LearnerState(nets, frozen, optimizer_states, metrics, state.key, step)
+    @property
+    def period(self) -> int:
+        """Calls of `learn` after which the pattern of due updates repeats."""
+        return math.lcm(*(update.budget.every for update in self.updates))
+
+    def learn(self, state: LearnerState, batch: Transition, phase: int | None = None) -> LearnerState:
+        """One iteration on one batch. Pure; its randomness is a function of `state.key` and `state.step`.
+
+        `phase`, if given, must be (state.step + 1) mod `period`: the program is then compiled without branches.
+        """
+        tick = Tick(state.step + 1, phase, self.period)
+        nets, optimizer_states, metrics = self._updates(state, batch, tick)
+        frozen = self.sync(state.frozen, nets, tick)
+        return LearnerState(nets, frozen, optimizer_states, metrics, state.key, tick.count)
 
     def _updates(
-        self, state: LearnerState, batch: Transition, step: Int[Array, ""], always: bool = False
+        self, state: LearnerState, batch: Transition, tick: Tick
     ) -> tuple[Approximators, tuple[Any, ...], tuple[Metrics, ...]]:
         nets, frozen = state.nets, state.frozen
-        greedy_key, *keys = jax.random.split(jax.random.fold_in(state.key, step), 1 + len(self.updates))
+        greedy_key, *keys = jax.random.split(jax.random.fold_in(state.key, tick.count), 1 + len(self.updates))
         greedy = None
         if self.greedy is not None:
             greedy = jax.lax.stop_gradient(self.greedy(frozen.over(nets), batch.next_obs, greedy_key))
@@ -207,14 +244,12 @@ class FQI(eqx.Module):
             ) -> tuple[Any, Any, Metrics]:
                 return update(nets, frozen, optimizer_states[index], batch, greedy, key)
 
-            if always:
-                result = run()
-                metrics.append(result[2])
-            elif update.budget.every == 1:
-                result = run()
+            skipped = (component, optimizer_states[index], metrics[index])
+            due = tick.every(update.budget.every)
+            if isinstance(due, bool):
+                result = run() if due else skipped
             else:
-                skipped = (component, optimizer_states[index], metrics[index])
-                result = jax.lax.cond(step % update.budget.every == 0, run, lambda skipped=skipped: skipped)
+                result = jax.lax.cond(due, run, lambda skipped=skipped: skipped)
             component, optimizer_states[index], metrics[index] = result
             nets = nets.replace(update.component, component)
         return nets, tuple(optimizer_states), tuple(metrics)

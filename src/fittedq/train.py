@@ -140,6 +140,10 @@ def strong(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
+MAX_UNROLLED = 4
+"""Longest pattern of delayed updates that is compiled without branches."""
+
+
 class Learner:
     """`FQI.learn`, compiled for K batches a call.
 
@@ -154,23 +158,39 @@ class Learner:
         self._policy_positions = [positions[id(leaf)] for leaf in policy_leaves]
 
         self.compilations = 0
-        """How many programs were compiled so far: one per shape."""
+        """How many programs were compiled so far: one per shape, and per phase of delayed updates that it starts in."""
 
-        def run(leaves: list[Any], rows: Any) -> list[Any]:
+        self._count = int(state.step)
+        self._period = fqi.period if fqi.period <= MAX_UNROLLED else 1
+        """Programs are compiled for each phase of the period, and loops unrolled over it, so that none branches."""
+
+        def run(leaves: list[Any], rows: Any, phase: int | None) -> list[Any]:
             self.compilations += 1  # runs when JAX traces, which it does once per program
-            state = jax.tree.unflatten(self._treedef, leaves)
 
             def learn(state: LearnerState, rows: Any) -> tuple[LearnerState, None]:
-                return fqi.learn(state, Transition.unpack(rows, obs_size, action_size)), None
+                for index in range(rows.shape[0]):
+                    now = None if phase is None else (phase + index) % self._period
+                    state = fqi.learn(state, Transition.unpack(rows[index], obs_size, action_size), now)
+                return state, None
 
-            state = learn(state, rows[0])[0] if rows.shape[0] == 1 else jax.lax.scan(learn, state, rows)[0]
+            state = jax.tree.unflatten(self._treedef, leaves)
+            groups, rest = divmod(rows.shape[0], self._period)
+            if groups > 1:
+                grouped = rows[: groups * self._period].reshape(groups, self._period, *rows.shape[1:])
+                state, _ = jax.lax.scan(learn, state, grouped)
+                state, _ = learn(state, rows[rows.shape[0] - rest :])
+            else:
+                state, _ = learn(state, rows)
             return jax.tree.leaves(strong(state))
 
-        self._run = jax.jit(run, donate_argnums=0)
+        self._run = jax.jit(run, donate_argnums=0, static_argnums=2)
 
     def learn(self, rows: np.ndarray) -> None:
         """One iteration per batch of `rows` [K, b, width]; returns before it is done."""
-        self._leaves = self._run(self._leaves, rows)
+        # A period too long to unroll is left to branches in the program.
+        phase = (self._count + 1) % self._period if self._period == self._fqi.period else None
+        self._leaves = self._run(self._leaves, rows, phase)
+        self._count += rows.shape[0]
 
     @property
     def state(self) -> LearnerState:
@@ -178,7 +198,7 @@ class Learner:
 
     @state.setter
     def state(self, state: LearnerState) -> None:
-        self._leaves = jax.tree.leaves(state)
+        self._leaves, self._count = jax.tree.leaves(state), int(state.step)
 
     def host_policy(self) -> Any:
         """The newest policy, for acting in NumPy. Waits for the learner."""
