@@ -96,7 +96,8 @@ def main() -> None:
             }
         )
         print(json.dumps({key: value for key, value in results[-1].items() if key != "seconds_per_step"}), flush=True)
-    args.out.write_text(json.dumps({**describe("fittedq", "jax", "gymnasium", "mujoco"), "results": results}, indent=1))
+        described = describe("fittedq", "jax", "gymnasium", "mujoco")
+        args.out.write_text(json.dumps({**described, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

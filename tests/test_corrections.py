@@ -22,8 +22,8 @@ from fittedq.losses import Improve, Regress
 from fittedq.noise import Gaussian, OrnsteinUhlenbeck, explore
 from fittedq.problems.lqr import LQR
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics, SoftValue
-from fittedq.template import FQI, Budget, Periodic, Polyak, Sync, Update
-from fittedq.train import CompiledTrainer, HostTrainer, TrainSettings
+from fittedq.template import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
+from fittedq.train import CompiledTrainer, HostTrainer, Learner, TrainSettings, strong
 from fittedq.types import Approximators, Box, Transition
 from linear import (
     critic,
@@ -267,11 +267,8 @@ def test_c11_ddpg_follows_softly_by_default():
     assert frozen != counting(Periodic(1), 6)[1]
 
 
-@pytest.mark.parametrize("delay", [1, 2, 3])
-def test_c12_the_actor_moves_on_every_dth_update_counted_from_one(delay):
-    fqi = TD3(policy_delay=delay).template(WIDE)
-    assert fqi.updates[1].budget == Budget(every=delay)
-    assert fqi.sync == Sync(critic=Polyak(0.005, every=delay), policy=Polyak(0.005, every=delay))
+def delayed(delay: int) -> tuple[FQI, LearnerState, Transition]:
+    """Critic and policy count their own updates; the frozen critic is a copy as old as the last policy update."""
     fqi = FQI(
         greedy=PolicyAction(),
         updates=(
@@ -281,16 +278,42 @@ def test_c12_the_actor_moves_on_every_dth_update_counted_from_one(delay):
         sync=Sync(critic=Polyak(1.0, every=delay)),
     )
     batch = transitions([0.0, 1.0], 0.0, 1.0, 0.0)
-    state, learn = fqi.init(Approximators(flat(0.0), gaussian_policy(0.0, 1.0)), KEY, batch), jax.jit(fqi.learn)
-    policy, frozen = [], []
+    nets, own_key = Approximators(flat(0.0), gaussian_policy(0.0, 1.0)), jnp.copy(KEY)  # a learner donates its state
+    return fqi, strong(fqi.init(nets, own_key, batch)), batch
+
+
+def counts(state: LearnerState) -> tuple[float, float, float]:
+    """Updates of critic, policy and frozen critic."""
+    return tuple(
+        float(leaf)
+        for leaf in (state.nets.critic.weights[0, 0], state.nets.policy.gain, state.frozen.critic.weights[0, 0])
+    )
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_c12_the_actor_moves_on_every_dth_update_counted_from_one(delay):
+    td3 = TD3(policy_delay=delay).template(WIDE)
+    assert td3.updates[1].budget == Budget(every=delay)
+    assert td3.sync == Sync(critic=Polyak(0.005, every=delay), policy=Polyak(0.005, every=delay))
+    fqi, state, batch = delayed(delay)
+    learn, found = jax.jit(fqi.learn), []
     for _ in range(7):
         state = learn(state, batch)
-        policy.append(float(state.nets.policy.gain))
-        frozen.append(float(state.frozen.critic.weights[0, 0]))
-    assert policy == [n // delay for n in range(1, 8)]
-    assert frozen == [n - n % delay for n in range(1, 8)]
+        found.append(counts(state))
+    assert found == [(n, n // delay, n - n % delay) for n in range(1, 8)]
     chapter = [n // delay + 1 for n in range(7)]  # n mod d = 0 from n = 0 on
-    assert delay == 1 or policy != chapter
+    assert delay == 1 or [policy for _, policy, _ in found] != chapter
+
+
+@pytest.mark.parametrize("delay", [2, 3, 5])
+def test_c12_holds_however_the_updates_are_grouped(delay):
+    """A delay of 5 is too long to compile phase by phase."""
+    fqi, state, batch = delayed(delay)
+    learner, done = Learner(fqi, state, 1, 1), 0
+    for group in (1, 1, 3, 7, 1):
+        learner.learn(np.repeat(np.asarray(batch.pack())[None], group, axis=0))
+        done += group
+        assert counts(learner.state) == (done, done // delay, done - done % delay)
 
 
 def test_c13_sigma_is_a_standard_deviation():
