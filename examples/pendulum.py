@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def main() -> int:
-    schedule = Schedule(steps=8_000, eval_every=1_000, eval_episodes=5)
+    schedule = Schedule(steps=6_000, eval_every=1_000, eval_episodes=5)
     run = Run(
         "sac",
         "Pendulum-v1",
