@@ -7,12 +7,13 @@ compiled loop (JAX), and its state can be saved.
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Float
 
 from fittedq.errors import UserError
-from fittedq.types import Arr, Box, namespace
+from fittedq.types import Arr, namespace
 
 
 class AbstractExploration(eqx.Module):
@@ -81,8 +82,11 @@ class OrnsteinUhlenbeck(AbstractExploration):
 
 
 def explore(
-    action: Float[Arr, "b m"], noise: Float[Arr, "b m"], action_set: Box, obs: Float[Arr, "b s"]
+    action: Float[Arr, "b m"], noise: Float[Arr, "b m"], action_set: Any, obs: Float[Arr, "b s"]
 ) -> Float[Arr, "b m"]:
-    """Π_A(a + half_width · η): the action that is executed is the action that is stored."""
+    """Π_A(a + half_width · η): the action that is executed is the action that is stored.
+
+    `action_set` is a Box or the host view of one.
+    """
     half_width = namespace(action).asarray(action_set.half_width, action.dtype)
     return action_set.project(action + half_width * noise, obs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -29,12 +30,17 @@ class Budget(eqx.Module):
     """How much one regression may spend on its D, and how often it runs.
 
     `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step; on every `every`-th
-    call of `learn`, counted from one.
+    call of `learn`, counted from one. Over a logged dataset (`fitted`) a share `held_out` of D's rows may be kept aside:
+    the pass with the lowest loss on them is kept, and `patience` passes without a lower one end the fit. `reset`
+    starts each fit from the first parameters instead of the last ones.
     """
 
     epochs: int = eqx.field(static=True, default=1)
     minibatch: int | None = eqx.field(static=True, default=None)
     every: int = eqx.field(static=True, default=1)
+    held_out: float = eqx.field(static=True, default=0.0)
+    patience: int | None = eqx.field(static=True, default=None)
+    reset: bool = eqx.field(static=True, default=False)
 
 
 class Update(eqx.Module):
@@ -45,6 +51,20 @@ class Update(eqx.Module):
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     budget: Budget = Budget()
 
+    def label(
+        self, nets: Approximators, frozen: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+    ) -> Any:
+        """D, under the frozen components."""
+        return jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, key))
+
+    def gradient_step(
+        self, component: Any, optimizer_state: Any, nets: Approximators, rows: Any, key: PRNGKeyArray
+    ) -> tuple[Any, Any, Metrics]:
+        """One step of the optimizer on some rows of D."""
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(component, nets, rows, key)
+        change, optimizer_state = self.optimizer.update(gradient, optimizer_state, component)
+        return optax.apply_updates(component, change), optimizer_state, metrics
+
     def __call__(
         self,
         nets: Approximators,
@@ -52,31 +72,22 @@ class Update(eqx.Module):
         optimizer_state: Any,
         batch: Transition,
         greedy: Greedy | None,
-        key: PRNGKeyArray,
+        label_key: PRNGKeyArray,
+        fit_key: PRNGKeyArray,
     ) -> tuple[Any, Any, Metrics]:
         """(component, optimizer state, metrics of the last gradient step)."""
-        label_key, fit_key = jax.random.split(key)
-        data = jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, label_key))
-
-        def gradient_step(
-            component: Any, optimizer_state: Any, rows: Any, key: PRNGKeyArray
-        ) -> tuple[Any, Any, Metrics]:
-            gradient, metrics = jax.grad(self.loss, has_aux=True)(component, nets, rows, key)
-            change, optimizer_state = self.optimizer.update(gradient, optimizer_state, component)
-            return optax.apply_updates(component, change), optimizer_state, metrics
-
+        data = self.label(nets, frozen, batch, greedy, label_key)
         component = getattr(nets, self.component)
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
         if self.budget.epochs == 1 and minibatch == size:
-            return gradient_step(component, optimizer_state, data, fit_key)
+            return self.gradient_step(component, optimizer_state, nets, data, fit_key)
 
         def epoch(carry: Any, epoch_key: PRNGKeyArray) -> tuple[Any, Metrics]:
             def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
                 indices, key = inputs
                 rows = jax.tree.map(lambda leaf: leaf[indices], data)
-                component, optimizer_state = carry
-                component, optimizer_state, metrics = gradient_step(component, optimizer_state, rows, key)
+                component, optimizer_state, metrics = self.gradient_step(*carry, nets, rows, key)
                 return (component, optimizer_state), metrics
 
             order_key, step_key = jax.random.split(epoch_key)
@@ -208,7 +219,8 @@ class FQI(eqx.Module):
             step=jnp.zeros((), jnp.int32),
         )
         first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
-        shapes = jax.eval_shape(lambda: self._updates(state, batch, first)[2])
+        keys = [key] * (2 * len(self.updates))
+        shapes = jax.eval_shape(lambda: self._updates(state, batch, first, key, keys)[2])
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return dataclasses.replace(state, metrics=metrics)
 
@@ -218,31 +230,37 @@ class FQI(eqx.Module):
         return math.lcm(*(update.budget.every for update in self.updates))
 
     def learn(self, state: LearnerState, batch: Transition, phase: int | None = None) -> LearnerState:
-        """One iteration on one batch. Pure; its randomness is a function of `state.key` and `state.step`.
+        """One iteration on one batch. Pure; its randomness is a function of `state.key`, which moves on.
 
         `phase`, if given, must be (state.step + 1) mod `period`: the program is then compiled without branches.
         """
         tick = Tick(state.step + 1, phase, self.period)
-        nets, optimizer_states, metrics = self._updates(state, batch, tick)
+        # One split for all: on a CPU each costs as much as a layer.
+        key, greedy_key, *keys = jax.random.split(state.key, 2 + 2 * len(self.updates))
+        nets, optimizer_states, metrics = self._updates(state, batch, tick, greedy_key, keys)
         frozen = self.sync(state.frozen, nets, tick)
-        return LearnerState(nets, frozen, optimizer_states, metrics, state.key, tick.count)
+        return LearnerState(nets, frozen, optimizer_states, metrics, key, tick.count)
 
     def _updates(
-        self, state: LearnerState, batch: Transition, tick: Tick
+        self,
+        state: LearnerState,
+        batch: Transition,
+        tick: Tick,
+        greedy_key: PRNGKeyArray,
+        keys: Sequence[PRNGKeyArray],
     ) -> tuple[Approximators, tuple[Any, ...], tuple[Metrics, ...]]:
         nets, frozen = state.nets, state.frozen
-        greedy_key, *keys = jax.random.split(jax.random.fold_in(state.key, tick.count), 1 + len(self.updates))
         greedy = None
         if self.greedy is not None:
             greedy = jax.lax.stop_gradient(self.greedy(frozen.over(nets), batch.next_obs, greedy_key))
         optimizer_states, metrics = list(state.optimizer_states), list(state.metrics)
-        for index, (update, key) in enumerate(zip(self.updates, keys, strict=True)):
+        for index, update in enumerate(self.updates):
             component = getattr(nets, update.component)
 
             def run(
-                update: Update = update, nets: Approximators = nets, index: int = index, key: PRNGKeyArray = key
+                update: Update = update, nets: Approximators = nets, index: int = index
             ) -> tuple[Any, Any, Metrics]:
-                return update(nets, frozen, optimizer_states[index], batch, greedy, key)
+                return update(nets, frozen, optimizer_states[index], batch, greedy, *keys[2 * index : 2 * index + 2])
 
             skipped = (component, optimizer_states[index], metrics[index])
             due = tick.every(update.budget.every)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq.algorithms.base import Algorithm
-from fittedq.approx.host import host_view, to_host
+from fittedq.approx.host import HostCopy, host_view, to_host
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
@@ -153,14 +153,15 @@ class Learner:
     def __init__(self, fqi: FQI, state: LearnerState, obs_size: int, action_size: int):
         self._fqi = fqi
         self._leaves, self._treedef = jax.tree.flatten(state)
-        policy_leaves, self._policy_treedef = jax.tree.flatten(state.nets.policy)
         positions = {id(leaf): index for index, leaf in enumerate(self._leaves)}
-        self._policy_positions = [positions[id(leaf)] for leaf in policy_leaves]
+        self._policy_positions = [positions[id(leaf)] for leaf in jax.tree.leaves(state.nets.policy)]
+        self._host_policy = HostCopy(state.nets.policy)
+        self._policy_every = min((u.budget.every for u in fqi.updates if u.component == "policy"), default=1)
+        self._policy_count = self._count = int(state.step)
 
         self.compilations = 0
         """How many programs were compiled so far: one per shape, and per phase of delayed updates that it starts in."""
 
-        self._count = int(state.step)
         self._period = fqi.period if fqi.period <= MAX_UNROLLED else 1
         """Programs are compiled for each phase of the period, and loops unrolled over it, so that none branches."""
 
@@ -199,12 +200,18 @@ class Learner:
     @state.setter
     def state(self, state: LearnerState) -> None:
         self._leaves, self._count = jax.tree.leaves(state), int(state.step)
+        self._host_policy.refresh(jax.tree.leaves(state.nets.policy))
+        self._policy_count = self._count
 
     def host_policy(self) -> Any:
-        """The newest policy, for acting in NumPy. Waits for the learner."""
-        # Copies: a view of a device buffer would keep it from being donated.
-        leaves = [np.array(self._leaves[position]) for position in self._policy_positions]
-        return host_view(jax.tree.unflatten(self._policy_treedef, leaves))
+        """The newest policy, for acting in NumPy: always the same object, refreshed.
+
+        Waits for the learner, unless the policy was not due for an update since: then acting goes on meanwhile.
+        """
+        if self._count // self._policy_every > self._policy_count // self._policy_every:
+            self._host_policy.refresh(self._leaves[position] for position in self._policy_positions)
+            self._policy_count = self._count
+        return self._host_policy.view
 
     def metrics(self) -> dict[str, float]:
         return self._fqi.logs(self.state)
@@ -217,7 +224,7 @@ class HostTrainer(AbstractTrainer):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = source.obs_size, source.action_set
         self._source, self._settings = source, settings
-        self._exploration = algorithm.exploration()
+        self._exploration, self._host_set = host_view(algorithm.exploration()), host_view(self.action_set)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self._replay = Replay(settings.replay_size, Transition.width(self.obs_size, self.action_set.size))
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
@@ -240,7 +247,7 @@ class HostTrainer(AbstractTrainer):
         source, obs = self._source, self._source.obs
         if self.step < self._settings.random_steps:
             unit = self._rng.uniform(-1, 1, self._noise.shape).astype(np.float32)
-            action = self.action_set.project(self.action_set.from_unit(unit), obs)
+            action = self._host_set.project(self._host_set.from_unit(unit), obs)
         else:
             action = self._explore(obs)
         step = source.step(np.asarray(action))
@@ -260,10 +267,10 @@ class HostTrainer(AbstractTrainer):
             obs = np.asarray(self._moments.normalize(obs))
         normal = self._rng.standard_normal(self._noise.shape, np.float32)
         if self._exploration.samples_policy:
-            return self.action_set.project(self._policy.act(obs, normal), obs)
+            return self._host_set.project(self._policy.act(obs, normal), obs)
         state, noise = self._exploration.step(self._noise, normal)
         self._noise = np.array(state)
-        return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self.action_set, obs)
+        return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self._host_set, obs)
 
     def _learn(self) -> None:
         if self.step < self._settings.random_steps or self._replay.size == 0:
@@ -419,11 +426,8 @@ class CompiledTrainer(AbstractTrainer):
         def update(learner: LearnerState, key: Any) -> tuple[LearnerState, None]:
             batch = Transition.unpack(replay.sample(key, settings.batch_size), self.obs_size, action_set.size)
             if settings.normalize_obs:
-                batch = eqx.tree_at(
-                    lambda batch: (batch.obs, batch.next_obs),
-                    batch,
-                    (moments.normalize(batch.obs), moments.normalize(batch.next_obs)),
-                )
+                obs, next_obs = moments.normalize(batch.obs), moments.normalize(batch.next_obs)
+                batch = batch._replace(obs=obs, next_obs=next_obs)
             return self._fqi.learn(learner, batch), None
 
         now = (state.step + 1) * settings.n_envs >= settings.random_steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,9 +26,10 @@ def namespace(*arrays: Any) -> Any:
     return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
 
 
-class Transition(eqx.Module):
+class Transition(NamedTuple):
     """A batch of (s, a, r, s', terminated, truncated).
 
+    A named tuple: one is made at every environment step, where building a module would cost more than acting.
     `next_obs` is the true observation after the action, also at the end of an episode; only `terminated` stops the
     bootstrap, `truncated` (a time limit) does not.
     """

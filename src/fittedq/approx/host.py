@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -46,3 +47,17 @@ def _plain_class(cls: type) -> type:
         elif (name == "__call__" or not name.startswith("__")) and inspect.isfunction(getattr(cls, name)):
             methods[name] = getattr(cls, name)
     return type(cls.__name__, (), methods)
+
+
+class HostCopy:
+    """A host view of a module whose leaves can be refreshed in place."""
+
+    def __init__(self, module: Any):
+        leaves, treedef = jax.tree.flatten(module)
+        self._leaves = [np.array(leaf) for leaf in leaves]
+        self.view = host_view(jax.tree.unflatten(treedef, self._leaves))
+
+    def refresh(self, leaves: Iterable[Any]) -> None:
+        """Copy the newest leaves over the old, in the order of `jax.tree.leaves`."""
+        for mine, newest in zip(self._leaves, leaves, strict=True):
+            np.copyto(mine, newest)  # the view it takes of a device buffer ends here, so the buffer can be donated
