@@ -72,7 +72,7 @@ def test_list_of_one_algorithm_shows_its_settings_and_the_loops(name: str, capsy
     assert main(["list", name, "--json"]) == 0
     (rows,) = lines(capsys.readouterr().out)
     settings = {row["setting"]: row["default"] for row in rows}
-    assert settings["gamma"] == 0.99
+    assert settings["gamma"] == algorithms.find(name)().gamma
     assert settings["batch_size"] == 256
     assert all(setting in plain for setting in settings)
     assert all(row["meaning"] for row in rows)

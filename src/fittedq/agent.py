@@ -39,7 +39,7 @@ class Agent:
     ):
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
-        self._policy, self._critic = host_view(self.nets.policy), host_view(self.nets.critic)
+        self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
         self.env_id = env_id
         """The id it was trained on, as text; nothing is ever built from a saved one unasked."""
 
@@ -116,7 +116,7 @@ class Agent:
         shapes = jax.eval_shape(
             lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0)))
         )
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        like = algorithm.sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
         moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
         return Agent(algorithm, obs_size, action_set, from_arrays("nets", like, arrays), moments, env_id)
 

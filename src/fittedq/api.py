@@ -1,4 +1,4 @@
-"""The Python interface: train, resume, load."""
+"""The Python interface: train, fit, resume, load."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fittedq.agent import Agent
+from fittedq.data.dataset import Dataset
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
 from fittedq.run import resume as continued
@@ -22,25 +23,49 @@ def train(
     eval_every: int = 0,
     eval_episodes: int = 5,
     progress: bool = False,
+    data: Dataset | None = None,
     **settings: Any,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
-    separate seeds along the way; `progress` shows a progress bar. Further settings are the algorithm's and the
-    training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
+    separate seeds along the way; `progress` shows a progress bar; the replay starts with
+    `data`, if given. Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM`
+    shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes)
     folder = None if out is None else Path(out)
-    run = Run(algorithm, env, schedule, seed=seed, settings=settings, folder=folder, eval_env=eval_env)
+    run = Run(algorithm, env, schedule, seed=seed, settings=settings, folder=folder, eval_env=eval_env, data=data)
     run.start()
-    reports = run.execute()
-    if progress:
-        reports = shown(reports, steps)
-    for _ in reports:
-        pass
-    return run.agent()
+    return _to_the_end(run, progress)
+
+
+def fit(
+    algorithm: str,
+    dataset: Dataset,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    eval_env: AnyEnv | None = None,
+    eval_every: int | None = None,
+    eval_episodes: int = 5,
+    progress: bool = False,
+    **settings: Any,
+) -> Agent:
+    """Learn from logged transitions alone and return the last agent.
+
+    `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
+    `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. Further settings are
+    the algorithm's and `FitSettings`'.
+    """
+    every = {} if eval_every is None else {"eval_every": eval_every}
+    schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, **every)
+    folder = None if out is None else Path(out)
+    run = Run(algorithm, None, schedule, data=dataset, seed=seed, settings=settings, folder=folder, eval_env=eval_env)
+    run.start()
+    return _to_the_end(run, progress)
 
 
 def resume(folder: str | Path, *, steps: int | None = None, env: AnyEnv | None = None) -> Agent:
@@ -48,12 +73,16 @@ def resume(folder: str | Path, *, steps: int | None = None, env: AnyEnv | None =
 
     `env` is needed where `train` was given an environment rather than an id.
     """
-    run = continued(Path(folder), steps=steps, env=env)
-    for _ in run.execute():
-        pass
-    return run.agent()
+    return _to_the_end(continued(Path(folder), steps=steps, env=env), progress=False)
 
 
 def load(path: str | Path) -> Agent:
     """The agent saved at `path` by `Agent.save`, or the best one of a run folder."""
     return find_agent(Path(path))
+
+
+def _to_the_end(run: Run, progress: bool) -> Agent:
+    reports = run.execute()
+    for _ in shown(reports, run.schedule.steps) if progress else reports:
+        pass
+    return run.agent()

@@ -23,16 +23,16 @@ EVALUATION_SEED = 2**31
 ActBatch = Callable[[np.ndarray], np.ndarray]
 
 
-def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box) -> None:
-    """A UserError unless `env` has the sizes and bounds an agent was trained for."""
+def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box, whose: str = "the agent") -> None:
+    """A UserError unless `env` has the sizes and bounds that an agent was trained for, or a dataset was taken with."""
     found = env.observation_space.shape
     if found != (obs_size,):
-        raise UserError(f"environment: its observations have shape {found}, the agent was trained on ({obs_size},).")
+        raise UserError(f"environment: its observations have shape {found}, {whose}'s have ({obs_size},); use its own.")
     box = action_box(env.action_space)
     if box != action_set:
         raise UserError(
-            f"environment: its actions lie in [{box.low}, {box.high}], the agent's in "
-            f"[{action_set.low}, {action_set.high}]; evaluate it where it was trained."
+            f"environment: its actions lie in [{box.low}, {box.high}], {whose}'s in "
+            f"[{action_set.low}, {action_set.high}]; evaluate where it came from."
         )
 
 
@@ -63,7 +63,6 @@ def returns_at_once(
     policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, episodes: int, seed: int
 ) -> list[float]:
     """The same on a JAX environment, all episodes in one compiled loop."""
-
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED)
     return [float(value) for value in np.asarray(_rollouts(policy, moments, env, key, episodes))]
 

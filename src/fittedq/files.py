@@ -152,3 +152,18 @@ def _fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def publish_folder(temporary: Path, path: Path, meta: dict[str, Any]) -> None:
+    """Give a folder of finished files its manifest, on disk, and its name; `path` is absent or an empty folder."""
+    files = {}
+    for file in sorted(temporary.iterdir()):
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())
+        files[file.name] = {"sha256": digest, "bytes": file.stat().st_size}
+    manifest = {"format": FORMAT, "files": files, "versions": versions(), **meta}
+    write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
+    _fsync_folder(temporary)
+    os.replace(temporary, path)
+    _fsync_folder(path.parent)

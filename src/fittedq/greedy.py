@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
 
-from fittedq.types import Approximators, Arr, Greedy
+from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
+from fittedq.maximize.quadratic import QuadraticArgmax
+from fittedq.maximize.sweep import TreeSweep
+from fittedq.types import AbstractCritic, Approximators, Arr, Greedy
+
+ExactMaximizer = TreeSweep | QuadraticArgmax
+"""Maximizers that read the critic itself, need no starts and prove their answer."""
 
 
 class AbstractGreedy(eqx.Module):
@@ -47,3 +55,118 @@ class Smoothed(AbstractGreedy):
         half_width = jnp.asarray(action_set.half_width, greedy.action.dtype)
         action = action_set.project(greedy.action + half_width * noise, obs)
         return Greedy(action, greedy.log_prob, greedy.solved)
+
+
+class CriticValue(eqx.Module):
+    """q(s, a) = min_j q_j(s, a), dropout off: what solvers maximize and agents report."""
+
+    critic: AbstractCritic
+
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        return self.critic(obs, action).min(axis=0)
+
+
+class Solved(AbstractGreedy):
+    """a' = argmax_{a ∈ A(s')} q̄(s', a) by a maximizer. Source: chapter, "Embedded Optimization".
+
+    Starts: those handed in (last iteration's answers, say), the policy's action where there is a policy, and
+    `random_starts` uniform ones; the answer is never worse than the best of them.
+    """
+
+    maximizer: AbstractMaximizer | ExactMaximizer
+    random_starts: int = eqx.field(static=True, default=4)
+
+    def __call__(
+        self,
+        nets: Approximators,
+        obs: Float[Arr, "b s"],
+        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+    ) -> Greedy:
+        solution = self.solve(nets, obs, key, starts)
+        return Greedy(
+            action=solution.action,
+            log_prob=jnp.zeros(obs.shape[0], solution.action.dtype),
+            solved=jnp.ones(obs.shape[0], bool),
+            upper_bound=solution.upper_bound,
+        )
+
+    def solve(
+        self,
+        nets: Approximators,
+        obs: Float[Arr, "b s"],
+        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+    ) -> Solution:
+        """The maximizer's whole answer."""
+        action_set = nets.critic.action_set
+        if isinstance(self.maximizer, TreeSweep | QuadraticArgmax):
+            return self.maximizer(nets.critic, obs, action_set)
+        start_key, solver_key = jax.random.split(key)
+        tried = [] if starts is None else [starts]
+        if nets.policy is not None:
+            tried.append(nets.policy.act(obs, jnp.zeros((obs.shape[0], action_set.size), obs.dtype))[:, None])
+        if self.random_starts or not tried:
+            tried.append(random_starts(action_set, obs, max(self.random_starts, 1), start_key))
+        return self.maximizer(CriticValue(nets.critic), obs, action_set, jnp.concatenate(tried, axis=1), solver_key)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the maximizer runs in NumPy, outside compiled code."""
+        return isinstance(self.maximizer, TreeSweep)
+
+
+class PartlySolved(AbstractGreedy):
+    """a' = argmax_a q̄(s', a) on B_opt, π̄(s') elsewhere. Source: chapter, "Amortized Optimization".
+
+    B_opt holds `count` rows of a dataset, or a `share`: drawn uniformly, or those where q̄ at the solver's action
+    exceeded q̄ at the policy's by most when they were last solved (`rule="gap"`; rows never solved come first). Inside
+    a compiled update it holds each row of the batch with probability `share`. A solved action stays a label of the
+    policy up to `max_age` iterations.
+    """
+
+    solver: Solved
+    share: float = eqx.field(static=True)
+    count: int | None = eqx.field(static=True, default=None)
+    rule: str = eqx.field(static=True, default="uniform")
+    max_age: int = eqx.field(static=True, default=0)
+    amortized: PolicyAction = PolicyAction()
+
+    def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+        row_key, solver_key, policy_key = jax.random.split(key, 3)
+        rows = jax.random.uniform(row_key, obs.shape[:1]) < self.share
+        return merged(rows, self.solver(nets, obs, solver_key), self.amortized(nets, obs, policy_key))
+
+    def rows(self, size: int, last_gap: Float[np.ndarray, "n"], rng: np.random.Generator) -> np.ndarray:
+        """The indices of B_opt among `size` rows, in order; `last_gap` is +∞ where a row was never solved."""
+        count = min(size, round(self.share * size) if self.count is None else self.count)
+        order = rng.permutation(size)
+        if self.rule == "gap":
+            order = order[np.argsort(-last_gap[order], kind="stable")]
+        return np.sort(order[:count])
+
+
+def merged(rows: Bool[Arr, "b"], solved: Greedy, amortized: Greedy) -> Greedy:
+    """The solver's actions on `rows`, the policy's elsewhere."""
+    return Greedy(
+        action=jnp.where(rows[:, None], solved.action, amortized.action),
+        log_prob=jnp.where(rows, solved.log_prob, amortized.log_prob),
+        solved=rows,
+    )
+
+
+class SolvedPolicy:
+    """π(s) = argmax_a q(s, a), solved whenever asked: the controller of a method that learns no policy.
+
+    On the host; the solver is compiled once per batch size.
+    """
+
+    def __init__(self, greedy: Solved, critic: AbstractCritic):
+        self._greedy, self._nets = greedy, Approximators(critic=critic)
+        self._key = jax.random.key_data(jax.random.key(0))
+
+    def act(self, obs: Any, normal: Any) -> Any:
+        """The same answer for the same state: the random starts are the same each time."""
+        del normal
+        step = self._greedy if self._greedy.on_host else eqx.filter_jit(self._greedy)
+        return np.asarray(step(self._nets, obs, self._key).action)

@@ -82,3 +82,31 @@ class TuneTemperature(AbstractLoss):
     ) -> tuple[Float[Arr, ""], Metrics]:
         loss = temperature_loss(component, data, self.target_entropy)
         return loss, {"temperature": jnp.exp(component), "entropy": -jnp.mean(data)}
+
+
+class Imitated(eqx.Module):
+    """A regression set of states and maximizers; rows of weight 0 are not in it."""
+
+    obs: Float[Arr, "b s"]
+    action: Float[Arr, "b m"]
+    weight: Float[Arr, "b"]
+
+
+class Imitate(AbstractLoss):
+    """Σ_{B_opt} ‖(π(s') − a*(s')) / half_width‖² / |B_opt|, and 0 where B_opt is empty.
+
+    Source: chapter, "Amortized Optimization", with B_opt a mask over the rows.
+    """
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        assert greedy is not None, "Imitate needs the template's greedy step"
+        return Imitated(batch.next_obs, greedy.action, greedy.solved.astype(greedy.action.dtype))
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        action, _ = component.sample(data.obs, key)
+        half_width = jnp.asarray(component.action_set.half_width, action.dtype)
+        error = jnp.sum(((action - data.action) / half_width) ** 2, axis=-1)
+        loss = jnp.sum(data.weight * error) / jnp.maximum(jnp.sum(data.weight), 1.0)
+        return loss, {"loss": loss, "solved": jnp.mean(data.weight)}

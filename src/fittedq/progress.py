@@ -18,7 +18,8 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         for report in reports:
-            console.print(line(report), highlight=False, soft_wrap=True)
+            if report.fraction == 0:
+                console.print(line(report), highlight=False, soft_wrap=True)
             yield report
         return
     columns = (
@@ -34,7 +35,7 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
         for report in reports:
             if report.eval_returns is not None:
                 bar.console.print(line(report), highlight=False)
-            bar.update(task, completed=report.step, description=_rates(report))
+            bar.update(task, completed=report.step + report.fraction, description=_rates(report))
             yield report
 
 
@@ -72,7 +73,17 @@ def duration(seconds: float) -> str:
 
 
 def _rates(report: Report) -> str:
-    text = f"{report.steps_per_second:,.0f} steps/s  {report.updates_per_second:,.0f} updates/s"
+    rate = report.steps_per_second
+    pace = (
+        f"{rate:,.0f} steps/s"
+        if rate >= 10
+        else f"{rate:.2g} steps/s"
+        if rate >= 1
+        else f"{1 / max(rate, 1e-9):.1f} s/step"
+    )
+    text = f"{pace}  {report.updates_per_second:,.0f} updates/s"
+    if report.finished is not None:
+        text += f"  {report.finished}"
     if report.train_return is not None:
         text += f"  return {report.train_return:.1f}"
     return text

@@ -18,10 +18,14 @@ from gymnasium.vector import VectorEnv
 from fittedq import algorithms, checkpoint
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
-from fittedq.envs.gym import EnvLike, GymSource
+from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.data.dataset import Dataset
+from fittedq.envs.gym import EnvLike, GymSource, make_env
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
+from fittedq.evaluate import check_spaces
 from fittedq.files import versions
+from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
 from fittedq.record import RunFolder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
@@ -31,13 +35,24 @@ AnyEnv = EnvLike | AbstractJaxEnv
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and how often to look. Evaluation and checkpoints change nothing in the run itself."""
+    """How long to train and how often to look. Evaluation and checkpoints change nothing in the run itself.
+
+    A step is one of the environment's; from a dataset it is an update, or an iteration of a fitted method.
+    """
 
     steps: int
     report_every: int = 1_000
     eval_every: int = 5_000
     eval_episodes: int = 5
     checkpoint_every: int = 10_000
+
+    @staticmethod
+    def offline(algorithm: str, steps: int | None = None, **given: int) -> Schedule:
+        """Defaults for learning from a dataset: iterations are long, updates are short."""
+        cls = algorithms.find(algorithm)
+        fitted = issubclass(cls, FittedAlgorithm)
+        every = {"report_every": 1, "eval_every": 10, "checkpoint_every": 10} if fitted else {}
+        return Schedule(steps=cls.offline_steps if steps is None else steps, **{**every, **given})
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -64,10 +79,14 @@ class Report:
     eval_returns: list[float] | None
     best: float | None
     metrics: dict[str, float]
+    fraction: float = 0.0
+    """How much of the next step is done; above 0 the report only shows that, and is not recorded."""
+    finished: str | None = None
+    """Why the run ends before its last step."""
 
     @property
     def eta_seconds(self) -> float:
-        return (self.steps - self.step) / max(self.steps_per_second, 1e-9)
+        return (self.steps - self.step - self.fraction) / max(self.steps_per_second, 1e-9)
 
     def record(self) -> dict[str, Any]:
         """The line of `metrics.jsonl`."""
@@ -87,46 +106,82 @@ class Report:
                 "eval_max": max(self.eval_returns),
                 "eval_returns": self.eval_returns,
             }
+        if self.finished is not None:
+            row["finished"] = self.finished
         return row | self.metrics
 
 
 class Run:
-    """Algorithm, environment and trainer, put together and checked; with a folder where one is wanted."""
+    """Algorithm, source of data and trainer, put together and checked; with a folder where one is wanted.
+
+    The source is an environment, a dataset, or an environment whose replay starts with a dataset.
+    """
 
     def __init__(
         self,
         algorithm: str,
-        env: AnyEnv,
+        env: AnyEnv | None,
         schedule: Schedule,
         *,
+        data: Dataset | None = None,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         eval_env: AnyEnv | None = None,
     ):
         cls = algorithms.find(algorithm)
-        given, loop_given = split_settings(settings or {}, cls, TrainSettings)
+        loop_settings = TrainSettings if env is not None else FitSettings
+        given, loop_given = split_settings(settings or {}, cls, loop_settings)
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
         self.algorithm: Algorithm = cls(**given)
-        self.train_settings = TrainSettings(**loop_given)
-        self.schedule, self.seed = schedule, seed
+        self.train_settings = loop_settings(**loop_given)
+        self.schedule, self.seed, self.data = schedule, seed, data
+        if env is None and data is None:
+            raise UserError("train: found neither an environment nor a dataset; give one of them.")
         self.env_id = env if isinstance(env, str) else None
         if isinstance(env, str) and env.startswith("jax/"):
             env = find_jax_env(env)
         self.env = env
+        if env is not None and not cls.online:
+            raise UserError(
+                f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give one "
+                "with --data (fittedq data collect makes one) and name the environment with --eval-env."
+            )
+        self.eval_id = eval_env if isinstance(eval_env, str) else None
         self.eval_env = env if eval_env is None else eval_env
         if isinstance(self.eval_env, VectorEnv) and schedule.eval_every:
             if self.eval_env.spec is None:
                 raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
             self.eval_env = self.eval_env.spec.id
         self.trainer = self._trainer()
+        if self.eval_env is None:
+            self.schedule = dataclasses.replace(schedule, eval_every=0)
+        elif self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv):
+            self._check_data(self.eval_env)
         self.folder = None if folder is None else RunFolder(folder)
         self.best: float | None = None
         self.notes: list[str] = []
+        self._saved: int | None = None
+
+    def _check_data(self, env: EnvLike) -> None:
+        """A UserError unless the environment has the dataset's sizes and bounds."""
+        made = make_env(env)
+        try:
+            check_spaces(made, self.trainer.obs_size, self.trainer.action_set, "the dataset")
+        finally:
+            made.close()
 
     def _trainer(self) -> AbstractTrainer:
+        if self.env is None:
+            assert self.data is not None and isinstance(self.train_settings, FitSettings)
+            if isinstance(self.algorithm, FittedAlgorithm):
+                return FittedTrainer(self.algorithm, self.data, self.train_settings, self.seed)
+            return BatchTrainer(self.algorithm, self.data, self.train_settings, self.seed)
+        assert isinstance(self.train_settings, TrainSettings)
         if isinstance(self.env, AbstractJaxEnv):
+            if self.data is not None:
+                raise UserError("data: a JAX environment cannot start from a dataset; use the Gymnasium one.")
             return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed)
         source = GymSource(
             self.env,
@@ -134,7 +189,7 @@ class Run:
             asynchronous=self.train_settings.asynchronous,
             seed=self.seed,
         )
-        return HostTrainer(self.algorithm, source, self.train_settings, self.seed)
+        return HostTrainer(self.algorithm, source, self.train_settings, self.seed, self.data)
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
@@ -142,6 +197,8 @@ class Run:
         return {
             "algorithm": self.algorithm.name,
             "env": self.env_id,
+            "data": None if self.data is None else self.data.path,
+            "eval_env": self.eval_id,
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
             # JSON has lists only; a configuration read back must compare equal.
@@ -153,7 +210,12 @@ class Run:
         """The live policy and critics."""
         trainer = self.trainer
         return Agent(
-            self.algorithm, trainer.obs_size, trainer.action_set, trainer.nets(), trainer.moments(), self.env_id
+            self.algorithm,
+            trainer.obs_size,
+            trainer.action_set,
+            trainer.nets(),
+            trainer.moments(),
+            self.env_id or self.eval_id,
         )
 
     def start(self) -> None:
@@ -175,22 +237,26 @@ class Run:
     def execute(self, stop: Callable[[], bool] = never) -> Iterator[Report]:
         """Train to the schedule's end, or until `stop()`; the folder is saved either way."""
         schedule, trainer = self.schedule, self.trainer
-        seconds, start = 0.0, time.perf_counter()
+        seconds, interval, start = 0.0, 0.0, time.perf_counter()
         before = (trainer.step, trainer.updates)
         try:
             for progress in train(trainer, schedule.steps, self._report_every(), stop):
-                if progress.step == before[0]:
+                interval += time.perf_counter() - start
+                if progress.step > before[0]:
+                    seconds += interval
+                    report = self._report(progress, seconds, interval, before)
+                    if self.folder is not None:
+                        self.folder.append(report.record())
+                        if schedule.checkpoint_every and _crossed(schedule.checkpoint_every, before[0], progress.step):
+                            checkpoint.save(self.folder.checkpoints, trainer)
+                            self._saved = trainer.step
+                    before, interval = (progress.step, progress.updates), 0.0
+                    yield report
+                elif progress.fraction > 0:
+                    yield self._report(progress, seconds + interval, interval, before)
+                else:
                     # Stopped before a step was taken.
                     break
-                elapsed = time.perf_counter() - start
-                seconds += elapsed
-                report = self._report(progress, seconds, elapsed, before)
-                if self.folder is not None:
-                    self.folder.append(report.record())
-                    if schedule.checkpoint_every and _crossed(schedule.checkpoint_every, before[0], progress.step):
-                        checkpoint.save(self.folder.checkpoints, trainer)
-                before = (progress.step, progress.updates)
-                yield report
                 start = time.perf_counter()
             self._finish()
         finally:
@@ -203,9 +269,10 @@ class Run:
 
     def _report(self, progress: Progress, seconds: float, elapsed: float, before: tuple[int, int]) -> Report:
         returns = None
-        last = progress.step >= self.schedule.steps
+        partial = progress.fraction > 0
+        last = progress.step >= self.schedule.steps or self.trainer.finished is not None
         every = self.schedule.eval_every
-        if every and (last or _crossed(every, before[0], progress.step)):
+        if every and self.eval_env is not None and not partial and (last or _crossed(every, before[0], progress.step)):
             agent = self.agent()
             returns = [float(value) for value in agent.evaluate(self.eval_env, self.schedule.eval_episodes, self.seed)]
             if self.best is None or np.mean(returns) > self.best:
@@ -218,18 +285,21 @@ class Run:
             updates=progress.updates,
             episodes=progress.episodes,
             seconds=seconds,
-            steps_per_second=(progress.step - before[0]) / max(elapsed, 1e-9),
+            steps_per_second=(progress.step + progress.fraction - before[0]) / max(elapsed, 1e-9),
             updates_per_second=(progress.updates - before[1]) / max(elapsed, 1e-9),
             train_return=float(np.mean(progress.returns)) if progress.returns else None,
             eval_returns=returns,
             best=self.best,
             metrics=progress.metrics,
+            fraction=progress.fraction,
+            finished=self.trainer.finished,
         )
 
     def _finish(self) -> None:
         if self.folder is None:
             return
-        checkpoint.save(self.folder.checkpoints, self.trainer)
+        if self._saved != self.trainer.step:
+            checkpoint.save(self.folder.checkpoints, self.trainer)
         self.agent().save(self.folder.last)
         self.folder.draw()
 
@@ -241,7 +311,9 @@ def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None)
     """
     config = RunFolder(folder).open()
     env = config["env"] if env is None else env
-    if env is None:
+    path = config.get("data")
+    data = None if path is None else Dataset.open(path)
+    if env is None and data is None:
         raise UserError(
             f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
             "fittedq.resume(folder, env=...)."
@@ -254,6 +326,8 @@ def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None)
         config["algorithm"],
         env,
         schedule,
+        data=data,
+        eval_env=config.get("eval_env"),
         seed=config["seed"],
         settings=from_json(config["settings"]),
         folder=folder,

@@ -7,11 +7,9 @@ import json
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from fittedq.errors import UserError, nearest
-
-S = TypeVar("S")
 
 
 def setting(

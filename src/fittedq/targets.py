@@ -7,10 +7,11 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.bellman import soft_value, td_target
-from fittedq.types import AbstractCritic, Approximators, Arr, Greedy, Transition
+from fittedq.bellman import smooth_max, soft_value, td_target
+from fittedq.types import AbstractCritic, Approximators, Arr, Box, Greedy, Transition
 
 
 class Labelled(eqx.Module):
@@ -111,3 +112,68 @@ class SoftValue(AbstractTarget):
         action, log_prob = nets.policy.sample(batch.obs, action_key)
         q = self.combine(nets.critic, batch.obs, action, critic_key)
         return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))
+
+
+class AbstractNodes(eqx.Module):
+    """Actions a_k and log weights whose sum stands for the integral over the box: ∫_A f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, action_set: Box, rows: int, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]: ...
+
+
+class Quadrature(AbstractNodes):
+    """The product of Gauss–Legendre rules of `points` nodes per dimension: for m ≤ 2."""
+
+    points: int = eqx.field(static=True, default=17)
+
+    def __call__(
+        self, action_set: Box, rows: int, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
+        del key
+        node, weight = np.polynomial.legendre.leggauss(self.points)
+        mesh = np.stack(np.meshgrid(*[node] * action_set.size, indexing="ij"), axis=-1).reshape(-1, action_set.size)
+        log_weight = sum(
+            np.log(part).ravel() for part in np.meshgrid(*[weight] * action_set.size, indexing="ij")
+        ) + np.sum(np.log(action_set.half_width))
+        action = action_set.from_unit(jnp.asarray(mesh, jnp.float32))
+        return (
+            jnp.broadcast_to(action, (rows, *action.shape)),
+            jnp.broadcast_to(jnp.asarray(log_weight, jnp.float32), (rows, len(mesh))),
+        )
+
+
+class UniformSamples(AbstractNodes):
+    """`count` actions drawn uniformly from the box, each of weight |A| / count."""
+
+    count: int = eqx.field(static=True, default=64)
+
+    def __call__(
+        self, action_set: Box, rows: int, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
+        unit = jax.random.uniform(key, (rows, self.count, action_set.size), minval=-1.0, maxval=1.0)
+        log_volume = float(np.sum(np.log(2 * np.asarray(action_set.half_width))))
+        return action_set.from_unit(unit), jnp.full((rows, self.count), log_volume - np.log(self.count), jnp.float32)
+
+
+class SmoothBellman(AbstractTarget):
+    """D = {((s, a), r + γ (1 − terminated) v_β(s'))}, v_β(s') = β log ∫_A exp(min_j q̄_j(s', a) / β) da.
+
+    v_β may lie below max q, and never exceeds max q + β log |A|: the box must be bounded for it to contract.
+    Source: chapter, "Soft Actor-Critic", the smooth Bellman operator.
+    """
+
+    gamma: float = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+    nodes: AbstractNodes
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        del greedy
+        rows = batch.next_obs.shape[0]
+        action, log_weight = self.nodes(nets.critic.action_set, rows, key)
+        count = action.shape[1]
+        obs = jnp.repeat(batch.next_obs, count, axis=0)
+        q = nets.critic(obs, action.reshape(rows * count, -1)).min(axis=0).reshape(rows, count)
+        next_value = smooth_max(q, log_weight, self.temperature)
+        return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))

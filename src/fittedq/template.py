@@ -30,9 +30,9 @@ class Budget(eqx.Module):
     """How much one regression may spend on its D, and how often it runs.
 
     `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step; on every `every`-th
-    call of `learn`, counted from one. Over a logged dataset (`fitted`) a share `held_out` of D's rows may be kept aside:
-    the pass with the lowest loss on them is kept, and `patience` passes without a lower one end the fit. `reset`
-    starts each fit from the first parameters instead of the last ones.
+    call of `learn`, counted from one. Over a logged dataset (`fitted`) a share `held_out` of D may be kept aside: the
+    pass with the lowest loss there is kept, and `patience` passes without a lower one end the fit. `reset` starts each
+    fit from the first parameters instead of the last ones.
     """
 
     epochs: int = eqx.field(static=True, default=1)
@@ -87,7 +87,7 @@ class Update(eqx.Module):
             def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
                 indices, key = inputs
                 rows = jax.tree.map(lambda leaf: leaf[indices], data)
-                component, optimizer_state, metrics = self.gradient_step(*carry, nets, rows, key)
+                component, optimizer_state, metrics = self.gradient_step(carry[0], carry[1], nets, rows, key)
                 return (component, optimizer_state), metrics
 
             order_key, step_key = jax.random.split(epoch_key)

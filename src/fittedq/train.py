@@ -20,6 +20,7 @@ import numpy as np
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, host_view, to_host
+from fittedq.data.dataset import Dataset
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
@@ -67,6 +68,8 @@ class Progress:
     returns: list[float]
     """Returns of the episodes that ended in this interval."""
     metrics: dict[str, float] = field(default_factory=dict)
+    fraction: float = 0.0
+    """How much of the next step is done, where a step is long."""
 
 
 def never() -> bool:
@@ -81,6 +84,8 @@ class AbstractTrainer(abc.ABC):
     updates: int
     obs_size: int
     action_set: Box
+    finished: str | None = None
+    """Why there is nothing left to do, in words."""
 
     @abc.abstractmethod
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
@@ -111,11 +116,11 @@ class AbstractTrainer(abc.ABC):
 def train(
     trainer: AbstractTrainer, steps: int, report_every: Sequence[int] = (1_000,), stop: Callable[[], bool] = never
 ) -> Iterator[Progress]:
-    """Advance `trainer` to `steps` environment steps in all, or until `stop()`.
+    """Advance `trainer` to `steps` steps in all, or until it has finished, or until `stop()`.
 
     Reports at the multiples of every number in `report_every`.
     """
-    while trainer.step < steps and not stop():
+    while trainer.step < steps and trainer.finished is None and not stop():
         next_report = min((trainer.step // every + 1) * every for every in report_every)
         yield trainer.advance(min(next_report, steps) - trainer.step, stop)
 
@@ -193,6 +198,10 @@ class Learner:
         self._leaves = self._run(self._leaves, rows, phase)
         self._count += rows.shape[0]
 
+    def wait(self) -> None:
+        """Return when the last call is done."""
+        jax.block_until_ready(self._leaves)
+
     @property
     def state(self) -> LearnerState:
         return jax.tree.unflatten(self._treedef, self._leaves)
@@ -220,7 +229,9 @@ class Learner:
 class HostTrainer(AbstractTrainer):
     """Gymnasium on the host, the learner compiled; with `chunk = 1` every action is the newest policy's."""
 
-    def __init__(self, algorithm: Algorithm, source: GymSource, settings: TrainSettings, seed: int):
+    def __init__(
+        self, algorithm: Algorithm, source: GymSource, settings: TrainSettings, seed: int, data: Dataset | None = None
+    ):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = source.obs_size, source.action_set
         self._source, self._settings = source, settings
@@ -228,6 +239,8 @@ class HostTrainer(AbstractTrainer):
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self._replay = Replay(settings.replay_size, Transition.width(self.obs_size, self.action_set.size))
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        if data is not None:
+            self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
@@ -242,6 +255,18 @@ class HostTrainer(AbstractTrainer):
                 returns += self._collect()
             self._learn()
         return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics())
+
+    def _begin_with(self, data: Dataset) -> None:
+        """Fill the replay with a dataset's newest rows."""
+        if (data.obs_size, data.action_set) != (self.obs_size, self.action_set):
+            raise UserError(
+                f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
+                f"environment has {self.obs_size} and {self.action_set}; use the environment it was taken from."
+            )
+        for rows in data.chunks():
+            self._replay.add(data.rows(rows))
+            if self._moments is not None:
+                self._moments = self._moments.update(np.asarray(data.transitions(rows).next_obs))
 
     def _collect(self) -> list[float]:
         source, obs = self._source, self._source.obs

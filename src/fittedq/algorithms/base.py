@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
 from fittedq.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.template import FQI
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractCritic, Approximators, Box
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -29,6 +32,10 @@ class Algorithm(abc.ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    online: ClassVar[bool] = True
+    """Whether it learns a policy that can collect data."""
+    offline_steps: ClassVar[int] = 50_000
+    """Steps taken from a dataset where none are asked for."""
     slots: ClassVar[dict[str, str]]
     """The design's table: buffer, greedy, updates, sync."""
 
@@ -57,7 +64,15 @@ class Algorithm(abc.ABC):
     def exploration(self) -> AbstractExploration:
         """What perturbs the policy while data is collected."""
 
-    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> QNetwork:
+    def controller(self, nets: Approximators) -> Any:
+        """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0."""
+        return host_view(nets.policy)
+
+    def sized(self, nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
+        """`nets` in the shapes of saved `arrays`, for approximators that grow with their data."""
+        return nets
+
+    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""
         return QNetwork(
             obs_size,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find
+from fittedq.fitted import FitSettings
 from fittedq.train import TrainSettings
 
 
@@ -28,7 +29,9 @@ class List:
         if self.algorithm is None:
             rows = [{"name": name, "title": cls.title, **cls.slots} for name, cls in REGISTRY.items()]
         else:
-            rows = [_row(field) for cls in (find(self.algorithm), TrainSettings) for field in dataclasses.fields(cls)]
+            loops = (TrainSettings, FitSettings) if find(self.algorithm).online else (FitSettings,)
+            fields = {field.name: field for cls in (find(self.algorithm), *loops) for field in dataclasses.fields(cls)}
+            rows = [_row(field) for field in fields.values()]
         if self.json:
             print(json.dumps(rows))
             return 0

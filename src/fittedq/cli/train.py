@@ -15,6 +15,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from fittedq.data.dataset import Dataset
+from fittedq.errors import UserError
 from fittedq.progress import duration, shown
 from fittedq.record import plain
 from fittedq.run import Report, Run, Schedule
@@ -29,36 +31,52 @@ class Train:
 
     algorithm: tyro.conf.Positional[str]
     """An algorithm: `fittedq list` names them."""
-    env: tyro.conf.Positional[str]
-    """A Gymnasium id, such as HalfCheetah-v5, or a JAX environment, such as jax/Pendulum-v1."""
-    steps: int = 100_000
-    """Environment steps in all."""
+    env: tyro.conf.Positional[str | None] = None
+    """A Gymnasium id, such as HalfCheetah-v5, or a JAX one, such as jax/Pendulum-v1; none: learn from --data alone."""
+    data: Path | None = None
+    """A dataset folder (`fittedq data`): learn from it, or, with an environment, start its replay with it."""
+    eval_env: str | None = None
+    """The environment of evaluations; by default the one trained in."""
+    steps: int | None = None
+    """Environment steps in all (100 000); from data alone updates (50 000), or iterations of a fitted method (40)."""
     seed: int = 0
     """Seed of networks, actions, batches and episodes."""
     out: Path | None = None
-    """Run folder; by default runs/ALGORITHM-ENV-SEED."""
+    """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the algorithm or the training loop; may be given often. `fittedq list ALGORITHM` shows them."""
-    eval_every: int = 5_000
-    """Environment steps between evaluations on separate seeds; 0: none."""
+    eval_every: int | None = None
+    """Steps between evaluations on separate seeds (5 000; 10 iterations); 0: none."""
     eval_episodes: int = 5
     """Episodes in each evaluation."""
-    checkpoint_every: int = 10_000
-    """Environment steps between checkpoints; 0: only at the end."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
     def run(self) -> int:
-        schedule = Schedule(
-            steps=self.steps,
-            eval_every=self.eval_every,
-            eval_episodes=self.eval_episodes,
-            checkpoint_every=self.checkpoint_every,
+        every = {"eval_every": self.eval_every, "checkpoint_every": self.checkpoint_every}
+        given = {name: value for name, value in every.items() if value is not None} | {
+            "eval_episodes": self.eval_episodes
+        }
+        if self.env is None and self.data is None:
+            raise UserError("train: found neither an environment nor --data; give one of them.")
+        if self.env is None:
+            schedule = Schedule.offline(self.algorithm, self.steps, **given)
+        else:
+            schedule = Schedule(steps=100_000 if self.steps is None else self.steps, **given)
+        source = self.env or Path(str(self.data)).name
+        folder = self.out or Path("runs") / f"{self.algorithm}-{source.replace('/', '-')}-{self.seed}"
+        run = Run(
+            self.algorithm,
+            self.env,
+            schedule,
+            data=None if self.data is None else Dataset.open(self.data),
+            seed=self.seed,
+            settings=parse_assignments(self.set),
+            folder=folder,
+            eval_env=self.eval_env,
         )
-        name = f"{self.algorithm}-{self.env.replace('/', '-')}-{self.seed}"
-        folder = self.out or Path("runs") / name
-        settings = parse_assignments(self.set)
-        run = Run(self.algorithm, self.env, schedule, seed=self.seed, settings=settings, folder=folder)
         run.start()
         return follow(run, as_json=self.json)
 
@@ -73,7 +91,7 @@ def follow(run: Run, *, as_json: bool) -> int:
     with interruptible() as interrupted:
         reports = run.execute(stop=lambda: bool(interrupted))
         for report in reports if as_json else shown(reports, run.schedule.steps):
-            if as_json:
+            if as_json and report.fraction == 0:
                 record = {name: plain(value) for name, value in report.record().items()}
                 try:
                     print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
@@ -84,6 +102,7 @@ def follow(run: Run, *, as_json: bool) -> int:
         "run": str(run.folder.path),
         "step": run.trainer.step,
         "steps": run.schedule.steps,
+        "finished": run.trainer.finished,
         "seconds": None if report is None else round(report.seconds, 1),
         "eval_mean": None if report is None or report.eval_returns is None else float(np.mean(report.eval_returns)),
         "best": run.best,
@@ -104,7 +123,8 @@ def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
         )
         return
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
-    console.print(f"Done: {summary['step']:,} steps{took}.", highlight=False)
+    why = "" if summary["finished"] is None else f": {summary['finished']}"
+    console.print(f"Done: {summary['step']:,} steps{took}{why}.", highlight=False)
     if summary["eval_mean"] is not None:
         console.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.", highlight=False)
     picture = f", {run.folder.curve_file}" if run.folder.curve_file.exists() else ""

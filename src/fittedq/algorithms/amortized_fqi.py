@@ -1,0 +1,73 @@
+"""Amortized fitted Q-iteration: the argmax is solved on some states and learned for the rest (chapter, same name).
+
+for n = 0, 1, …:
+    a*_i ← argmax_{a ∈ A(s'_i)} q_n(s'_i, a),  i ∈ B_opt               solve, partly
+    a'_i ← a*_i on B_opt, π_n(s'_i) elsewhere
+    y_i  ← r_i + γ (1 − terminated_i) q_n(s'_i, a'_i)                  label
+    θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
+    w_{n+1} ← argmin Σ_i ‖π(s'_i) − a*_i‖² over labels of age ≤ `max_age`   imitate (or climb q_{n+1})
+    stop when max(δ_q, δ_d) < ε
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.fitted import SolvingAlgorithm
+from fittedq.greedy import PartlySolved
+from fittedq.losses import Imitate, Improve, Regress
+from fittedq.noise import AbstractExploration, Gaussian
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics
+from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmortizedFQI(SolvingAlgorithm):
+    name: ClassVar[str] = "amortized_fqi"
+    title: ClassVar[str] = "Amortized fitted Q-iteration"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "fixed dataset",
+        "greedy": "PartlySolved(maximizer, B_opt)",
+        "updates": "q: Bellman, full fit; policy: Imitate (or Improve), full fit",
+        "sync": "Copy on q, policy",
+    }
+
+    solve_share: float = setting(
+        0.2, "share of the states that are solved in each iteration, |B_opt| / |D|", low=0.0, high=1.0
+    )
+    solve_count: int | None = setting(None, "states solved in each iteration, instead of a share", low=0)
+    solve_rule: str = setting("uniform", "which states", choices=("uniform", "gap"))
+    max_age: int = setting(5, "iterations for which a solved action stays a label of the policy (0: its own)", low=0)
+    policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
+    policy_epochs: int = setting(3, "passes over its data in each fit of the policy", low=1)
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key = jax.random.split(key)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=self.deterministic_policy(obs_size, action_set, policy_key),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        target = Bellman(self.gamma, MinOverCritics())
+        policy_loss = Imitate() if self.policy_loss == "imitate" else Improve(MinOverCritics())
+        return FQI(
+            greedy=PartlySolved(
+                self.solved(action_set), self.solve_share, self.solve_count, self.solve_rule, self.max_age
+            ),
+            updates=(
+                Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),
+                Update("policy", policy_loss, self.policy_optimizer(), self.budget(self.policy_epochs)),
+            ),
+            sync=Sync(critic=Copy(), policy=Copy()),
+        )
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)

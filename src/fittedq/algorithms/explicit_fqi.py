@@ -1,0 +1,57 @@
+"""Explicit fitted Q-iteration: the argmax is solved at every target (chapter, "Embedded Optimization").
+
+for n = 0, 1, …:
+    a'_i ← argmax_{a ∈ A(s'_i)} q_n(s'_i, a),  all i                   solve
+    y_i  ← r_i + γ (1 − terminated_i) q_n(s'_i, a'_i)                  label
+    θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
+    stop when δ_q = mean_i |q_{n+1}(s_i, a_i) − q_n(s_i, a_i)| < ε
+With trees this is Ernst et al. 2005, its argmax over a continuous action instead of a few discrete ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.fitted import SolvingAlgorithm
+from fittedq.greedy import SolvedPolicy
+from fittedq.losses import Regress
+from fittedq.noise import AbstractExploration, Gaussian
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics
+from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplicitFQI(SolvingAlgorithm):
+    name: ClassVar[str] = "explicit_fqi"
+    title: ClassVar[str] = "Explicit fitted Q-iteration"
+    online: ClassVar[bool] = False
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "fixed dataset",
+        "greedy": "Solved(maximizer)",
+        "updates": "q: Bellman, full fit",
+        "sync": "Copy",
+    }
+
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        return Approximators(critic=self.critic(obs_size, action_set, key))
+
+    def template(self, action_set: Box) -> FQI:
+        target = Bellman(self.gamma, MinOverCritics())
+        return FQI(
+            greedy=self.solved(action_set),
+            updates=(Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),),
+            sync=Sync(critic=Copy()),
+        )
+
+    def controller(self, nets: Approximators) -> SolvedPolicy:
+        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)

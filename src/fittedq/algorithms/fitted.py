@@ -1,0 +1,157 @@
+"""What the fitted methods share: how q is represented, how a regression is spent, how the argmax is solved."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
+from fittedq.approx.networks import DeterministicPolicy
+from fittedq.approx.trees import Forest, TreeCritic
+from fittedq.errors import UserError
+from fittedq.greedy import Solved
+from fittedq.maximize.ascent import ProjectedAscent
+from fittedq.maximize.base import AbstractMaximizer
+from fittedq.maximize.cem import CrossEntropy
+from fittedq.maximize.grid import Grid
+from fittedq.maximize.lbfgs import ProjectedLBFGS
+from fittedq.maximize.quadratic import QuadraticArgmax
+from fittedq.maximize.sweep import TreeSweep
+from fittedq.settings import setting
+from fittedq.template import Budget
+from fittedq.types import AbstractCritic, Approximators, Box
+
+APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial")
+TREES = ("extra_trees", "random_forest")
+
+MAXIMIZERS: dict[str, AbstractMaximizer] = {
+    "ascent": ProjectedAscent(),
+    "lbfgs": ProjectedLBFGS(),
+    "cem": CrossEntropy(),
+    "grid": Grid(),
+}
+
+# Rprop's own largest step, 50, drives a squashed policy into saturation, where no gradient brings it back.
+OPTIMIZERS = {"adam": optax.adam, "rprop": partial(optax.rprop, max_step_size=0.1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedAlgorithm(Algorithm, abc.ABC):
+    """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
+
+    offline_steps: ClassVar[int] = 40
+
+    gamma: float = setting(0.98, "discount γ", low=0.0, below=1.0)
+    hidden: tuple[int, ...] = setting((128, 128), "widths of the hidden layers", low=1)
+    n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
+    critic_learning_rate: float = setting(1e-3, "the optimizer's step for the critics", above=0.0)
+    policy_learning_rate: float = setting(1e-3, "the optimizer's step for the policy", above=0.0)
+    optimizer: str = setting("adam", "how networks are fitted", choices=OPTIMIZERS)
+    epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
+    minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
+    held_out: float = setting(0.0, "share of rows kept aside in each fit to stop it early", low=0.0, below=1.0)
+    patience: int | None = setting(None, "passes without a lower held-out loss that end a fit", low=1)
+    reset: bool = setting(False, "start each fit from the first networks instead of the last")
+    clip_targets: bool = setting(True, "keep targets within what the rewards seen allow, [r_min, r_max] / (1 − γ)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer == "rprop" and self.minibatch is not None:
+            object.__setattr__(self, "minibatch", None)
+
+    def budget(self, epochs: int) -> Budget:
+        """How each regression is spent."""
+        return Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
+
+    def critic_optimizer(self) -> optax.GradientTransformation:
+        return OPTIMIZERS[self.optimizer](self.critic_learning_rate)
+
+    def policy_optimizer(self) -> optax.GradientTransformation:
+        return OPTIMIZERS[self.optimizer](self.policy_learning_rate)
+
+    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
+        """`nets` with what has to be read off the data, (s, a), before the first fit."""
+        return nets
+
+    def fitted(
+        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray
+    ) -> AbstractCritic | None:
+        """`critic` fitted to (s, a) → y by a method of its own, or None where that is the optimizer's part."""
+        return None
+
+    def deterministic_policy(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> DeterministicPolicy:
+        """The network that amortizes the argmax."""
+        return DeterministicPolicy(obs_size, action_set, self.hidden, key, activation=self.activation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
+    """Fitted methods that solve max_a q(s', a), with any approximator of q."""
+
+    approximator: str = setting("network", "how q is represented", choices=APPROXIMATORS)
+    n_trees: int = setting(50, "trees in an ensemble", low=1)
+    min_samples_leaf: int = setting(5, "rows in a leaf, at least", low=1)
+    degree: int = setting(2, "total degree of polynomial features", low=1)
+    n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
+    ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
+    maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "exact"))
+    random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
+
+    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> AbstractCritic:
+        if self.approximator in TREES:
+            forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
+            return TreeCritic.start(action_set, forest)
+        if self.approximator == "polynomial":
+            return LinearCritic.start(Polynomial(self.degree), obs_size, action_set)
+        if self.approximator == "radial":
+            size = obs_size + action_set.size
+            start = RadialBasis(np.zeros((self.n_centers, size), np.float32), np.ones(size, np.float32))
+            return LinearCritic.start(start, obs_size, action_set)
+        return super().critic(obs_size, action_set, key)
+
+    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
+        if self.approximator != "radial":
+            return nets
+        features = RadialBasis.from_data(inputs, self.n_centers)
+        return nets.replace("critic", dataclasses.replace(nets.critic, features=features))
+
+    def fitted(
+        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray
+    ) -> AbstractCritic | None:
+        if isinstance(critic, TreeCritic):
+            return critic.fit(inputs, y)
+        if isinstance(critic, LinearCritic):
+            return critic.fit(inputs, y, self.ridge)
+        return None
+
+    def sized(self, nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
+        if not isinstance(nets.critic, TreeCritic):
+            return nets
+        nodes = max((len(array) for name, array in arrays.items() if name.endswith("critic/threshold")), default=0)
+        return nets.replace("critic", TreeCritic.start(nets.critic.action_set, nets.critic.forest, nodes))
+
+    def solved(self, action_set: Box) -> Solved:
+        """The greedy step these settings ask for; `auto` takes an exact maximizer where the approximator admits one."""
+        trees, quadratic = self.approximator in TREES, self.approximator == "polynomial" and self.degree <= 2
+        choice = self.maximizer
+        if choice in ("auto", "exact"):
+            if trees and action_set.size == 1:
+                return Solved(TreeSweep(), 0)
+            if quadratic:
+                return Solved(QuadraticArgmax(), 0)
+            if choice == "exact":
+                raise UserError(
+                    f"setting maximizer: there is no exact one for {self.approximator!r} with {action_set.size} action "
+                    "dimensions, only for trees with one and polynomials of degree 2; take maximizer=auto."
+                )
+            choice = "cem" if trees else "ascent"
+        return Solved(MAXIMIZERS[choice], self.random_starts)

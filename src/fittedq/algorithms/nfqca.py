@@ -1,0 +1,62 @@
+"""Neural fitted Q-iteration with continuous actions (Hafner & Riedmiller 2011): the policy amortizes the argmax.
+
+for n = 0, 1, …:
+    y_i ← r_i + γ (1 − terminated_i) q_n(s'_i, π_n(s'_i))              label
+    θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
+    w_{n+1} ← argmax Σ_i q_{n+1}(s_i, π(s_i))                          improve
+The paper starts both networks anew in each iteration and trains them to convergence with Rprop: `reset=true`,
+`optimizer=rprop`. With a budget of one step it is DDPG.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Improve, Regress
+from fittedq.noise import AbstractExploration, Gaussian
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics
+from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class NFQCA(FittedAlgorithm):
+    name: ClassVar[str] = "nfqca"
+    title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "fixed dataset",
+        "greedy": "PolicyAction",
+        "updates": "q: Bellman, full fit; policy: Improve, full fit",
+        "sync": "Copy on q, policy",
+    }
+
+    policy_epochs: int = setting(2, "passes over the data in each fit of the policy", low=1)
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key = jax.random.split(key)
+        return Approximators(
+            critic=self.critic(obs_size, action_set, critic_key),
+            policy=self.deterministic_policy(obs_size, action_set, policy_key),
+        )
+
+    def template(self, action_set: Box) -> FQI:
+        target = Bellman(self.gamma, MinOverCritics())
+        return FQI(
+            greedy=PolicyAction(),
+            updates=(
+                Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),
+                Update("policy", Improve(MinOverCritics()), self.policy_optimizer(), self.budget(self.policy_epochs)),
+            ),
+            sync=Sync(critic=Copy(), policy=Copy()),
+        )
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)

@@ -1,0 +1,68 @@
+"""Smooth fitted Q-iteration: β log ∫ exp(q/β) instead of the maximum (chapter, "Soft Actor-Critic", operator on q).
+
+for n = 0, 1, …:
+    v_i ← β log ∫_A exp(q_n(s'_i, a) / β) da,  by quadrature or sampling   smooth
+    y_i ← r_i + γ (1 − terminated_i) v_i                                   label
+    θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                              regress
+π*(a | s) = exp((q(s, a) − v(s)) / β); its mode, argmax_a q(s, a), is the controller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.fitted import SolvingAlgorithm
+from fittedq.errors import UserError
+from fittedq.greedy import SolvedPolicy
+from fittedq.losses import Regress
+from fittedq.noise import AbstractExploration, Gaussian
+from fittedq.settings import setting
+from fittedq.targets import Quadrature, SmoothBellman, UniformSamples
+from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.types import Approximators, Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothFQI(SolvingAlgorithm):
+    name: ClassVar[str] = "smooth_fqi"
+    title: ClassVar[str] = "Smooth fitted Q-iteration"
+    online: ClassVar[bool] = False
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "fixed dataset",
+        "greedy": "–",
+        "updates": "q: SmoothBellman, full fit",
+        "sync": "Copy",
+    }
+
+    temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0)
+    integration: str = setting("auto", "how ∫_A is taken", choices=("auto", "quadrature", "sampling"))
+    points: int = setting(17, "quadrature nodes per action dimension", low=2)
+    samples: int = setting(64, "actions sampled per state", low=1)
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+
+    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+        return Approximators(critic=self.critic(obs_size, action_set, key))
+
+    def template(self, action_set: Box) -> FQI:
+        small = action_set.size <= 2
+        if self.integration == "quadrature" and not small:
+            raise UserError(
+                f"setting integration: quadrature is for at most 2 action dimensions, found {action_set.size}; "
+                "take integration=sampling."
+            )
+        by_samples = self.integration == "sampling" or not small
+        nodes = UniformSamples(self.samples) if by_samples else Quadrature(self.points)
+        target = SmoothBellman(self.gamma, self.temperature, nodes)
+        return FQI(
+            updates=(Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),),
+            sync=Sync(critic=Copy()),
+        )
+
+    def controller(self, nets: Approximators) -> SolvedPolicy:
+        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)

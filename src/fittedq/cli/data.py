@@ -1,0 +1,260 @@
+"""`fittedq data collect | import | check | export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fittedq.agent import Agent
+from fittedq.cli.train import INTERRUPTED, interruptible
+from fittedq.collect import BATCH, Policy, collect
+from fittedq.data.dataset import Dataset, Writer, action_bounds
+from fittedq.data.exporters import export
+from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
+from fittedq.data.quality import Quality, Spread, check
+from fittedq.envs.gym import make_env
+from fittedq.errors import UserError
+from fittedq.evaluate import check_spaces
+from fittedq.progress import counted
+from fittedq.record import plain
+from fittedq.run import find_agent
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collect transitions from an environment; Ctrl-C keeps what was collected."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, such as HalfCheetah-v5."""
+    steps: int
+    """Transitions to collect."""
+    out: Path
+    """The dataset folder to make."""
+    policy: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="random|PATH")] = ()
+    """`random` (the default), or the folder of a run or an agent; given several times, episodes alternate."""
+    noise: float = 0.0
+    """Deviation of Gaussian noise on the policies' actions, in half-widths of the action box."""
+    epsilon: float = 0.0
+    """Share of actions drawn uniformly from the box."""
+    seed: int = 0
+    """Seed of episodes, noise and random actions."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        policies = [self._policy(name) for name in self.policy or ("random",)]
+        origin = {
+            "collect": self.env,
+            "policies": list(self.policy) or ["random"],
+            "noise": self.noise,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+        }
+        with Writer(self.out) as writer:
+            with interruptible() as interrupted:
+                collected = collect(
+                    self.env,
+                    self.steps,
+                    writer,
+                    policies=policies,
+                    noise=self.noise,
+                    epsilon=self.epsilon,
+                    seed=self.seed,
+                )
+                for _ in counted(collected, -(-self.steps // BATCH), f"collecting {self.steps:,} steps"):
+                    if interrupted:
+                        break
+                collected.close()
+            writer.cut()
+            dataset = writer.finish(origin)
+        _tell(self.out, dataset, [], self.json, stopped_at=self.steps if len(dataset) < self.steps else None)
+        return INTERRUPTED if interrupted else 0
+
+    def _policy(self, name: str) -> Policy:
+        if name == "random":
+            return None
+        agent: Agent = find_agent(Path(name))
+        env = make_env(self.env)
+        try:
+            check_spaces(env, agent.obs_size, agent.action_set)
+        finally:
+            env.close()
+        return agent.act
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a dataset of a file or folder of logged transitions."""
+
+    source: tyro.conf.Positional[Path]
+    """D4RL's HDF5, a local Minari dataset's folder, an .npz, CSV or Parquet file, or a run folder (its replay)."""
+    out: Path
+    """The dataset folder to make."""
+    format: str = "auto"
+    """d4rl, minari, npz, csv, parquet or replay; by default told from the name."""
+    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=COLUMN,…")] = ()
+    """The file's column or columns for obs, action, reward, next_obs, terminated, truncated or episode."""
+    action_low: tuple[float, ...] = ()
+    """The actions' lower bounds: one number for all dimensions, or one each."""
+    action_high: tuple[float, ...] = ()
+    """The actions' upper bounds."""
+    drop_bad: bool = False
+    """Leave out rows that hold NaN or infinity, or an action outside the bounds."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        if bool(self.action_low) != bool(self.action_high):
+            raise UserError("--action-low and --action-high: found one of them, expected both or neither.")
+        source = open_source(self.source, self.format, parse_map(self.map))
+        first, batches = _peeked(source.batches)
+        action_set = None
+        if self.action_low and first is not None:
+            action_set = action_bounds(self.action_low, self.action_high, first[0].action.shape[1])
+        source.batches = counted(batches, source.total, f"importing {self.source}")
+        dataset = import_dataset(
+            source, self.out, label=str(self.source), action_set=action_set, drop_bad=self.drop_bad
+        )
+        _tell(self.out, dataset, source.notes, self.json)
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is in a dataset, and what is suspicious about it."""
+
+    path: tyro.conf.Positional[Path]
+    """A dataset folder."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        quality = check(Dataset.open(self.path))
+        if self.json:
+            print(json.dumps({"path": str(self.path), **_plain(dataclasses.asdict(quality))}))
+        else:
+            _show(self.path, quality)
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset for others to read."""
+
+    path: tyro.conf.Positional[Path]
+    """A dataset folder."""
+    out: Path
+    """The file (.npz, .parquet) or folder (Minari) to make."""
+    format: str = "auto"
+    """minari, npz or parquet; by default told from the name."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        dataset = Dataset.open(self.path)
+        path = export(dataset, self.out, self.format)
+        if self.json:
+            print(json.dumps({"path": str(path), "rows": len(dataset)}))
+        else:
+            print(f"{path}: {len(dataset):,} transitions.")
+        return 0
+
+
+Command = (
+    Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Datasets of logged transitions: collect, import, check, export."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+
+    def run(self) -> int:
+        return self.command.run()
+
+
+def _peeked(batches: Iterator[Batch]) -> tuple[Batch | None, Iterator[Batch]]:
+    """The first batch, and all of them."""
+    first = next(batches, None)
+
+    def all_of_them() -> Iterator[Batch]:
+        if first is not None:
+            yield first
+        yield from batches
+
+    return first, all_of_them()
+
+
+def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_at: int | None = None) -> None:
+    episodes = len(dataset.episodes())
+    if as_json:
+        summary = {
+            "dataset": str(out),
+            "rows": len(dataset),
+            "episodes": episodes,
+            "interrupted": stopped_at is not None,
+            "notes": notes,
+        }
+        print(json.dumps(summary))
+        return
+    console = Console(file=sys.stderr)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
+    print(f"{out}: {len(dataset):,} transitions{asked} in {episodes:,} episodes.")
+
+
+def _show(path: Path, quality: Quality) -> None:
+    ends = f"{quality.terminated:,} terminated, {quality.truncated:,} truncated"
+    if quality.unfinished:
+        ends += ", the last unfinished"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row(
+        "transitions", f"{quality.rows:,} ({quality.obs_size} observation, {quality.action_size} action numbers)"
+    )
+    table.add_row("episodes", f"{quality.episodes:,}: {ends}")
+    table.add_row("length", _spread(quality.length))
+    table.add_row("return", _spread(quality.returns))
+    table.add_row("reward", _spread(quality.reward))
+    columns = (quality.action_low, quality.action_high, quality.action_min, quality.action_max, quality.at_bounds)
+    for axis, (low, high, least, greatest, share) in enumerate(zip(*columns, strict=True)):
+        table.add_row(
+            f"action {axis}",
+            f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]; {100 * share:.1f} % on its bounds",
+        )
+    console = Console()
+    console.print(f"{path}", highlight=False, soft_wrap=True)
+    console.print(table, highlight=False)
+    for warning in quality.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    if not quality.warnings:
+        console.print("No warnings.", highlight=False)
+
+
+def _spread(spread: Spread) -> str:
+    if spread.min is None or spread.mean is None or spread.max is None:
+        return "none"
+    return f"{spread.mean:.4g} on average ({spread.min:.4g} to {spread.max:.4g})"
+
+
+def _plain(value: Any) -> Any:
+    """`value` with null for the numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return plain(value)

@@ -1,0 +1,93 @@
+"""Collect transitions from an environment into a dataset: uniform actions, policies with noise, or a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+import numpy as np
+
+from fittedq.data.dataset import Writer
+from fittedq.envs.gym import EnvLike, GymSource
+from fittedq.errors import UserError
+from fittedq.noise import explore
+from fittedq.types import Box, Transition
+
+Policy = Callable[[np.ndarray], np.ndarray] | None
+"""obs [b, s] → action [b, m] in the environment's units; None draws uniformly from the box."""
+
+BATCH = 100
+"""Steps between looks: how many a stop waits for."""
+
+
+def collect(
+    env: EnvLike,
+    steps: int,
+    writer: Writer,
+    *,
+    policies: Sequence[Policy] = (None,),
+    noise: float = 0.0,
+    epsilon: float = 0.0,
+    seed: int = 0,
+) -> Generator[int, None, None]:
+    """a ~ U(A) with probability ε, else Π_A(π(s) + σ · half_width · η) with η ~ N(0, I); append `steps` transitions.
+
+    Yields how many were appended, every few; a caller that stops early closes the generator, then `cut`s and
+    `finish`es the writer, as after the end. Episode e follows `policies[e mod n]`. `noise` is σ. The writer takes the
+    environment's action set. Equal seeds give equal data where the environment is deterministic given its seed.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps: found {steps!r}, expected a whole number of at least 1.")
+    if not noise >= 0 or not np.isfinite(noise):
+        raise UserError(f"noise: found {noise!r}, expected a finite number of at least 0, in half-widths of the box.")
+    if not 0 <= epsilon <= 1:
+        raise UserError(f"epsilon: found {epsilon!r}, expected a share between 0 and 1.")
+    if not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
+    if not policies:
+        raise UserError("policies: found none, expected at least one.")
+    source = GymSource(env, seed=seed)
+    try:
+        if source.n_envs != 1:
+            raise UserError(
+                f"environment {source.label}: found {source.n_envs} environments in one, expected a single one: the "
+                "rows of a dataset follow one another."
+            )
+        writer.declare(source.action_set)
+        yield from _collect(source, steps, writer, policies, noise, epsilon, seed)
+    finally:
+        source.close()
+
+
+def _collect(
+    source: GymSource, steps: int, writer: Writer, policies: Sequence[Policy], noise: float, epsilon: float, seed: int
+) -> Iterator[int]:
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    action_set, episode, taken = source.action_set, 0, 0
+    while taken < steps:
+        batch: list[Transition] = []
+        while len(batch) < BATCH and taken + len(batch) < steps:
+            obs = source.obs
+            action = _act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
+            step = source.step(action)
+            if step.valid[0]:
+                batch.append(Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
+            episode += len(step.returns)
+        writer.append(Transition(*(np.concatenate(column) for column in zip(*batch, strict=True))))
+        taken += len(batch)
+        yield taken
+
+
+def _act(
+    policy: Policy, obs: np.ndarray, action_set: Box, noise: float, epsilon: float, rng: np.random.Generator
+) -> np.ndarray:
+    shape = (len(obs), action_set.size)
+    if policy is None or (epsilon and rng.random() < epsilon):
+        unit = rng.uniform(-1, 1, shape).astype(np.float32)
+        return np.asarray(action_set.project(action_set.from_unit(unit), obs))
+    action = np.asarray(policy(obs), np.float32)
+    if action.shape != shape:
+        raise UserError(
+            f"policy: found an action of shape {action.shape} for observations of shape {obs.shape}, expected {shape}."
+        )
+    eta = noise * rng.standard_normal(shape, np.float32)
+    return np.asarray(explore(action, eta.astype(np.float32), action_set, obs))

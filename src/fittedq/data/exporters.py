@@ -1,0 +1,165 @@
+"""Datasets in formats that others read: Minari, .npz, Parquet. Each is streamed, and whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fittedq.data.dataset import COLUMNS, VECTORS, Dataset
+from fittedq.errors import UserError, nearest
+from fittedq.files import write_json
+
+MINARI_VERSION = "0.5.0"
+"""The Minari release whose layout is written; later ones read it."""
+
+
+def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
+    """Write `dataset` to `path` as one of `WRITERS` (`auto`: by the name's ending, a folder is Minari's).
+
+    UserError: `path` is there already, cannot be written, or a package is missing.
+    """
+    path = Path(path)
+    if format == "auto":
+        formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", "": "minari"}
+        if path.suffix not in formats:
+            raise UserError(
+                f"{path}: no format ends in {path.suffix!r}; name one with --format ({', '.join(WRITERS)})."
+            )
+        format = formats[path.suffix]
+    if format not in WRITERS:
+        raise UserError(f"format {format!r} is unknown; {nearest(format, ['auto', *WRITERS])}")
+    with _appearing(path) as temporary:
+        WRITERS[format](dataset, temporary, path.name)
+    return path
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` where all went well, and vanishes where not."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is there already; choose another with --out.")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        if path.is_dir() and temporary.is_file():
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another with --out.") from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path} needs {error.name} to be written; pip install 'fittedq[data]'.") from None
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_npz(dataset: Dataset, path: Path, name: str) -> None:
+    """One array per column, named as in `Dataset.from_arrays`, and action_low, action_high [m]."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for column in COLUMNS:
+            values = dataset.columns[column]
+            with archive.open(f"{column}.npy", "w", force_zip64=True) as file:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(values.dtype),
+                    "fortran_order": False,
+                    "shape": values.shape,
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in dataset.chunks():
+                    file.write(np.ascontiguousarray(values[part]).tobytes())
+        for bound, numbers in (("action_low", dataset.action_set.low), ("action_high", dataset.action_set.high)):
+            with archive.open(f"{bound}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(numbers, np.float32), allow_pickle=False)
+
+
+def _write_parquet(dataset: Dataset, path: Path, name: str) -> None:
+    """Numbered columns (obs_0, obs_1, …), reward, terminated, truncated, and the episode's number."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    stops = np.array([stop for _, stop in dataset.episodes()])
+    fields = [
+        *((f"{column}_{axis}", pa.float32()) for column in VECTORS for axis in range(dataset.columns[column].shape[1])),
+        ("reward", pa.float32()),
+        ("terminated", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("episode", pa.int64()),
+    ]
+    bounds = {"action_low": dataset.action_set.low, "action_high": dataset.action_set.high}
+    schema = pa.schema(fields, metadata={key: json.dumps(value) for key, value in bounds.items()})
+    with parquet.ParquetWriter(path, schema) as writer:
+        for part in dataset.chunks():
+            batch = dataset.transitions(part)._asdict()
+            columns = [np.ascontiguousarray(column) for name in VECTORS for column in batch[name].T]
+            columns += [batch["reward"], batch["terminated"], batch["truncated"]]
+            columns.append(np.searchsorted(stops, np.arange(part.start, part.stop), side="right"))
+            writer.write_table(pa.table([pa.array(np.asarray(column)) for column in columns], schema=schema))
+
+
+def _write_minari(dataset: Dataset, path: Path, name: str) -> None:
+    """data/main_data.hdf5 with a group per episode, T + 1 observations and T of all else; data/metadata.json.
+
+    An episode is split, and its first part truncated, where a next observation is not the next row's: the layout
+    stores each observation once. An unfinished last episode is truncated.
+    """
+    import h5py
+
+    (path / "data").mkdir(parents=True)
+    main = path / "data" / "main_data.hdf5"
+    ends = {stop for _, stop in dataset.episodes()} | {int(row) + 1 for row in dataset.broken_links()}
+    start = 0
+    with h5py.File(main, "w", track_order=True) as file:
+        for index, stop in enumerate(sorted(ends)):
+            episode = dataset.transitions(slice(start, stop))
+            truncated = np.array(episode.truncated)
+            truncated[-1] |= not episode.terminated[-1]
+            group = file.create_group(f"episode_{index}")
+            group.attrs["id"], group.attrs["total_steps"] = index, stop - start
+            group["observations"] = np.concatenate([episode.obs, episode.next_obs[-1:]])
+            group["actions"], group["rewards"] = episode.action, np.asarray(episode.reward, np.float64)
+            group["terminations"], group["truncations"] = episode.terminated, truncated
+            start = stop
+    metadata = {
+        "total_episodes": len(ends),
+        "total_steps": len(dataset),
+        "data_format": "hdf5",
+        "observation_space": _box([-np.inf] * dataset.obs_size, [np.inf] * dataset.obs_size),
+        "action_space": _box(dataset.action_set.low, dataset.action_set.high),
+        "dataset_id": _dataset_id(name),
+        "minari_version": MINARI_VERSION,
+        "dataset_size": round(main.stat().st_size / 1e6, 1),
+    }
+    write_json(path / "data" / "metadata.json", metadata)
+
+
+def _box(low: object, high: object) -> str:
+    bounds = {"low": np.asarray(low, float).tolist(), "high": np.asarray(high, float).tolist()}
+    return json.dumps({"type": "Box", "dtype": "float32", "shape": [len(bounds["low"])], **bounds})
+
+
+def _dataset_id(name: str) -> str:
+    """A name that Minari accepts: letters, digits, - and _, with a version."""
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name).strip("-") or "dataset"
+    return f"fittedq/{plain}-v0"
+
+
+WRITERS: dict[str, Callable[[Dataset, Path, str], None]] = {
+    "minari": _write_minari,
+    "npz": _write_npz,
+    "parquet": _write_parquet,
+}

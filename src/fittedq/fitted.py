@@ -1,0 +1,541 @@
+"""Fitted iterations over a logged dataset: the template's slots, driven from the host, one dataset-wide fit at a time.
+
+for n = 0, 1, …:
+    frozen ← live                                     (sync)
+    a' ← greedy(frozen, s'), all rows                 (solve, partly solve, or amortize)
+    for each update, in order:  D ← label(frozen, all rows, a');  component ← fit(D), to the end of its budget
+    stop when the iterates have stopped moving
+
+Rows pass through compiled code some thousands at a time, so memory does not grow with the dataset, and the trainer can
+say how far it is in the middle of an iteration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.approx.host import to_host
+from fittedq.data.dataset import Dataset
+from fittedq.data.statistics import RunningMoments
+from fittedq.greedy import PartlySolved, Solved
+from fittedq.losses import Imitate
+from fittedq.settings import check, setting
+from fittedq.targets import Labelled
+from fittedq.template import Update
+from fittedq.train import (
+    AbstractTrainer,
+    Arrays,
+    Learner,
+    Progress,
+    from_arrays,
+    initial_state,
+    never,
+    strong,
+    to_arrays,
+)
+from fittedq.types import Approximators, Greedy, Transition
+
+CHUNK = 4096
+"""Rows labelled in one compiled call."""
+STEPS_PER_CALL = 64
+"""Gradient steps in one compiled call."""
+PROBES = 20_000
+"""Rows on which the change of q between iterations is measured."""
+HELD_IN_MEMORY = 2**30
+"""Bytes of packed rows up to which a dataset is read into memory once."""
+PATIENCE_SECONDS = 1.0
+"""A trainer reports at least this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a logged dataset is learned from; shared by every algorithm."""
+
+    batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
+    normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
+    tolerance: float = setting(0.0, "stop when max(δ_q, δ_d), or δ_q and the policy's change, fall below", low=0.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Rows:
+    """A dataset's packed rows, observations normalized; read into memory once where they fit."""
+
+    def __init__(self, dataset: Dataset, normalize: bool):
+        self.size, self.obs_size, self.action_size = len(dataset), dataset.obs_size, dataset.action_size
+        self.width = Transition.width(self.obs_size, self.action_size)
+        self.moments = None
+        if normalize:
+            moments = RunningMoments.start(self.obs_size)
+            for rows in self._slices():
+                moments = moments.update(np.asarray(dataset.transitions(rows).obs))
+            self.moments = to_host(moments)
+        self._dataset = dataset
+        self._held = None
+        if self.size * self.width * 4 <= HELD_IN_MEMORY:
+            self._held = np.empty((self.size, self.width), np.float32)
+            for rows in self._slices():
+                self._held[rows] = self._read(rows)
+
+    def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The packed rows at an index or in a slice."""
+        return self._held[rows] if self._held is not None else self._read(rows)
+
+    def _slices(self) -> Iterator[slice]:
+        return (slice(first, min(first + 16 * CHUNK, self.size)) for first in range(0, self.size, 16 * CHUNK))
+
+    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
+        packed = np.array(self._dataset.rows(rows), np.float32)
+        if self.moments is not None:
+            end = self.obs_size + self.action_size
+            for columns in (slice(0, self.obs_size), slice(end, end + self.obs_size)):
+                packed[:, columns] = self.moments.normalize(packed[:, columns])
+        return packed
+
+
+class FittedTrainer(AbstractTrainer):
+    """Fitted Q-iteration on a fixed dataset; `step` counts iterations, `updates` gradient steps and own fits."""
+
+    def __init__(self, algorithm: FittedAlgorithm, dataset: Dataset, settings: FitSettings, seed: int):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
+        self.finished: str | None = None
+        self._algorithm, self._settings, self._seed = algorithm, settings, seed
+        self._fqi = algorithm.template(self.action_set)
+        self._rows = Rows(dataset, settings.normalize_obs)
+        self._reward_range = _range(dataset)
+
+        self._first = self._start()
+        self._nets = self._first
+        self._optimizer_states = self._fresh_optimizers()
+        size, action = self._rows.size, self.action_set.size
+        center = np.asarray(self.action_set.center, np.float32)
+        self._answers = np.broadcast_to(center, (size, action)).copy()
+        """Each row's last greedy action: the next solve starts there."""
+        self._solved_at = np.full(size, -1)
+        self._gap = np.full(size, np.inf, np.float32)
+        self._metrics: dict[str, float] = {}
+        self._work: Iterator[float] | None = None
+
+        self._greedy = jax.jit(lambda nets, obs, starts, key: self._fqi_solver(nets, obs, key, starts))
+        self._amortized = jax.jit(lambda nets, obs, key: _amortized(self._fqi.greedy)(nets, obs, key))
+        self._label = [eqx.filter_jit(partial(_label, update)) for update in self._fqi.updates]
+        self._steps = [jax.jit(partial(_steps, update), donate_argnums=(0, 1)) for update in self._fqi.updates]
+        self._loss = [jax.jit(partial(_loss, update)) for update in self._fqi.updates]
+
+    # ------------------------------------------------------------------ the iteration
+
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        """Up to `steps` iterations, or as far as a second goes: then `fraction` says how much of the next is done."""
+        until, deadline, fraction = self.step + steps, time.monotonic() + PATIENCE_SECONDS, 0.0
+        while self.step < until and self.finished is None and not stop():
+            if self._work is None:
+                self._work = self._iterate()
+            fraction = next(self._work, 1.0)
+            if fraction >= 1.0:
+                self._work, fraction = None, 0.0
+            elif time.monotonic() < deadline:
+                continue
+            if time.monotonic() >= deadline:
+                break
+        return Progress(self.step, self.updates, 0, [], dict(self._metrics), fraction)
+
+    def _iterate(self) -> Iterator[float]:
+        """One iteration; yields the share of it that is done. State changes at its end, all at once."""
+        n = self.step + 1
+        rng = np.random.default_rng(np.random.SeedSequence([self._seed, 2, n]))
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key_data(jax.random.key(self._seed)), n), 1 + 2 * len(self._fqi.updates)
+        )
+        nets = before = self._nets
+        frozen = self._fqi.sync.freeze(nets)
+        probe = self._rows(rng.permutation(self._rows.size)[:PROBES] if self._rows.size > PROBES else slice(None))
+        solving = self._fqi.greedy is not None and _solver(self._fqi.greedy) is not None
+        greedy_share = 0.5 if solving else 0.1
+
+        memory = (self._answers.copy(), self._solved_at.copy(), self._gap.copy())
+        solved = np.zeros(self._rows.size, bool)
+        if self._fqi.greedy is not None:
+            for done in self._act(frozen.over(nets), n, keys[0], memory, solved):
+                yield greedy_share * done
+        answers, solved_at, gap = memory
+        greedy = None if self._fqi.greedy is None else (answers, solved)
+
+        metrics: dict[str, float] = {}
+        states = list(self._optimizer_states)
+        updates = self.updates
+        for index, update in enumerate(self._fqi.updates):
+            data = self._labelled(index, nets, frozen, greedy, solved_at, n, keys[1 + 2 * index])
+            share = (1 - greedy_share) / len(self._fqi.updates)
+            component = getattr(nets, update.component)
+            if data is not None:
+                fit = self._fit(index, nets, states, data, rng, keys[2 + 2 * index])
+                for fitted, done, figures, count in fit:
+                    component, metrics, updates = fitted, metrics | figures, updates + count
+                    yield greedy_share + share * (index + min(done, 0.999))
+            nets = nets.replace(update.component, component)
+            if data is not None and isinstance(data, Labelled):
+                metrics |= self._target_figures(np.asarray(data.y))
+        metrics |= self._changes(before, nets, probe, answers, solved)
+        self._nets, self._optimizer_states = nets, tuple(states)
+        self._answers, self._solved_at, self._gap = answers, solved_at, gap
+        self._metrics, self.updates, self.step = metrics, updates, n
+        self.finished = self._verdict(metrics)
+
+    def _act(self, nets: Approximators, n: int, key: Any, memory: Any, solved: np.ndarray) -> Iterator[float]:
+        """Fill `memory`'s answers for every row: the solver's on B_opt, the policy's elsewhere."""
+        answers, solved_at, gap = memory
+        greedy, size = self._fqi.greedy, self._rows.size
+        chosen = np.arange(size)
+        if isinstance(greedy, PartlySolved):
+            # A generator of its own: which rows are solved changes nothing in how networks are fitted.
+            chosen = greedy.rows(size, gap, np.random.default_rng(np.random.SeedSequence([self._seed, 3, n])))
+        elif _solver(greedy) is None:
+            chosen = chosen[:0]
+        solved[chosen] = True
+        keys = iter(jax.random.split(key, 2 + 2 * (size // CHUNK + 2)))
+        if not solved.all():
+            for part in _chunks(np.flatnonzero(~solved)):
+                obs = self._next_obs(part)
+                answers[part] = np.asarray(self._amortized(nets, _filled(obs), next(keys)).action)[: len(part)]
+                yield 0.2 * part[-1] / size
+        for part in _chunks(chosen):
+            obs = self._next_obs(part)
+            starts = answers[part][:, None]
+            if _solver(greedy).on_host:
+                answer = np.asarray(_solver(greedy)(nets, obs, next(keys)).action)
+            else:
+                answer = np.asarray(self._greedy(nets, _filled(obs), _filled(starts), next(keys)).action)[: len(part)]
+            if isinstance(greedy, PartlySolved):
+                pairs = jax.tree.map(lambda leaf: np.asarray(leaf), _gap(nets, _filled(obs), _filled(answer)))
+                gap[part] = pairs[: len(part)]
+            answers[part], solved_at[part] = answer, n
+            yield 0.2 + 0.8 * part[-1] / size
+
+    def _fqi_solver(self, nets: Approximators, obs: Any, key: Any, starts: Any) -> Greedy:
+        return _solver(self._fqi.greedy)(nets, obs, key, starts)
+
+    def _labelled(
+        self,
+        index: int,
+        nets: Approximators,
+        frozen: Approximators,
+        greedy: tuple[np.ndarray, np.ndarray] | None,
+        solved_at: np.ndarray,
+        n: int,
+        key: Any,
+    ) -> Any:
+        """D of one update over every row, on the host; None where it is empty."""
+        update = self._fqi.updates[index]
+        chosen = np.arange(self._rows.size)
+        if isinstance(update.loss, Imitate):
+            assert isinstance(self._fqi.greedy, PartlySolved | Solved)
+            oldest = n - getattr(self._fqi.greedy, "max_age", 0)
+            chosen = np.flatnonzero(solved_at >= max(oldest, 1))
+            if len(chosen) == 0:
+                return None
+        parts = []
+        for part, part_key in zip(_chunks(chosen), jax.random.split(key, len(chosen) // CHUNK + 1), strict=False):
+            rows = self._rows(part)
+            action = solved = None
+            if greedy is not None:
+                # Of a loss that imitates, every chosen row is a label; no other asks.
+                action, solved = _filled(greedy[0][part]), np.ones(len(_filled(part)), bool)
+            data = self._label[index](nets, frozen, _filled(rows), action, solved, part_key)
+            count = len(part)
+            parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], data))
+        data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        if isinstance(data, Labelled) and self._algorithm.clip_targets:
+            low, high = (bound / (1 - self._algorithm.gamma) for bound in self._reward_range)
+            data = Labelled(
+                data.inputs, np.clip(data.y, min(low, self._reward_range[0]), max(high, self._reward_range[1]))
+            )
+        return data
+
+    def _fit(
+        self, index: int, nets: Approximators, states: list[Any], data: Any, rng: np.random.Generator, key: Any
+    ) -> Iterator[tuple[Any, float, dict[str, float], int]]:
+        """Spend one update's budget on D; yields (component, share done, figures, gradient steps since the last)."""
+        update = self._fqi.updates[index]
+        component, state = getattr(nets, update.component), states[index]
+        if isinstance(data, Labelled) and update.component == "critic":
+            obs, action = (np.asarray(part) for part in data.inputs)
+            own = self._algorithm.fitted(component, (obs, action), np.asarray(data.y))
+            if own is not None:
+                yield own, 1.0, {}, 1
+                return
+        budget = update.budget
+        if budget.reset:
+            component = getattr(self._first, update.component)
+            state = update.optimizer.init(component)
+        # The compiled steps take their buffers over: what was handed in must survive an interrupted iteration.
+        component, state = jax.tree.map(jnp.array, (component, state))
+        size = jax.tree.leaves(data)[0].shape[0]
+        order = rng.permutation(size)
+        held = order[: int(budget.held_out * size)]
+        kept = np.sort(order[len(held) :])
+        minibatch = min(budget.minibatch or len(kept), len(kept))
+        best, best_component, waited, figures = np.inf, None, 0, {}
+        for epoch in range(budget.epochs):
+            epoch_key = jax.random.fold_in(key, epoch)
+            steps = len(kept) // minibatch
+            order = rng.permutation(kept) if minibatch < len(kept) else kept
+            for first in range(0, steps, STEPS_PER_CALL):
+                count = min(STEPS_PER_CALL, steps - first)
+                picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
+                block = jax.tree.map(lambda leaf, picked=picked: leaf[picked], data)
+                step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
+                component, state, figures = self._steps[index](component, state, nets, block, step_keys)
+                yield component, (epoch + first / steps) / budget.epochs, {}, count
+            if len(held):
+                loss = float(self._loss[index](component, nets, jax.tree.map(lambda leaf: leaf[held], data), epoch_key))
+                if loss < best:
+                    best, best_component, waited = loss, jax.tree.map(jnp.array, component), 0
+                else:
+                    waited += 1
+                if budget.patience is not None and waited >= budget.patience:
+                    break
+        if best_component is not None:
+            component = best_component
+        states[index] = state
+        named = {f"{update.component}/{name}": float(value) for name, value in figures.items()}
+        if len(held):
+            named[f"{update.component}/held_out_loss"] = best
+        yield component, 1.0, named, 0
+
+    # ------------------------------------------------------------------ what is said of an iteration
+
+    def _changes(
+        self, before: Approximators, nets: Approximators, probe: np.ndarray, answers: np.ndarray, solved: np.ndarray
+    ) -> dict[str, float]:
+        """δ_q = mean_D |q_{n+1} − q_n|; δ_d = mean ‖π_{n+1} − a*‖ on B_opt; the controller's change, in half-widths."""
+        obs, action = self._inputs(probe)
+        old, new = (_values(one.critic, obs, action) for one in (before, nets))
+        half_width = np.asarray(self.action_set.half_width, np.float32)
+        figures = {"delta_q": float(np.abs(new - old).mean())}
+        if nets.policy is None:
+            if self._fqi.greedy is not None:
+                figures["policy_change"] = float(np.abs((answers - self._answers) / half_width).mean())
+            return figures
+        moved = _modes(nets.policy, obs) - _modes(before.policy, obs)
+        figures["policy_change"] = float(np.abs(moved / half_width).mean())
+        if any(isinstance(update.loss, Imitate) for update in self._fqi.updates):
+            rows = np.flatnonzero(solved)[:PROBES]
+            error = _modes(nets.policy, self._next_obs(rows)) - answers[rows] if len(rows) else np.zeros((1, 1))
+            figures["delta_d"] = float(np.abs(error / (half_width if len(rows) else 1)).mean())
+        return figures
+
+    def _target_figures(self, y: np.ndarray) -> dict[str, float]:
+        """max |y| beside the largest value that rewards allow: above it the iteration diverges."""
+        largest = max(abs(bound) for bound in self._reward_range) / (1 - self._algorithm.gamma)
+        return {"max_abs_target": float(np.abs(y).max()), "largest_value": largest}
+
+    def _verdict(self, metrics: dict[str, float]) -> str | None:
+        """Why the loop ends here, or None."""
+        tolerance, delta_q = self._settings.tolerance, metrics["delta_q"]
+        delta_d, change = metrics.get("delta_d", 0.0), metrics.get("policy_change", 0.0)
+        if max(delta_q, delta_d) < tolerance:
+            return f"max(δ_q, δ_d) fell below the tolerance {tolerance:g}"
+        if "delta_d" in metrics and max(delta_q, change) < tolerance:
+            return f"q and the policy stopped changing (below {tolerance:g}), though δ_d stays at {delta_d:.3g}"
+        return None
+
+    # ------------------------------------------------------------------ state
+
+    def _start(self) -> Approximators:
+        """The first approximators."""
+        key = jax.random.key_data(jax.random.key(self._seed))
+        nets = self._algorithm.networks(self.obs_size, self.action_set, key)
+        nets = strong(jax.tree.map(jnp.asarray, nets))
+        sample = self._rows(np.arange(min(self._rows.size, PROBES)))
+        return self._algorithm.prepared(nets, self._inputs(sample))
+
+    def _inputs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(s, a) of packed rows."""
+        return rows[:, : self.obs_size], rows[:, self.obs_size : self.obs_size + self.action_set.size]
+
+    def _fresh_optimizers(self) -> tuple[Any, ...]:
+        return tuple(update.optimizer.init(getattr(self._first, update.component)) for update in self._fqi.updates)
+
+    def _next_obs(self, rows: np.ndarray) -> np.ndarray:
+        start = self.obs_size + self.action_set.size
+        return np.ascontiguousarray(self._rows(rows)[:, start : start + self.obs_size])
+
+    def nets(self) -> Approximators:
+        return self._nets
+
+    def moments(self) -> RunningMoments | None:
+        return self._rows.moments
+
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        arrays = {
+            **to_arrays("nets", self._nets),
+            **to_arrays("optimizers", self._optimizer_states),
+            "answers": self._answers,
+            "solved_at": self._solved_at,
+            "gap": self._gap,
+        }
+        meta = {"step": self.step, "updates": self.updates, "metrics": self._metrics, "finished": self.finished}
+        return arrays, meta
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        self.step, self.updates = meta["step"], meta["updates"]
+        self._metrics, self.finished = meta["metrics"], meta["finished"]
+        self._nets = from_arrays("nets", self._algorithm.sized(self._first, arrays), arrays)
+        self._nets = jax.tree.map(jnp.asarray, self._nets)
+        self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))
+        self._answers, self._solved_at = arrays["answers"].copy(), arrays["solved_at"].copy()
+        self._gap = arrays["gap"].copy()
+        self._work = None
+        return True
+
+    def close(self) -> None:
+        self._work = None
+
+
+class BatchTrainer(AbstractTrainer):
+    """Any method of the template on batches of a fixed dataset; `step` counts updates."""
+
+    def __init__(self, algorithm: Algorithm, dataset: Dataset, settings: FitSettings, seed: int):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
+        self.finished: str | None = None
+        self._settings = settings
+        self._rows = Rows(dataset, settings.normalize_obs)
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
+        while self.step < until and not stop() and time.monotonic() < deadline:
+            # Two shapes, so two programs: whole calls, and single updates up to the next report.
+            count = STEPS_PER_CALL if until - self.step >= STEPS_PER_CALL else 1
+            picked = self._rng.integers(0, self._rows.size, (count, self._settings.batch_size))
+            rows = self._rows(picked.ravel()).reshape(*picked.shape, -1)
+            self.learner.learn(rows)
+            self.step += count
+            # One call in flight at a time, or the clock would run ahead of the learner.
+            self.learner.wait()
+        self.updates = self.step
+        return Progress(self.step, self.updates, 0, [], self.learner.metrics())
+
+    def nets(self) -> Approximators:
+        return self.learner.state.nets
+
+    def moments(self) -> RunningMoments | None:
+        return self._rows.moments
+
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        meta = {"step": self.step, "rng": self._rng.bit_generator.state}
+        return to_arrays("learner", self.learner.state), meta
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        self.step = self.updates = meta["step"]
+        self._rng.bit_generator.state = meta["rng"]
+        self.learner.state = jax.device_put(from_arrays("learner", self.learner.state, arrays))
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+# ---------------------------------------------------------------------- compiled pieces
+
+
+def _label(update: Update, nets: Any, frozen: Any, rows: Any, action: Any, solved: Any, key: Any) -> Any:
+    obs_size = (rows.shape[1] - nets.critic.action_set.size - 3) // 2
+    batch = Transition.unpack(rows, obs_size, nets.critic.action_set.size)
+    greedy = None if action is None else Greedy(action, jnp.zeros(rows.shape[0]), solved)
+    return update.label(nets, frozen, batch, greedy, key)
+
+
+def _steps(update: Update, component: Any, state: Any, nets: Any, block: Any, keys: Any) -> Any:
+    """One gradient step per minibatch of `block` [K, b, …]."""
+
+    def step(carry: Any, inputs: Any) -> Any:
+        rows, key = inputs
+        component, state, figures = update.gradient_step(carry[0], carry[1], nets, rows, key)
+        return (component, state), figures
+
+    (component, state), figures = jax.lax.scan(step, (component, state), (block, keys))
+    return strong(component), strong(state), jax.tree.map(lambda leaf: leaf[-1], figures)
+
+
+def _loss(update: Update, component: Any, nets: Any, data: Any, key: Any) -> Any:
+    return update.loss(component, nets, data, key)[0]
+
+
+@jax.jit
+def _gap(nets: Any, obs: Any, action: Any) -> Any:
+    """q at an action less q at the policy's."""
+    own = nets.policy.act(obs, jnp.zeros_like(action))
+    return (nets.critic(obs, action).min(axis=0)) - nets.critic(obs, own).min(axis=0)
+
+
+@jax.jit
+def _chunk_values(critic: Any, obs: Any, action: Any) -> Any:
+    return critic(obs, action).min(axis=0)
+
+
+@jax.jit
+def _chunk_modes(policy: Any, obs: Any) -> Any:
+    return policy.act(obs, jnp.zeros((obs.shape[0], policy.action_set.size), obs.dtype))
+
+
+def _values(critic: Any, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+    return np.concatenate(
+        [
+            np.asarray(_chunk_values(critic, _filled(obs[part]), _filled(action[part])))[: len(part)]
+            for part in _chunks(np.arange(len(obs)))
+        ]
+    )
+
+
+def _modes(policy: Any, obs: np.ndarray) -> np.ndarray:
+    return np.concatenate(
+        [np.asarray(_chunk_modes(policy, _filled(obs[part])))[: len(part)] for part in _chunks(np.arange(len(obs)))]
+    )
+
+
+def _solver(greedy: Any) -> Any:
+    """The solver inside a greedy step, or None."""
+    return greedy if isinstance(greedy, Solved) else greedy.solver if isinstance(greedy, PartlySolved) else None
+
+
+def _amortized(greedy: Any) -> Any:
+    """The policy inside a greedy step."""
+    return greedy.amortized if isinstance(greedy, PartlySolved) else greedy
+
+
+def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+    return (indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK))
+
+
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """`rows` filled up to a whole chunk (few: to a power of two) with copies of the last: chunks share a shape."""
+    size = min(CHUNK, 1 << (len(rows) - 1).bit_length()) if len(rows) else 1
+    return (
+        rows
+        if len(rows) == size
+        else np.concatenate([rows, np.broadcast_to(rows[-1:], (size - len(rows), *rows.shape[1:]))])
+    )
+
+
+def _range(dataset: Dataset) -> tuple[float, float]:
+    """(smallest, largest) reward."""
+    reward = dataset.columns["reward"]
+    parts = [reward[first : first + 2**20] for first in range(0, len(reward), 2**20)]
+    return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)

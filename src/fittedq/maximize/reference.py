@@ -1,0 +1,92 @@
+"""SciPy's L-BFGS-B, one state and one start at a time: the reference for the batched maximizers, not compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.errors import UserError
+from fittedq.maximize.base import (
+    CONVERGED,
+    ITERATION_LIMIT,
+    STALLED,
+    AbstractMaximizer,
+    Objective,
+    Solution,
+    best,
+    is_box,
+    search_rows,
+    value_and_gradient,
+)
+from fittedq.types import AbstractActionSet, Arr
+
+STATUS_OF_SCIPY = {0: CONVERGED, 1: ITERATION_LIMIT}
+
+
+class ScipyLBFGSB(AbstractMaximizer):
+    """max_{low(s) ≤ a ≤ high(s)} q(s, a) by scipy.optimize.minimize(method="L-BFGS-B"), SciPy's own settings.
+
+    Boxes only, fixed or state-dependent. Call it outside `jit`. Source: Byrd et al. 1995; Zhu et al. 1997.
+    """
+
+    def __call__(
+        self,
+        objective: Objective,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"],
+        key: PRNGKeyArray,
+    ) -> Solution:
+        del key
+        if not is_box(action_set):
+            raise UserError(
+                f"L-BFGS-B: found the action set {type(action_set).__name__}, expected a box; use ProjectedLBFGS, "
+                "which takes any set that has a projection."
+            )
+        rows, start = search_rows(obs, starts, action_set)
+        low, high = (np.broadcast_to(bound, start.shape).astype(float) for bound in action_set.bounds(rows))
+        states = np.asarray(rows)
+        found, statuses = np.array(start), np.empty(len(start), int)
+        for row in range(len(start)):
+
+            def at(action: np.ndarray, row: int = row) -> tuple[float, np.ndarray]:
+                batch = action[None].astype(start.dtype)
+                value, gradient = compiled_value_and_gradient(objective, states[row : row + 1], batch)
+                return float(value[0]), np.asarray(gradient[0], float)
+
+            found[row], statuses[row] = climb(at, found[row], low[row], high[row])
+        # The starts stand beside what was found: SciPy may end below them where q is not a number.
+        b, k, m = starts.shape
+        found = action_set.project(jnp.asarray(found), rows)
+        status = jnp.asarray(statuses).reshape(b, k)
+        return best(
+            jnp.concatenate([found.reshape(b, k, m), start.reshape(b, k, m)], axis=1),
+            jnp.concatenate([objective(rows, found).reshape(b, k), objective(rows, start).reshape(b, k)], axis=1),
+            jnp.concatenate([status, jnp.full((b, k), ITERATION_LIMIT)], axis=1),
+        )
+
+
+compiled_value_and_gradient = eqx.filter_jit(value_and_gradient)
+
+
+def climb(
+    value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: Float[np.ndarray, "m"],
+    low: Float[np.ndarray, "m"],
+    high: Float[np.ndarray, "m"],
+) -> tuple[Any, int]:
+    """(action, status) of one search from `start`, of a function of one action that gives (q, ∂q/∂a)."""
+    # JAX itself requires SciPy; importing it takes a moment that other maximizers need not wait.
+    from scipy.optimize import minimize
+
+    def descent(action: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = value_and_gradient(action)
+        return -value, -gradient
+
+    result = minimize(descent, start, method="L-BFGS-B", jac=True, bounds=list(zip(low, high, strict=True)))
+    return result.x, STATUS_OF_SCIPY.get(result.status, STALLED)

@@ -1,0 +1,364 @@
+"""Fitted iterations over a dataset, against closed forms, exact reductions and the corrected stopping rules."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import fittedq
+from fittedq.algorithms import REGISTRY
+from fittedq.algorithms.amortized_fqi import AmortizedFQI
+from fittedq.algorithms.explicit_fqi import ExplicitFQI
+from fittedq.algorithms.nfqca import NFQCA
+from fittedq.algorithms.smooth_fqi import SmoothFQI
+from fittedq.data.dataset import Dataset
+from fittedq.errors import UserError
+from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
+from fittedq.greedy import PartlySolved, Solved
+from fittedq.maximize.grid import Grid
+from fittedq.problems.lqr import LQR
+
+PLAIN = FitSettings(normalize_obs=False)
+
+
+def lqr_data(rows: int = 400, seed: int = 0, bound: float = 4.0) -> Dataset:
+    """r = −(s² + a²), s' = s + a, noiseless, on states and actions drawn evenly."""
+    rng = np.random.default_rng(seed)
+    obs, action = rng.uniform(-2, 2, (rows, 1)), rng.uniform(-2, 2, (rows, 1))
+    return Dataset.from_arrays(
+        obs=obs,
+        action=action,
+        reward=-(obs**2 + action**2)[:, 0],
+        next_obs=obs + action,
+        terminated=np.zeros(rows, bool),
+        truncated=np.zeros(rows, bool),
+        action_low=-bound,
+        action_high=bound,
+    )
+
+
+def bounded_data(rows: int = 3_000) -> Dataset:
+    """r = −s², s' = s + a, |a| ≤ 1, whose value is −Σ γᵏ max(|s| − k, 0)² (theory, G7)."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.uniform(-2, 2, (rows, 1)), rng.uniform(-1, 1, (rows, 1))
+    return Dataset.from_arrays(
+        obs=obs,
+        action=action,
+        reward=-(obs**2)[:, 0],
+        next_obs=obs + action,
+        terminated=np.zeros(rows, bool),
+        truncated=np.zeros(rows, bool),
+        action_low=-1.0,
+        action_high=1.0,
+    )
+
+
+def finish(trainer, steps: int):
+    """Whole iterations: `advance` may come back in the middle of one."""
+    while trainer.step < steps and trainer.finished is None:
+        progress = trainer.advance(steps - trainer.step)
+    return progress
+
+
+# ---------------------------------------------------------------------- closed forms
+
+
+def test_linear_fqi_takes_riccatis_steps():
+    """P_{n+1} = Q + γAᵀP_nA − …: one iteration of FQI is one step of Riccati's, here in float32."""
+    algorithm = ExplicitFQI(approximator="polynomial", ridge=0.0, gamma=0.9, clip_targets=False)
+    trainer = FittedTrainer(algorithm, lqr_data(), PLAIN, seed=0)
+    for expected in (1.0, 1.473684, 1.570136, 1.585599):
+        finish(trainer, trainer.step + 1)
+        state = np.array([[1.0]], np.float32)
+        # After n fits q_n's maximum over a is −P_n s².
+        best = trainer._fqi.greedy.solve(trainer.nets(), state, jax.random.PRNGKey(0)).value
+        assert -float(best[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_fitted_methods_find_the_gain_of_lqr():
+    """π = −K s with K = .588403 at γ = .9, by a solver, by imitation and by ascent, from one dataset."""
+    gain, data = LQR.scalar().gain.item(), lqr_data(2_000)
+    linear = {"approximator": "polynomial", "gamma": 0.9}
+    policy = {"hidden": (32, 32), "activation": "silu", "minibatch": 64, "policy_epochs": 20}
+    obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
+    agents = {
+        "explicit_fqi": fittedq.fit("explicit_fqi", data, steps=25, **linear),
+        "amortized_fqi": fittedq.fit("amortized_fqi", data, steps=25, solve_share=0.5, **linear, **policy),
+    }
+    for name, agent in agents.items():
+        found = -np.linalg.lstsq(obs, agent.act(obs), rcond=None)[0].item()
+        assert found == pytest.approx(gain, rel=0.03), name
+
+
+@pytest.mark.slow
+def test_neural_methods_find_the_gain_and_the_value_of_lqr():
+    """Neural explicit FQI, amortized FQI and NFQCA: K and P within 3 %."""
+    problem, data = LQR.scalar(), lqr_data(4_000)
+    gain, value = problem.gain.item(), problem.value_matrix.item()
+    settings = {"gamma": 0.9, "activation": "silu", "hidden": (64, 64), "n_critics": 1, "epochs": 20, "minibatch": 128}
+    obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
+    for name, own in (
+        ("explicit_fqi", {}),
+        ("amortized_fqi", {"policy_epochs": 10, "solve_share": 0.5}),
+        ("nfqca", {"policy_epochs": 10}),
+    ):
+        agent = fittedq.fit(name, data, steps=40, **settings, **own)
+        action = agent.act(obs)
+        assert -np.linalg.lstsq(obs, action, rcond=None)[0].item() == pytest.approx(gain, rel=0.03), name
+        found = -np.linalg.lstsq(obs**2, agent.value(obs, action)[:, None], rcond=None)[0].item()
+        assert found == pytest.approx(value, rel=0.03), name
+
+
+def test_trees_with_an_exact_sweep_value_a_bounded_action():
+    """−Σ γᵏ max(|s| − k, 0)² with γ = .9 (theory, G7), to the trees' resolution."""
+    settings = {"gamma": 0.9, "approximator": "extra_trees", "n_trees": 30}
+    agent = fittedq.fit("explicit_fqi", bounded_data(), steps=6, **settings)
+    obs = np.linspace(-1.9, 1.9, 9, dtype=np.float32)[:, None]
+    truth = -sum(0.9**k * np.maximum(np.abs(obs) - k, 0) ** 2 for k in range(4))[:, 0]
+    assert np.abs(agent.value(obs, agent.act(obs)) - truth).max() < 0.3
+    assert agent.act(obs)[0, 0] > 0.5
+    assert agent.act(obs)[-1, 0] < -0.5
+
+
+def test_smooth_fqi_converges_to_the_smooth_value():
+    """One state, r = −a² on [−1, 1]: v = v_β(−a²) / (1 − γ), v_β = β log ∫ exp(−a²/β) da, here by a fine sum."""
+    rng = np.random.default_rng(0)
+    action, nothing = rng.uniform(-1, 1, (500, 1)), np.zeros((500, 1))
+    data = Dataset.from_arrays(
+        obs=nothing,
+        action=action,
+        reward=-(action**2)[:, 0],
+        next_obs=nothing,
+        terminated=np.zeros(500, bool),
+        truncated=np.zeros(500, bool),
+        action_low=-1.0,
+        action_high=1.0,
+    )
+    grid = np.linspace(-1, 1, 200_001)
+    beta, gamma = 0.5, 0.8
+    smooth = beta * np.log(np.mean(np.exp(-(grid**2) / beta)) * 2)
+    for integration in ("quadrature", "sampling"):
+        algorithm = SmoothFQI(
+            approximator="polynomial",
+            gamma=gamma,
+            temperature=beta,
+            integration=integration,
+            samples=4096,
+            clip_targets=False,
+        )
+        trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        finish(trainer, 60)
+        q = float(trainer.nets().critic(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))[0, 0])
+        assert q == pytest.approx(gamma * smooth / (1 - gamma), abs=2e-3 if integration == "quadrature" else 3e-2)
+
+
+# ---------------------------------------------------------------------- exact reductions
+
+
+def test_amortized_with_every_state_solved_labels_as_explicit_does():
+    """B_opt = everything: the same q, bit for bit. (A grid ignores where it starts.)"""
+    data, shared = lqr_data(300), {"hidden": (16,), "maximizer": "grid", "random_starts": 1, "epochs": 2}
+    explicit = FittedTrainer(ExplicitFQI(**shared), data, PLAIN, seed=3)
+    amortized = FittedTrainer(AmortizedFQI(**shared, solve_share=1.0), data, PLAIN, seed=3)
+    # The same first critic: theirs are drawn from keys of their own.
+    amortized._nets = amortized._nets.replace("critic", explicit._nets.critic)
+    finish(explicit, 1)
+    finish(amortized, 1)
+    np.testing.assert_array_equal(explicit._answers, amortized._answers)
+    for one, other in zip(
+        jax.tree.leaves(explicit.nets().critic), jax.tree.leaves(amortized.nets().critic), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_is_the_same_when_saved_and_restored_midway():
+    data = lqr_data(300)
+    for algorithm in (AmortizedFQI(hidden=(8,)), NFQCA(hidden=(8,)), ExplicitFQI(approximator="extra_trees")):
+        whole = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        finish(whole, 4)
+        first = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        finish(first, 2)
+        arrays, meta = first.snapshot()
+        second = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        assert second.restore(arrays, meta)
+        finish(second, 4)
+        for one, other in zip(jax.tree.leaves(whole.nets()), jax.tree.leaves(second.nets()), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# ---------------------------------------------------------------------- B_opt, its window, stopping
+
+
+def test_c20_an_empty_set_of_solved_states_leaves_the_policy_and_counts_as_no_error():
+    trainer = FittedTrainer(AmortizedFQI(hidden=(8,), solve_share=0.0), lqr_data(100), PLAIN, seed=0)
+    before = jax.tree.map(np.array, trainer.nets().policy)
+    progress = finish(trainer, 2)
+    assert progress.metrics["delta_d"] == 0.0
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(trainer.nets().policy), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("max_age", [0, 2])
+def test_c21_labels_stay_for_max_age_iterations(max_age):
+    """Rows solved in iterations n − max_age … n are labels: with 0, this iteration's alone."""
+    algorithm = AmortizedFQI(hidden=(8,), solve_count=10, max_age=max_age)
+    trainer = FittedTrainer(algorithm, lqr_data(1_000), PLAIN, seed=0)
+    for n in range(1, 6):
+        finish(trainer, n)
+        solved_at = trainer._solved_at
+        data = trainer._labelled(
+            1, trainer.nets(), trainer.nets(), (trainer._answers, solved_at == n), solved_at, n, KEY
+        )
+        expected = np.sum((solved_at >= n - max_age) & (solved_at > 0))
+        assert len(data.obs) == expected
+        assert expected >= 10
+
+
+KEY = jax.random.key_data(jax.random.key(0))
+
+
+def test_the_gap_rule_solves_new_rows_first_then_the_worst():
+    greedy = PartlySolved(Solved(Grid()), 0.5, count=2, rule="gap")
+    rng = np.random.default_rng(0)
+    assert greedy.rows(4, np.array([0.1, np.inf, 3.0, 0.2]), rng).tolist() == [1, 2]
+    assert len(PartlySolved(Solved(Grid()), 0.5).rows(10, np.full(10, np.inf), rng)) == 5
+
+
+def test_c01_the_loop_ends_when_the_changes_fall_below_the_tolerance():
+    """An exact fit of r alone (γ = 0) repeats itself: δ_q > 0 at first, then 0; it stops at 2, not at 1."""
+    algorithm = ExplicitFQI(approximator="polynomial", gamma=0.0, ridge=0.0)
+    trainer = FittedTrainer(algorithm, lqr_data(200), FitSettings(normalize_obs=False, tolerance=1e-3), seed=0)
+    progress = finish(trainer, 10)
+    assert trainer.step == 2
+    assert trainer.finished is not None
+    assert "δ_q" in trainer.finished
+    assert progress.metrics["delta_q"] < 1e-3
+
+
+def test_c22_a_policy_that_cannot_fit_its_labels_stops_by_its_change():
+    """δ_d, a regression error, stays up; q and the policy have stopped moving, and the reason says so."""
+    trainer = FittedTrainer(AmortizedFQI(hidden=(8,)), lqr_data(50), FitSettings(tolerance=0.1), seed=0)
+    reason = trainer._verdict({"delta_q": 0.01, "delta_d": 5.0, "policy_change": 0.02})
+    assert reason is not None
+    assert "policy" in reason
+    assert trainer._verdict({"delta_q": 0.01, "delta_d": 5.0, "policy_change": 0.2}) is None
+    assert trainer._verdict({"delta_q": 0.2, "delta_d": 0.0, "policy_change": 0.0}) is None
+
+
+def test_c02_the_change_of_q_is_a_mean_over_pairs():
+    """δ_q does not depend on how many action dimensions there are: q_0 → q_1 = mean |q_1 − q_0| over D."""
+    data = lqr_data(200)
+    trainer = FittedTrainer(ExplicitFQI(approximator="polynomial", gamma=0.0), data, PLAIN, seed=0)
+    progress = finish(trainer, 1)
+    assert progress.metrics["delta_q"] == pytest.approx(np.abs(data.columns["reward"]).mean(), rel=1e-3)
+
+
+def test_c23_imitating_tied_maximizers_averages_them_and_ascent_does_not():
+    """q = −(a² − 1)², maxima at ±1: a mean of labels is the minimum between them."""
+    rng = np.random.default_rng(0)
+    action, obs = rng.uniform(-1.5, 1.5, (1_000, 1)), rng.normal(size=(1_000, 1))
+    data = Dataset.from_arrays(
+        obs=obs,
+        action=action,
+        reward=-((action**2 - 1) ** 2)[:, 0],
+        next_obs=obs,
+        terminated=np.ones(1_000, bool),
+        truncated=np.zeros(1_000, bool),
+        action_low=-1.5,
+        action_high=1.5,
+    )
+    settings = {"approximator": "polynomial", "degree": 4, "hidden": (16,), "policy_epochs": 40, "ridge": 0.0}
+    own = {"maximizer": "ascent", "random_starts": 1, "solve_share": 1.0}
+    found = {}
+    for loss in ("imitate", "improve"):
+        algorithm = AmortizedFQI(**settings, **own, policy_loss=loss)
+        trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        trainer._answers[:] = np.where(rng.uniform(size=(1_000, 1)) < 0.5, 1.0, -1.0)
+        finish(trainer, 3)
+        mode = np.asarray(trainer.nets().policy.act(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)))
+        found[loss] = float(-((mode[0, 0] ** 2 - 1) ** 2))
+    assert found["improve"] > -0.05
+    assert found["imitate"] < found["improve"]
+
+
+def test_targets_stay_within_what_the_rewards_allow():
+    algorithm = NFQCA(hidden=(8,), gamma=0.5)
+    trainer = FittedTrainer(algorithm, lqr_data(200), PLAIN, seed=0)
+    metrics = finish(trainer, 1).metrics
+    assert metrics["max_abs_target"] <= metrics["largest_value"] * (1 + 1e-6)
+
+
+# ---------------------------------------------------------------------- every algorithm, from a dataset
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_algorithm_learns_from_a_dataset_and_resumes(name, tmp_path):
+    lqr_data(300).save(tmp_path / "data")
+    data, folder = Dataset.open(tmp_path / "data"), tmp_path / "run"
+    agent = fittedq.fit(name, data, steps=3, hidden=(8,), out=folder)
+    obs = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    assert np.isfinite(agent.act(obs)).all()
+    assert np.isfinite(agent.value(obs, agent.act(obs))).all()
+    np.testing.assert_array_equal(fittedq.load(folder).act(obs), agent.act(obs))
+    longer = fittedq.resume(folder, steps=5)
+    whole = fittedq.fit(name, data, steps=5, hidden=(8,))
+    np.testing.assert_array_equal(longer.act(obs), whole.act(obs))
+
+
+def test_a_tree_agent_is_saved_and_loaded(tmp_path):
+    agent = fittedq.fit("explicit_fqi", lqr_data(300), steps=2, approximator="extra_trees", n_trees=5)
+    agent.save(tmp_path / "agent")
+    obs = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(fittedq.load(tmp_path / "agent").act(obs), agent.act(obs))
+
+
+def test_rprop_and_reset_learn_the_same_lqr():
+    """The paper's way (networks anew, Rprop on all rows) and the warm one lean to the same gain."""
+    data, obs = lqr_data(500), np.array([[1.0], [-1.0]], np.float32)
+    shared = {"gamma": 0.5, "activation": "tanh", "hidden": (16, 16), "n_critics": 1}
+    rprop = {"optimizer": "rprop", "reset": True, "epochs": 300, "policy_epochs": 150}
+    paper = fittedq.fit("nfqca", data, steps=4, **shared, **rprop)
+    warm = fittedq.fit("nfqca", data, steps=15, **shared, epochs=20, policy_epochs=10, minibatch=64)
+    gain = LQR.scalar(gamma=0.5).gain.item()
+    for agent in (paper, warm):
+        found = agent.act(obs)
+        assert (found[1] - found[0]).item() / 2 == pytest.approx(gain, abs=0.08)
+
+
+def test_held_out_rows_stop_a_fit_early():
+    algorithm = NFQCA(hidden=(8,), epochs=50, held_out=0.3, patience=1)
+    trainer = FittedTrainer(algorithm, lqr_data(200), PLAIN, seed=0)
+    metrics = finish(trainer, 3).metrics
+    assert np.isfinite(metrics["critic/held_out_loss"])
+    assert trainer.updates <= 3 * 100
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+def test_methods_without_a_policy_need_data():
+    with pytest.raises(UserError, match="learns from a dataset alone"):
+        fittedq.train("explicit_fqi", "Pendulum-v1", steps=10)
+
+
+def test_data_of_other_dimensions_than_the_environments_are_refused():
+    with pytest.raises(UserError, match="the dataset's"):
+        fittedq.fit("nfqca", lqr_data(50), eval_env="Pendulum-v1", steps=1)
+    with pytest.raises(UserError, match="use the environment it was taken from"):
+        fittedq.train("td3", "Pendulum-v1", steps=10, data=lqr_data(50))
+
+
+def test_an_exact_maximizer_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match="maximizer"):
+        fittedq.fit("explicit_fqi", lqr_data(50), steps=1, maximizer="exact")
+
+
+def test_batches_come_from_the_dataset():
+    trainer = BatchTrainer(REGISTRY["td3"](hidden=(8,)), lqr_data(50), FitSettings(batch_size=16), seed=0)
+    while trainer.step < 70:
+        trainer.advance(70 - trainer.step)
+    assert trainer.updates == 70
+    assert dataclasses.replace(PLAIN, batch_size=8).batch_size == 8
