@@ -96,7 +96,7 @@ def test_fitted_methods_find_the_gain_of_lqr():
 @pytest.mark.slow
 def test_neural_methods_find_the_gain_and_the_value_of_lqr():
     """Neural explicit FQI, amortized FQI and NFQCA: K and P within 3 %."""
-    problem, data = LQR.scalar(), lqr_data(4_000)
+    problem, data = LQR.scalar(), lqr_data(4_000, bound=2.0)
     gain, value = problem.gain.item(), problem.value_matrix.item()
     settings = {"gamma": 0.9, "activation": "silu", "hidden": (64, 64), "n_critics": 1, "epochs": 20, "minibatch": 128}
     obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
@@ -315,17 +315,16 @@ def test_a_tree_agent_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(fittedq.load(tmp_path / "agent").act(obs), agent.act(obs))
 
 
-def test_rprop_and_reset_learn_the_same_lqr():
-    """The paper's way (networks anew, Rprop on all rows) and the warm one lean to the same gain."""
-    data, obs = lqr_data(500), np.array([[1.0], [-1.0]], np.float32)
-    shared = {"gamma": 0.5, "activation": "tanh", "hidden": (16, 16), "n_critics": 1}
+def test_c24_rprop_and_reset_learn_the_lqr_that_warm_adam_learns():
+    """The paper's way (networks anew in each iteration, Rprop on all rows) and the warm one find one gain."""
+    data, obs = lqr_data(1_000, bound=2.0), np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
+    shared = {"gamma": 0.5, "activation": "silu", "hidden": (32, 32), "n_critics": 1}
     rprop = {"optimizer": "rprop", "reset": True, "epochs": 300, "policy_epochs": 150}
     paper = fittedq.fit("nfqca", data, steps=4, **shared, **rprop)
-    warm = fittedq.fit("nfqca", data, steps=15, **shared, epochs=20, policy_epochs=10, minibatch=64)
+    warm = fittedq.fit("nfqca", data, steps=12, **shared, epochs=20, policy_epochs=10, minibatch=64)
     gain = LQR.scalar(gamma=0.5).gain.item()
     for agent in (paper, warm):
-        found = agent.act(obs)
-        assert (found[1] - found[0]).item() / 2 == pytest.approx(gain, abs=0.08)
+        assert -np.linalg.lstsq(obs, agent.act(obs), rcond=None)[0].item() == pytest.approx(gain, abs=0.1)
 
 
 def test_held_out_rows_stop_a_fit_early():

@@ -213,7 +213,7 @@ CONTRACT = (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(CONTRACT), st.integers(0, 10**6), st.floats(0.5, 2, width=32))
 def test_a_solution_is_feasible_and_never_below_a_start(pair, seed, hole):
     maximizer, action_set = pair

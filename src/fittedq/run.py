@@ -145,8 +145,8 @@ class Run:
         self.env = env
         if env is not None and not cls.online:
             raise UserError(
-                f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give one "
-                "with --data (fittedq data collect makes one) and name the environment with --eval-env."
+                f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give "
+                "one with --data (fittedq data collect makes one) and name the environment with --eval-env."
             )
         self.eval_id = eval_env if isinstance(eval_env, str) else None
         self.eval_env = env if eval_env is None else eval_env
