@@ -97,7 +97,7 @@ def test_fitted_methods_find_the_gain_of_lqr():
 def test_neural_methods_find_the_gain_and_the_value_of_lqr():
     """Neural explicit FQI, amortized FQI and NFQCA: K and P within 3 %."""
     problem, data = LQR.scalar(), lqr_data(4_000, bound=2.0)
-    gain, value = problem.gain.item(), problem.value_matrix.item()
+    gain, value = problem.gain.item(), problem.P.item()
     settings = {"gamma": 0.9, "activation": "silu", "hidden": (64, 64), "n_critics": 1, "epochs": 20, "minibatch": 128}
     obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
     for name, own in (
