@@ -28,7 +28,7 @@ from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
-from fittedq.greedy import PartlySolved, Solved
+from fittedq.greedy import CriticValue, PartlySolved, Solved
 from fittedq.losses import Imitate
 from fittedq.settings import check, setting
 from fittedq.targets import Labelled
@@ -41,6 +41,7 @@ from fittedq.train import (
     from_arrays,
     initial_state,
     never,
+    normalize_rows,
     strong,
     to_arrays,
 )
@@ -99,9 +100,7 @@ class Rows:
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
         packed = np.array(self._dataset.rows(rows), np.float32)
         if self.moments is not None:
-            end = self.obs_size + self.action_size
-            for columns in (slice(0, self.obs_size), slice(end, end + self.obs_size)):
-                packed[:, columns] = self.moments.normalize(packed[:, columns])
+            normalize_rows(packed, self.moments, self.obs_size, self.action_size)
         return packed
 
 
@@ -129,7 +128,7 @@ class FittedTrainer(AbstractTrainer):
         self._metrics: dict[str, float] = {}
         self._work: Iterator[float] | None = None
 
-        self._greedy = jax.jit(lambda nets, obs, starts, key: self._fqi_solver(nets, obs, key, starts))
+        self._greedy = jax.jit(lambda nets, obs, starts, key: _solver(self._fqi.greedy)(nets, obs, key, starts))
         self._amortized = jax.jit(lambda nets, obs, key: _amortized(self._fqi.greedy)(nets, obs, key))
         self._label = [eqx.filter_jit(partial(_label, update)) for update in self._fqi.updates]
         self._steps = [jax.jit(partial(_steps, update), donate_argnums=(0, 1)) for update in self._fqi.updates]
@@ -219,13 +218,9 @@ class FittedTrainer(AbstractTrainer):
             else:
                 answer = np.asarray(self._greedy(nets, _filled(obs), _filled(starts), next(keys)).action)[: len(part)]
             if isinstance(greedy, PartlySolved):
-                pairs = jax.tree.map(lambda leaf: np.asarray(leaf), _gap(nets, _filled(obs), _filled(answer)))
-                gap[part] = pairs[: len(part)]
+                gap[part] = np.asarray(_gap(nets, _filled(obs), _filled(answer)))[: len(part)]
             answers[part], solved_at[part] = answer, n
             yield 0.2 + 0.8 * part[-1] / size
-
-    def _fqi_solver(self, nets: Approximators, obs: Any, key: Any, starts: Any) -> Greedy:
-        return _solver(self._fqi.greedy)(nets, obs, key, starts)
 
     def _labelled(
         self,
@@ -481,13 +476,13 @@ def _loss(update: Update, component: Any, nets: Any, data: Any, key: Any) -> Any
 @jax.jit
 def _gap(nets: Any, obs: Any, action: Any) -> Any:
     """q at an action less q at the policy's."""
-    own = nets.policy.act(obs, jnp.zeros_like(action))
-    return (nets.critic(obs, action).min(axis=0)) - nets.critic(obs, own).min(axis=0)
+    q = CriticValue(nets.critic)
+    return q(obs, action) - q(obs, nets.policy.act(obs, jnp.zeros_like(action)))
 
 
 @jax.jit
 def _chunk_values(critic: Any, obs: Any, action: Any) -> Any:
-    return critic(obs, action).min(axis=0)
+    return CriticValue(critic)(obs, action)
 
 
 @jax.jit

@@ -162,11 +162,11 @@ class SolvedPolicy:
     """
 
     def __init__(self, greedy: Solved, critic: AbstractCritic):
-        self._greedy, self._nets = greedy, Approximators(critic=critic)
+        self._solve = greedy if greedy.on_host else eqx.filter_jit(greedy)
+        self._nets = Approximators(critic=critic)
         self._key = jax.random.key_data(jax.random.key(0))
 
     def act(self, obs: Any, normal: Any) -> Any:
         """The same answer for the same state: the random starts are the same each time."""
         del normal
-        step = self._greedy if self._greedy.on_host else eqx.filter_jit(self._greedy)
-        return np.asarray(step(self._nets, obs, self._key).action)
+        return np.asarray(self._solve(self._nets, obs, self._key).action)

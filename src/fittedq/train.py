@@ -145,6 +145,13 @@ def strong(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
+def normalize_rows(rows: np.ndarray, moments: RunningMoments, obs_size: int, action_size: int) -> None:
+    """Normalize s and s' of packed rows, in place."""
+    end = obs_size + action_size
+    for columns in (slice(0, obs_size), slice(end, end + obs_size)):
+        rows[..., columns] = moments.normalize(rows[..., columns])
+
+
 MAX_UNROLLED = 4
 """Longest pattern of delayed updates that is compiled without branches."""
 
@@ -306,17 +313,12 @@ class HostTrainer(AbstractTrainer):
             return
         while self._owed >= per_call:
             rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
-            self.learner.learn(rows if self._moments is None else self._normalized(rows))
+            if self._moments is not None:
+                normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+            self.learner.learn(rows)
             self.updates += per_call
             self._owed -= per_call
         self._policy = self.learner.host_policy()
-
-    def _normalized(self, rows: np.ndarray) -> np.ndarray:
-        assert self._moments is not None
-        end = self.obs_size + self.action_set.size
-        for columns in (slice(0, self.obs_size), slice(end, end + self.obs_size)):
-            rows[..., columns] = self._moments.normalize(rows[..., columns])
-        return rows
 
     def nets(self) -> Approximators:
         return self.learner.state.nets

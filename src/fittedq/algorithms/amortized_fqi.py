@@ -20,7 +20,6 @@ from jaxtyping import PRNGKeyArray
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.greedy import PartlySolved
 from fittedq.losses import Imitate, Improve, Regress
-from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Copy, Sync, Update
@@ -46,7 +45,6 @@ class AmortizedFQI(SolvingAlgorithm):
     max_age: int = setting(5, "iterations for which a solved action stays a label of the policy (0: its own)", low=0)
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
     policy_epochs: int = setting(3, "passes over its data in each fit of the policy", low=1)
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
     def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
@@ -68,6 +66,3 @@ class AmortizedFQI(SolvingAlgorithm):
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )
-
-    def exploration(self) -> AbstractExploration:
-        return Gaussian(self.noise_sigma)

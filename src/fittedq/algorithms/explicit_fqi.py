@@ -18,8 +18,6 @@ from jaxtyping import PRNGKeyArray
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.greedy import SolvedPolicy
 from fittedq.losses import Regress
-from fittedq.noise import AbstractExploration, Gaussian
-from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Copy, Sync, Update
 from fittedq.types import Approximators, Box
@@ -37,8 +35,6 @@ class ExplicitFQI(SolvingAlgorithm):
         "sync": "Copy",
     }
 
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
-
     def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
         return Approximators(critic=self.critic(obs_size, action_set, key))
 
@@ -52,6 +48,3 @@ class ExplicitFQI(SolvingAlgorithm):
 
     def controller(self, nets: Approximators) -> SolvedPolicy:
         return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
-
-    def exploration(self) -> AbstractExploration:
-        return Gaussian(self.noise_sigma)

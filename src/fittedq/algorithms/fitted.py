@@ -26,6 +26,7 @@ from fittedq.maximize.grid import Grid
 from fittedq.maximize.lbfgs import ProjectedLBFGS
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
+from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template import Budget
 from fittedq.types import AbstractCritic, Approximators, Box
@@ -62,6 +63,7 @@ class FittedAlgorithm(Algorithm, abc.ABC):
     patience: int | None = setting(None, "passes without a lower held-out loss that end a fit", low=1)
     reset: bool = setting(False, "start each fit from the first networks instead of the last")
     clip_targets: bool = setting(True, "keep targets within what the rewards seen allow, [r_min, r_max] / (1 − γ)")
+    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +79,9 @@ class FittedAlgorithm(Algorithm, abc.ABC):
 
     def policy_optimizer(self) -> optax.GradientTransformation:
         return OPTIMIZERS[self.optimizer](self.policy_learning_rate)
+
+    def exploration(self) -> AbstractExploration:
+        return Gaussian(self.noise_sigma)
 
     def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
         """`nets` with what has to be read off the data, (s, a), before the first fit."""

@@ -19,7 +19,6 @@ from jaxtyping import PRNGKeyArray
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.greedy import PolicyAction
 from fittedq.losses import Improve, Regress
-from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Copy, Sync, Update
@@ -38,7 +37,6 @@ class NFQCA(FittedAlgorithm):
     }
 
     policy_epochs: int = setting(2, "passes over the data in each fit of the policy", low=1)
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
     def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
@@ -57,6 +55,3 @@ class NFQCA(FittedAlgorithm):
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )
-
-    def exploration(self) -> AbstractExploration:
-        return Gaussian(self.noise_sigma)

@@ -18,7 +18,6 @@ from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
 from fittedq.greedy import SolvedPolicy
 from fittedq.losses import Regress
-from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.template import FQI, Copy, Sync, Update
@@ -41,7 +40,6 @@ class SmoothFQI(SolvingAlgorithm):
     integration: str = setting("auto", "how ∫_A is taken", choices=("auto", "quadrature", "sampling"))
     points: int = setting(17, "quadrature nodes per action dimension", low=2)
     samples: int = setting(64, "actions sampled per state", low=1)
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
     def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
         return Approximators(critic=self.critic(obs_size, action_set, key))
@@ -63,6 +61,3 @@ class SmoothFQI(SolvingAlgorithm):
 
     def controller(self, nets: Approximators) -> SolvedPolicy:
         return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
-
-    def exploration(self) -> AbstractExploration:
-        return Gaussian(self.noise_sigma)
