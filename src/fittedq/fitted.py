@@ -267,7 +267,7 @@ class FittedTrainer(AbstractTrainer):
         component, state = getattr(nets, update.component), states[index]
         if isinstance(data, Labelled) and update.component == "critic":
             obs, action = (np.asarray(part) for part in data.inputs)
-            own = self._algorithm.fitted(component, (obs, action), np.asarray(data.y))
+            own = self._algorithm.fitted(component, (obs, action), np.asarray(data.y), rng)
             if own is not None:
                 yield own, 1.0, {}, 1
                 return

@@ -88,7 +88,7 @@ class FittedAlgorithm(Algorithm, abc.ABC):
         return nets
 
     def fitted(
-        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray
+        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray, rng: np.random.Generator
     ) -> AbstractCritic | None:
         """`critic` fitted to (s, a) → y by a method of its own, or None where that is the optimizer's part."""
         return None
@@ -104,7 +104,9 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
 
     approximator: str = setting("network", "how q is represented", choices=APPROXIMATORS)
     n_trees: int = setting(50, "trees in an ensemble", low=1)
-    min_samples_leaf: int = setting(5, "rows in a leaf, at least", low=1)
+    min_samples_leaf: int = setting(
+        1, "rows in a leaf, at least (more where the data are noisy)", low=1
+    )
     degree: int = setting(2, "total degree of polynomial features", low=1)
     n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
@@ -130,10 +132,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         return nets.replace("critic", dataclasses.replace(nets.critic, features=features))
 
     def fitted(
-        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray
+        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray, rng: np.random.Generator
     ) -> AbstractCritic | None:
         if isinstance(critic, TreeCritic):
-            return critic.fit(inputs, y)
+            # New cuts each time: under the same ones, the errors of one fit would be the next one's targets.
+            return critic.fit(inputs, y, seed=int(rng.integers(2**31)))
         if isinstance(critic, LinearCritic):
             return critic.fit(inputs, y, self.ridge)
         return None

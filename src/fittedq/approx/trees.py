@@ -25,15 +25,18 @@ BLOCK_ROWS = 1024
 class Forest:
     """How the trees are grown.
 
+    Leaves are small because q changes little with one action and much with the state: a leaf that averages several
+    rows averages over states, and what the action did is lost.
+
     Source: Geurts et al. 2006 (extra-trees), Breiman 2001 (random forests), Ernst et al. 2005 (both in fitted
-    Q-iteration: 50 trees, every input tried at each split).
+    Q-iteration: 50 trees grown until rows are alone, every input tried at each split).
     """
 
     kind: str = setting(
         "extra_trees", "random cuts, or the best cuts on resampled rows", choices=("extra_trees", "random_forest")
     )
     n_trees: int = setting(50, "trees averaged", low=1)
-    min_samples_leaf: int = setting(5, "rows a leaf must hold", low=1)
+    min_samples_leaf: int = setting(1, "rows a leaf must hold", low=1)
     max_features: float = setting(1.0, "share of the inputs tried at each split", above=0.0, high=1.0)
     max_depth: int | None = setting(None, "greatest depth of a tree; none: no limit", low=1)
     n_jobs: int | None = setting(None, "threads that grow trees; none: one per core", low=1)
