@@ -104,9 +104,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
 
     approximator: str = setting("network", "how q is represented", choices=APPROXIMATORS)
     n_trees: int = setting(50, "trees in an ensemble", low=1)
-    min_samples_leaf: int = setting(
-        1, "rows in a leaf, at least (more where the data are noisy)", low=1
-    )
+    min_samples_leaf: int = setting(1, "rows in a leaf, at least (more where the data are noisy)", low=1)
     degree: int = setting(2, "total degree of polynomial features", low=1)
     n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)

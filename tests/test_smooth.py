@@ -1,0 +1,184 @@
+"""The smooth operator as the library computes it, v_β = β log ∫_A exp(q/β) da: closed forms, bounds, the soft LQR."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf, ndtr
+
+from fittedq.algorithms.smooth_fqi import SmoothFQI
+from fittedq.approx.linear import LinearCritic, Polynomial
+from fittedq.approx.networks import TanhGaussianPolicy
+from fittedq.bellman import boltzmann_log_density
+from fittedq.data.dataset import Dataset
+from fittedq.fitted import FitSettings, FittedTrainer
+from fittedq.losses import Improve
+from fittedq.problems.lqr import LQR
+from fittedq.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
+from fittedq.types import Approximators, Box, Transition
+
+GAMMA, BETA = 0.9, 0.5
+UNIT, WIDE = Box((-1.0,), (1.0,)), Box((-1.0,), (2.0,))
+KEY = jax.random.key_data(jax.random.key(0))
+EXACT = -0.462751
+"""v_β of q = −10a² on [−1, 1] at β = ½."""
+
+
+def quadratic(*weights: float, box: Box = UNIT) -> LinearCritic:
+    """q = w · (1, s, a, s², sa, a²)."""
+    return LinearCritic(Polynomial(2), jnp.asarray([weights], jnp.float32), box)
+
+
+def batch(rows: int = 64) -> Transition:
+    """States and next states in [−2, 2], r = 1, every second row terminal."""
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.uniform(-2, 2, (2, rows, 1)).astype(np.float32)
+    ended = np.arange(rows) % 2 == 1
+    return Transition(obs, np.zeros_like(obs), np.ones(rows, np.float32), next_obs, ended, np.zeros(rows, bool))
+
+
+def labels(critic: LinearCritic, nodes: Quadrature | UniformSamples, beta: float = BETA) -> np.ndarray:
+    target = SmoothBellman(GAMMA, beta, nodes)
+    return np.asarray(target(Approximators(critic=critic), batch(), None, KEY).y)
+
+
+# ---------------------------------------------------------------------- the integral over the box
+
+
+def test_quadrature_integrates_polynomials_over_any_box_exactly():
+    """On [−1, 3] × [½, ¾]: ∫ 1 = 1, ∫ a² b = 28/3 · 5/32, ∫ a⁷ b⁵ = (3⁸ − 1)/8 · ((¾)⁶ − (½)⁶)/6, with 4 nodes each."""
+    action, log_weight = Quadrature(4)(Box((-1.0, 0.5), (3.0, 0.75)), 3, KEY)
+    a, b = np.moveaxis(np.asarray(action, np.float64), -1, 0)
+    weight = np.exp(np.asarray(log_weight, np.float64))
+    assert weight.sum(axis=1) == pytest.approx(1.0, rel=1e-5)
+    assert (weight * a**2 * b).sum(axis=1) == pytest.approx(28 / 3 * 5 / 32, rel=1e-5)
+    assert (weight * a**7 * b**5).sum(axis=1) == pytest.approx((3**8 - 1) / 8 * (0.75**6 - 0.5**6) / 6, rel=1e-5)
+
+
+def test_samples_estimate_the_integral_without_bias_and_its_logarithm_from_below():
+    """E Σ e^w f(a) = ∫ f; E v̂_β < v_β by Jensen, by Var / 2K to first order: four times as many, a quarter."""
+    box, f = Box((-1.0,), (1.0,)), lambda action: np.exp(-10 * np.asarray(action, np.float64)[..., 0] ** 2 / BETA)
+    integral = np.sqrt(np.pi * BETA / 10) * erf(np.sqrt(10 / BETA))
+    bias = []
+    for count in (16, 64):
+        action, log_weight = UniformSamples(count)(box, 20_000, KEY)
+        assert np.abs(action).max() <= 1
+        estimate = (np.exp(np.asarray(log_weight, np.float64)) * f(action)).sum(axis=1)
+        error = estimate.std() / np.sqrt(len(estimate))
+        assert estimate.mean() == pytest.approx(integral, abs=5 * error)
+        bias.append(BETA * (np.log(integral) - np.log(estimate).mean()))
+    assert bias[1] > 0
+    assert 2.5 < bias[0] / bias[1] < 6.5
+
+
+# ---------------------------------------------------------------------- the target (G6)
+
+
+@pytest.mark.parametrize(("nodes", "tolerance"), [(Quadrature(33), 1e-5), (UniformSamples(200_000), 1e-2)])
+def test_g6_labels_are_the_closed_form(nodes, tolerance):
+    """q = s² − 10a²: y = r + γ (1 − terminated)(s'² + β log(√(πβ/10) erf √(10/β))), below max q = s'²."""
+    closed = BETA * np.log(np.sqrt(np.pi * BETA / 10) * erf(np.sqrt(10 / BETA)))
+    assert closed == pytest.approx(EXACT, abs=1e-6)
+    rows = batch(2) if isinstance(nodes, UniformSamples) else batch()
+    target = SmoothBellman(GAMMA, BETA, nodes)
+    y = target(Approximators(critic=quadratic(0, 0, 0, 1, 0, -10)), rows, None, KEY).y
+    bootstrap = np.where(rows.terminated, 0.0, np.asarray(rows.next_obs)[:, 0] ** 2 + closed)
+    assert np.asarray(y) == pytest.approx(1 + GAMMA * bootstrap, abs=tolerance)
+
+
+@pytest.mark.parametrize("nodes", [Quadrature(17), UniformSamples(64)])
+def test_g6_a_shift_of_q_shifts_labels_by_gamma_and_two_qs_come_closer_by_gamma(nodes):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 6))
+    going = ~batch().terminated
+    shifted = labels(quadratic(first[0] + 2, *first[1:]), nodes) - labels(quadratic(*first), nodes)
+    assert shifted[going] == pytest.approx(GAMMA * 2, abs=1e-4)
+    assert shifted[~going] == pytest.approx(0)
+
+    # The supremum of |q_1 − q_2| over s' and a, on a grid: it bounds the change at any s'.
+    s, a = np.meshgrid(batch().next_obs[:, 0], np.linspace(-1, 1, 401))
+    s, a = s.ravel(), a.ravel()
+    distance = np.abs(np.stack([s**0, s, a, s**2, s * a, a**2], axis=-1) @ (first - second)).max()
+    moved = np.abs(labels(quadratic(*first), nodes) - labels(quadratic(*second), nodes)).max()
+    assert moved <= GAMMA * distance * (1 + 1e-4)
+    # Where q_1 − q_2 is constant the bound is met, so it is γ and nothing smaller.
+    assert np.abs(shifted).max() == pytest.approx(GAMMA * 2, abs=1e-4)
+
+
+def test_g6_labels_stay_below_the_maximum_and_the_log_of_the_measure():
+    """v_β ≤ max q + β log |A|, |A| = 3, with equality for a constant q; v_β falls towards Laplace as β does."""
+    going = ~batch().terminated
+    flat = labels(quadratic(0, 0, 0, 0, 0, 0, box=WIDE), Quadrature(17))
+    assert flat[going] == pytest.approx(1 + GAMMA * BETA * np.log(3), abs=1e-5)
+    peaked = labels(quadratic(0, 0, 0, 0, 0, -1, box=WIDE), Quadrature(17))
+    assert (peaked[going] < flat[going] - 0.1).all()
+    cold = labels(quadratic(0, 0, 0, 0, 0, -10), Quadrature(129), beta=0.01)
+    laplace = 0.01 / 2 * np.log(2 * np.pi * 0.01) - 0.01 / 2 * np.log(20)
+    assert cold[going] == pytest.approx(1 + GAMMA * laplace, abs=1e-5)
+
+
+# ---------------------------------------------------------------------- the KL identity
+
+
+def test_the_policys_loss_is_the_divergence_to_boltzmann_less_the_smooth_value():
+    """E_π[β log π − q] = β·KL(π ‖ exp((q − v_β)/β)) − v_β: left by the library's densities, right by masses.
+
+    The masses of π in small cells come from the normal distribution function, not from its density; the box's
+    half-width is not 1, so a density in other units misses by β log 1.5.
+    """
+    q = quadratic(0.3, 0, 1.0, 0, 0, -1.5, box=WIDE)
+    policy = TanhGaussianPolicy(1, WIDE, (4,), KEY)
+    obs = jnp.zeros((200_000, 1))
+    mean, log_std = (float(part[0, 0]) for part in policy.parameters(obs[:1]))
+    nets = Approximators(critic=q, log_temperature=jnp.log(BETA))
+    loss = float(Improve(MinOverCritics())(policy, nets, obs, KEY)[0])
+
+    # v_β as smooth FQI labels it, with γ = 1 and r = 0.
+    row = Transition(obs[:1], obs[:1], jnp.zeros(1), obs[:1], jnp.zeros(1, bool), jnp.zeros(1, bool))
+    smooth = SmoothBellman(1.0, BETA, Quadrature(65))(nets, row, None, KEY).y
+    edge = np.linspace(-1, 2, 30_001)
+    action = (edge[1:] + edge[:-1]) / 2
+    unit = np.arctanh(np.clip((edge - 0.5) / 1.5, -1 + 1e-15, 1 - 1e-15))
+    mass = np.diff(ndtr((unit - mean) / np.exp(log_std)))
+    values = q(jnp.zeros((len(action), 1)), jnp.asarray(action[:, None], jnp.float32))[0]
+    boltzmann = np.exp(np.asarray(boltzmann_log_density(values[None], smooth, BETA), np.float64))[0] * np.diff(edge)
+    assert boltzmann.sum() == pytest.approx(1.0, abs=1e-4)
+    divergence = np.sum(mass * np.log(np.maximum(mass, 1e-300) / boltzmann))
+    assert divergence > 0.05
+    assert loss == pytest.approx(BETA * divergence - float(smooth[0]), abs=0.01)
+
+
+# ---------------------------------------------------------------------- the whole loop
+
+
+def test_g2_smooth_fqi_finds_the_soft_lqr():
+    """q* = −[s; a]ᵀ H [s; a] − γ (tr(PW) + c_β): G1's numbers at β = .2, where c_β = 1.495376.
+
+    Every (s, a) stands twice, with s' = s + a ± .1: the mean over one sampled s' is then exact, W = .01, as the
+    operator on q allows.
+    """
+    problem = LQR.scalar(temperature=0.2)
+    assert problem.constant == pytest.approx(1.495376, abs=1e-6)
+    obs, action = np.random.default_rng(0).uniform(-2, 2, (2, 100, 1)).repeat(2, axis=1)
+    data = Dataset.from_arrays(
+        obs=obs,
+        action=action,
+        reward=-(obs**2 + action**2)[:, 0],
+        next_obs=obs + action + 0.1 * np.tile([[1.0], [-1.0]], (100, 1)),
+        terminated=np.zeros(200, bool),
+        truncated=np.zeros(200, bool),
+        action_low=-4.0,
+        action_high=4.0,
+    )
+    # σ = .2 on a box of width 8: nodes must lie closer than σ.
+    algorithm = SmoothFQI(
+        approximator="polynomial", gamma=GAMMA, temperature=0.2, points=80, ridge=0.0, clip_targets=False
+    )
+    trainer = FittedTrainer(algorithm, data, FitSettings(normalize_obs=False), seed=0)
+    while trainer.step < 90:
+        trainer.advance(90 - trainer.step)
+    H = problem.H
+    expected = [-problem.q_constant, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1]]
+    assert np.asarray(trainer.nets().critic.weights)[0] == pytest.approx(expected, abs=2e-3)
