@@ -54,7 +54,7 @@ def test_a_polytope_projects_on_the_nearest_point(m, rows):
             assert isinstance(projected, np.ndarray if array is single else jax.Array)
             assert projected.dtype == np.float32
             np.testing.assert_allclose(projected, expected, atol=5e-5 * max(half_width))
-            assert np.all(polytope.contains(projected))
+            assert np.all(polytope.contains(projected, projected))
 
 
 def test_nearly_parallel_and_repeated_rows_are_projected_on_too():
@@ -73,7 +73,7 @@ def test_a_projection_lies_in_the_polytope_however_far_the_point(seed, distance)
     rng = np.random.default_rng(seed)
     polytope = random_polytope(rng, 3, 4)
     points = (distance * rng.normal(size=(16, 3))).astype(np.float32)
-    assert np.all(polytope.contains(polytope.project(points, points)))
+    assert np.all(polytope.contains(polytope.project(points, points), points))
 
 
 def test_inside_nothing_moves_and_shapes_are_kept():

@@ -103,7 +103,7 @@ def test_a_coupled_quadratic_in_a_polytope_against_slsqp(maximizer):
             options={"ftol": 1e-12},
         )
         assert float(solution.value[row]) == pytest.approx(-exact.fun, abs=1e-2 if maximizer is ASCENT else 1e-3)
-    assert np.all(polytope.contains(solution.action))
+    assert np.all(polytope.contains(solution.action, solution.action))
 
 
 def shifted_low(obs):

@@ -1,9 +1,12 @@
-"""Action sets beyond the box: a polytope, and bounds that depend on the state."""
+"""Action sets beyond the box: a polytope, bounds that depend on the state, coordinates that are whole numbers."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -16,41 +19,7 @@ from fittedq.types import AbstractActionSet, Arr, Box, namespace
 Rows = tuple[tuple[float, ...], ...]
 
 
-class AbstractBoxedSet(AbstractActionSet):
-    """A(s) inside a fixed outer `box`, whose units policies and critics use: it can stand where a box stands."""
-
-    box: eqx.AbstractVar[Box]
-
-    @property
-    def size(self) -> int:
-        return self.box.size
-
-    @property
-    def low(self) -> tuple[float, ...]:
-        return self.box.low
-
-    @property
-    def high(self) -> tuple[float, ...]:
-        return self.box.high
-
-    @property
-    def center(self) -> tuple[float, ...]:
-        return self.box.center
-
-    @property
-    def half_width(self) -> tuple[float, ...]:
-        return self.box.half_width
-
-    def to_unit(self, action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
-        """(a − center) / half_width of the outer box."""
-        return self.box.to_unit(action)
-
-    def from_unit(self, unit: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
-        """center + half_width · u of the outer box; u in the unit box may leave A(s): project it."""
-        return self.box.from_unit(unit)
-
-
-class StateBox(AbstractBoxedSet):
+class StateBox(AbstractActionSet):
     """A(s) = {a : low_fn(s) ≤ a ≤ high_fn(s)} inside the outer `box`.
 
     `low_fn` and `high_fn` take obs [b,s] and return [b,m], row by row, in array arithmetic that works on what they are
@@ -58,12 +27,15 @@ class StateBox(AbstractBoxedSet):
     the outer box; where they cross, A(s) is the one point low_fn(s). `check` says whether they do.
     """
 
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
     low_fn: Callable[[Any], Any] = eqx.field(static=True)
     high_fn: Callable[[Any], Any] = eqx.field(static=True)
     box: Box
 
     def __init__(self, low_fn: Callable[[Any], Any], high_fn: Callable[[Any], Any], box: Box):
         self.low_fn, self.high_fn, self.box = low_fn, high_fn, box
+        self.low, self.high = box.low, box.high
 
     def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         low = self.box.project(self.low_fn(obs), obs)
@@ -73,6 +45,10 @@ class StateBox(AbstractBoxedSet):
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         low, high = self.bounds(obs)
         return namespace(action, low).clip(action, low, high)
+
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        low, high = self.bounds(obs)
+        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
     def check(self, obs: Float[np.ndarray, "b s"]) -> None:
         """Raise `UserError` unless low_fn(s) ≤ high_fn(s), within the outer box, for every s in `obs`."""
@@ -95,13 +71,15 @@ class StateBox(AbstractBoxedSet):
                 )
 
 
-class Polytope(AbstractBoxedSet):
+class Polytope(AbstractActionSet):
     """A = {a : low ≤ a ≤ high, matrix · a ≤ bound}, with an inside.
 
     Numbers, not arrays, as in `Box`. `hull` is the smallest box around A and `inner` the centre of the greatest ball in
     A, both in the environment's units (the ball in the outer box's half-widths); linear programs find them once.
     """
 
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
     box: Box
     matrix: Rows = eqx.field(static=True)
     bound: tuple[float, ...] = eqx.field(static=True)
@@ -116,6 +94,7 @@ class Polytope(AbstractBoxedSet):
         bound: Sequence[float] | np.ndarray,
     ):
         self.box = Box(low, high)
+        self.low, self.high = self.box.low, self.box.high
         try:
             rows, limits = np.atleast_2d(np.asarray(matrix, float)), np.atleast_1d(np.asarray(bound, float))
         except ValueError as error:
@@ -146,10 +125,11 @@ class Polytope(AbstractBoxedSet):
         exact Jacobian.
         Source: Wright 1997 (primal-dual interior-point methods); Qi & Sun 1993 (semismooth Newton).
         """
-        del obs
         xp = namespace(action)
-        scale = max(self.box.half_width)
-        center, low, high = np.asarray(self.box.center), np.asarray(self.low), np.asarray(self.high)
+        if xp is np and np.all(self._holds(action)):
+            return action
+        scale = max(self.half_width)
+        center, low, high = np.asarray(self.center), np.asarray(self.low), np.asarray(self.high)
         matrix, bound = np.asarray(self.matrix), np.asarray(self.bound)
         length = np.linalg.norm(matrix, axis=1)
         # The rows are moved inwards by what rounding can undo: what is found then satisfies them without a tolerance.
@@ -172,14 +152,274 @@ class Polytope(AbstractBoxedSet):
         nearest = constant(center) + constant(scale) * unit
         # Rounding of the units must not undo what the pull towards the inside made sure of.
         nearest = self.box.project(nearest, nearest)
-        return xp.where(self.contains(action)[..., None], action, nearest)
+        return xp.where(self._holds(action)[..., None], action, nearest)
 
-    def contains(self, action: Float[Arr, "*b m"]) -> Any:
-        """Whether low ≤ a ≤ high and matrix · a ≤ bound, row by row, without a tolerance."""
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        del obs
+        return self._holds(action)
+
+    def _holds(self, action: Float[Arr, "*b m"]) -> Any:
         xp = namespace(action)
         matrix, bound = xp.asarray(self.matrix, action.dtype), xp.asarray(self.bound, action.dtype)
         in_box = (action >= xp.asarray(self.low, action.dtype)) & (action <= xp.asarray(self.high, action.dtype))
         return xp.all(in_box, axis=-1) & xp.all(action @ matrix.T <= bound, axis=-1)
+
+
+MOST_SLICES = 64
+"""Most settings of the integer coordinates inside a polytope: one projection is computed for each."""
+
+
+class Mixed(AbstractActionSet):
+    """A = {a ∈ inner : a_i ∈ ℤ for i in `integer`}, `inner` a box, a state-dependent box or a polytope.
+
+    In a polytope every admissible setting of the integer coordinates makes one slice of the others; `slices` holds
+    them. A projection is the nearest point of the nearest slice; gradients pass to the continuous coordinates as they
+    do there, and to the whole ones as if they were not rounded (straight through).
+    """
+
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+    inner: Box | StateBox | Polytope
+    coordinates: tuple[int, ...] = eqx.field(static=True)
+    settings: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    slices: tuple[Polytope | Box | None, ...]
+    """In a polytope, each setting of the integer coordinates and the set of the others (None: there are none)."""
+
+    def __init__(self, inner: Box | StateBox | Polytope, integer: Sequence[int]):
+        self.inner, self.coordinates = inner, tuple(sorted({int(axis) for axis in integer}))
+        self.low, self.high = inner.low, inner.high
+        if not self.coordinates or self.coordinates[0] < 0 or self.coordinates[-1] >= inner.size:
+            raise UserError(
+                f"integer actions: found coordinates {list(integer)}, expected some of 0 … {inner.size - 1}."
+            )
+        hull = inner.hull if isinstance(inner, Polytope) else inner
+        whole = [
+            np.arange(np.ceil(hull.low[axis] - 1e-9), np.floor(hull.high[axis] + 1e-9) + 1) for axis in self.coordinates
+        ]
+        for axis, numbers in zip(self.coordinates, whole, strict=True):
+            if not len(numbers):
+                raise UserError(
+                    f"integer actions: dimension {axis} is [{hull.low[axis]:g}, {hull.high[axis]:g}], which holds no "
+                    "whole number; widen the bounds or let the dimension be continuous."
+                )
+        found = _slices(inner, self.coordinates, whole) if isinstance(inner, Polytope) else []
+        self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
+
+    @property
+    def integer(self) -> tuple[int, ...]:
+        return self.coordinates
+
+    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        xp = namespace(obs)
+        low, high = self.inner.bounds(obs)
+        whole = self._whole()
+        # Where a state's bounds hold no whole number, the nearest one to them is the only action.
+        least = xp.ceil(low - 1e-6)
+        return xp.where(whole, least, low), xp.where(whole, xp.maximum(xp.floor(high + 1e-6), least), high)
+
+    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        xp = namespace(action)
+        if not self.slices:
+            low, high = (xp.asarray(bound, action.dtype) for bound in self.bounds(obs))
+            continuous = xp.clip(action, low, high)
+            return xp.where(
+                self._whole(), _straight_through(xp.clip(xp.round(action), low, high), continuous), continuous
+            )
+        rest = [axis for axis in range(self.size) if axis not in self.coordinates]
+        order = np.argsort([*self.coordinates, *rest])
+        candidates = []
+        for numbers, others in zip(self.settings, self.slices, strict=True):
+            part = action[..., rest]
+            fixed = xp.broadcast_to(xp.asarray(numbers, action.dtype), (*action.shape[:-1], len(numbers)))
+            moved = fixed if others is None else xp.concatenate([fixed, others.project(part, part)], axis=-1)
+            candidates.append(moved[..., order])
+        points = xp.stack(candidates, axis=-2)
+        distance = xp.sum(((points - action[..., None, :]) / xp.asarray(self.half_width, action.dtype)) ** 2, axis=-1)
+        nearest = xp.take_along_axis(points, xp.argmin(distance, axis=-1)[..., None, None], axis=-2)[..., 0, :]
+        return xp.where(self._whole(), _straight_through(nearest, action), nearest)
+
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        xp = namespace(action)
+        whole = xp.all((action == xp.round(action)) | ~self._whole(), axis=-1)
+        return whole & self.inner.contains(action, obs)
+
+    def _whole(self) -> np.ndarray:
+        return np.isin(np.arange(self.size), self.coordinates)
+
+
+def _straight_through(rounded: Any, smooth: Any) -> Any:
+    """`rounded`, with the derivative of `smooth`."""
+    if isinstance(rounded, np.ndarray):
+        return rounded
+    return jax.lax.stop_gradient(rounded) + (smooth - jax.lax.stop_gradient(smooth))
+
+
+def _slices(
+    inner: Polytope, coordinates: tuple[int, ...], whole: list[np.ndarray]
+) -> list[tuple[tuple[float, ...], Polytope | Box | None]]:
+    rest = [axis for axis in range(inner.size) if axis not in coordinates]
+    matrix, bound = np.asarray(inner.matrix), np.asarray(inner.bound)
+    count = int(np.prod([len(numbers) for numbers in whole]))
+    if count > MOST_SLICES:
+        raise UserError(
+            f"integer actions: inside a polytope found {count} settings of dimensions {list(coordinates)}, expected at "
+            f"most {MOST_SLICES}; narrow their bounds, or leave the rows out."
+        )
+    found = []
+    for numbers in itertools.product(*whole):
+        limits = bound - matrix[:, coordinates] @ np.asarray(numbers)
+        rows = matrix[:, rest]
+        empty = ~np.any(rows, axis=1) if rest else np.ones(len(limits), bool)
+        if (limits[empty] < -1e-9).any():
+            continue
+        values = tuple(float(number) for number in numbers)
+        if not rest:
+            found.append((values, None))
+            continue
+        low, high = np.asarray(inner.low)[rest], np.asarray(inner.high)[rest]
+        if empty.all():
+            found.append((values, Box(low, high)))
+            continue
+        try:
+            found.append((values, Polytope(low, high, rows[~empty], limits[~empty])))
+        except UserError:
+            continue  # no inside: nothing that single precision can reach
+    if not found:
+        raise UserError(
+            f"integer actions: no setting of dimensions {list(coordinates)} leaves room in the polytope; relax rows."
+        )
+    return found
+
+
+def reads_obs(action_set: AbstractActionSet) -> bool:
+    """Whether A(s) depends on s."""
+    return isinstance(action_set.inner if isinstance(action_set, Mixed) else action_set, StateBox)
+
+
+def describe(action_set: AbstractActionSet) -> dict[str, Any]:
+    """The set as JSON; of a `StateBox` only its outer box, for functions are not saved."""
+    outer = {"low": action_set.low, "high": action_set.high}
+    match action_set:
+        case Polytope():
+            return {"kind": "polytope", **outer, "matrix": action_set.matrix, "bound": action_set.bound}
+        case Mixed():
+            return {"kind": "mixed", "inner": describe(action_set.inner), "integer": action_set.coordinates}
+        case StateBox():
+            return {"kind": "state_box", **outer}
+        case _:
+            return {"kind": "box", **outer}
+
+
+def described(description: Any, given: AbstractActionSet | None = None) -> AbstractActionSet:
+    """The set of `describe`; for one with bounds that depend on the state, `given`, which must have its outer box."""
+    if given is not None:
+        if plain(describe(given)) != plain(description):
+            raise UserError(
+                f"action set: found {plain(describe(given))}, expected the one saved, {plain(description)}."
+            )
+        return given
+    match description["kind"]:
+        case "box":
+            return Box(description["low"], description["high"])
+        case "polytope":
+            return Polytope(*(description[name] for name in ("low", "high", "matrix", "bound")))
+        case "mixed" if description["inner"]["kind"] in ("box", "polytope"):
+            return Mixed(cast("Box | Polytope", described(description["inner"])), description["integer"])
+        case _:
+            raise UserError(
+                "action set: its bounds are functions of the state, which no file holds; give it again (action_set=)."
+            )
+
+
+def plain(value: Any) -> Any:
+    """Lists for tuples, in depth, as JSON has them."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+TERM = re.compile(r"(?P<number>\d+\.?\d*(e[+-]?\d+)?|\.\d+)?\*?(?P<bar>\|?)a(?P<axis>\d*)(?P=bar)")
+MOST_SIGNS = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """An action set in words, to be laid over an environment's box.
+
+    `rows` are inequalities such as "a0 + 2*a1 <= 1" or "|a0| + |a1| <= 1.5"; "a" and "|a|" without a number sum over
+    all dimensions. `integer` lists the coordinates that are whole numbers.
+    """
+
+    rows: tuple[str, ...] = ()
+    integer: tuple[int, ...] = ()
+
+    def within(self, box: Box) -> AbstractActionSet:
+        """The part of `box` that they allow."""
+        inner: Box | Polytope = box
+        if self.rows:
+            parts = [_inequalities(row, box.size) for row in self.rows]
+            matrix, bound = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            inner = Polytope(box.low, box.high, matrix, bound)
+        return Mixed(inner, self.integer) if self.integer else inner
+
+
+def _inequalities(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(matrix, bound): a sum of absolute values is as many rows as it has signs."""
+    left, sign, right = re.sub(r"\s", "", text).replace("≤", "<=").replace("≥", ">=").partition("<=")
+    if not sign:
+        left, sign, right = left.partition(">=")
+    try:
+        bound = float(right)
+    except ValueError:
+        bound = np.nan
+    if not sign or not np.isfinite(bound):
+        raise UserError(f"limit {text!r}: expected a sum of actions, <= or >=, and a number, as in 'a0 + |a1| <= 1.5'.")
+    linear, absolute, position, scale = np.zeros(size), np.zeros(size), 0, 1.0 if sign == "<=" else -1.0
+    while position < len(left):
+        plus_minus = left[position] if left[position] in "+-" else ""
+        term = TERM.match(left, position + len(plus_minus))
+        if term is None or (position and not plus_minus):
+            raise UserError(
+                f"limit {text!r}: cannot read {left[position:]!r}, expected terms such as a0, 2*a1 or |a2|."
+            )
+        axes = range(size) if term["axis"] == "" else (int(term["axis"]),)
+        if max(axes) >= size:
+            raise UserError(f"limit {text!r}: found a{max(axes)}, expected a0 … a{size - 1}; actions count from 0.")
+        coefficient = scale * (-1.0 if plus_minus == "-" else 1.0) * float(term["number"] or 1)
+        (absolute if term["bar"] else linear)[list(axes)] += coefficient
+        position = term.end()
+    signed = np.flatnonzero(absolute)
+    if (absolute < 0).any():
+        raise UserError(f"limit {text!r}: a sum of |a| can only be bounded from above, or the set is not convex.")
+    if len(signed) > MOST_SIGNS:
+        raise UserError(f"limit {text!r}: found {len(signed)} absolute values, expected at most {MOST_SIGNS}.")
+    matrix = []
+    for signs in itertools.product((1.0, -1.0), repeat=len(signed)):
+        row = linear.copy()
+        row[signed] += np.asarray(signs) * absolute[signed]
+        matrix.append(row)
+    return np.asarray(matrix), np.full(len(matrix), scale * bound)
+
+
+def inside(action_set: AbstractActionSet, box: Box) -> bool:
+    """Whether the outer box of `action_set` lies in `box`."""
+    if action_set.size != box.size:
+        return False
+    low, high = np.asarray(box.low), np.asarray(box.high)
+    return bool((np.asarray(action_set.low) >= low).all() and (np.asarray(action_set.high) <= high).all())
+
+
+def narrowed(box: Box, wanted: AbstractActionSet | Limits | None, label: str) -> AbstractActionSet:
+    """`wanted`, checked to lie in `box`; `box` itself where nothing is wanted."""
+    if wanted is None:
+        return box
+    action_set = wanted.within(box) if isinstance(wanted, Limits) else wanted
+    if not inside(action_set, box):
+        raise UserError(
+            f"action set: found one between {action_set.low} and {action_set.high}, expected it inside {label}'s box "
+            f"between {box.low} and {box.high}."
+        )
+    return action_set
 
 
 INTERIOR_STEPS = 25

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq import algorithms
+from fittedq.action_sets import describe, described
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, to_host
 from fittedq.data.statistics import RunningMoments
@@ -22,7 +23,7 @@ from fittedq.evaluate import episode_returns, returns_at_once
 from fittedq.files import load_folder, save_folder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 class Agent:
@@ -32,7 +33,7 @@ class Agent:
         self,
         algorithm: Algorithm,
         obs_size: int,
-        action_set: Box,
+        action_set: AbstractActionSet,
         nets: Approximators,
         moments: RunningMoments | None = None,
         env_id: str | None = None,
@@ -90,8 +91,7 @@ class Agent:
             "algorithm": self.algorithm.name,
             "settings": dataclasses.asdict(self.algorithm),
             "obs_size": self.obs_size,
-            "action_low": self.action_set.low,
-            "action_high": self.action_set.high,
+            "action_set": describe(self.action_set),
             "normalized": self.moments is not None,
             "env": self.env_id,
         }
@@ -101,15 +101,18 @@ class Agent:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
     @staticmethod
-    def load(path: str | Path) -> Agent:
-        """The agent of `save`; its networks are built from its settings, its environment is not."""
+    def load(path: str | Path, action_set: AbstractActionSet | None = None) -> Agent:
+        """The agent of `save`; its networks are built from its settings, its environment is not.
+
+        `action_set` is needed where its bounds are functions of the state, which no file holds.
+        """
         arrays, manifest = load_folder(Path(path))
         try:
             saved = manifest["agent"]
             cls = algorithms.find(saved["algorithm"])
             (settings,) = split_settings(from_json(saved["settings"]), cls)
             algorithm = cls(**settings)
-            obs_size, action_set = int(saved["obs_size"]), Box(saved["action_low"], saved["action_high"])
+            obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
             normalized, env_id = bool(saved["normalized"]), saved["env"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: the manifest is no agent's ({error!r}).") from None
@@ -133,3 +136,8 @@ class Agent:
         if array.ndim not in (1, 2) or array.shape[-1] != size:
             raise UserError(f"{name}: found shape {array.shape}, expected ({size},) or (batch, {size}).")
         return np.atleast_2d(array), array.ndim == 1
+
+
+def _description(saved: dict[str, Any]) -> Any:
+    """The action set in an agent's manifest; before version 0.2 it was two lists, a box."""
+    return saved.get("action_set") or {"kind": "box", "low": saved["action_low"], "high": saved["action_high"]}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fittedq.action_sets import Limits
 from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
 from fittedq.run import resume as continued
+from fittedq.types import AbstractActionSet
 
 
 def train(
@@ -24,6 +26,7 @@ def train(
     eval_episodes: int = 5,
     progress: bool = False,
     data: Dataset | None = None,
+    action_set: AbstractActionSet | Limits | None = None,
     **settings: Any,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
@@ -31,12 +34,23 @@ def train(
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way; `progress` shows a progress bar; the replay starts with
-    `data`, if given. Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM`
-    shows them); an unknown one raises `UserError` and names the nearest.
+    `data`, if given. `action_set` narrows the environment's box: a `Polytope`, a `StateBox`, a `Mixed` set, or
+    `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the training loop's
+    (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes)
     folder = None if out is None else Path(out)
-    run = Run(algorithm, env, schedule, seed=seed, settings=settings, folder=folder, eval_env=eval_env, data=data)
+    run = Run(
+        algorithm,
+        env,
+        schedule,
+        seed=seed,
+        settings=settings,
+        folder=folder,
+        eval_env=eval_env,
+        data=data,
+        action_set=action_set,
+    )
     run.start()
     return _to_the_end(run, progress)
 
@@ -52,33 +66,55 @@ def fit(
     eval_every: int | None = None,
     eval_episodes: int = 5,
     progress: bool = False,
+    action_set: AbstractActionSet | Limits | None = None,
     **settings: Any,
 ) -> Agent:
     """Learn from logged transitions alone and return the last agent.
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
-    `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. Further settings are
-    the algorithm's and `FitSettings`'.
+    `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
+    the dataset's box for the controller, as in `train`; the rows stay. Further settings are the algorithm's and
+    `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, **every)
     folder = None if out is None else Path(out)
-    run = Run(algorithm, None, schedule, data=dataset, seed=seed, settings=settings, folder=folder, eval_env=eval_env)
+    run = Run(
+        algorithm,
+        None,
+        schedule,
+        data=dataset,
+        seed=seed,
+        settings=settings,
+        folder=folder,
+        eval_env=eval_env,
+        action_set=action_set,
+    )
     run.start()
     return _to_the_end(run, progress)
 
 
-def resume(folder: str | Path, *, steps: int | None = None, env: AnyEnv | None = None) -> Agent:
+def resume(
+    folder: str | Path,
+    *,
+    steps: int | None = None,
+    env: AnyEnv | None = None,
+    action_set: AbstractActionSet | None = None,
+) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
-    `env` is needed where `train` was given an environment rather than an id.
+    `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
+    functions of the state.
     """
-    return _to_the_end(continued(Path(folder), steps=steps, env=env), progress=False)
+    return _to_the_end(continued(Path(folder), steps=steps, env=env, action_set=action_set), progress=False)
 
 
-def load(path: str | Path) -> Agent:
-    """The agent saved at `path` by `Agent.save`, or the best one of a run folder."""
-    return find_agent(Path(path))
+def load(path: str | Path, action_set: AbstractActionSet | None = None) -> Agent:
+    """The agent saved at `path` by `Agent.save`, or the best one of a run folder.
+
+    `action_set` is needed where its bounds are functions of the state, which no file holds.
+    """
+    return find_agent(Path(path), action_set)
 
 
 def _to_the_end(run: Run, progress: bool) -> Agent:

@@ -10,7 +10,7 @@ from fittedq.data.dataset import Writer
 from fittedq.envs.gym import EnvLike, GymSource
 from fittedq.errors import UserError
 from fittedq.noise import explore
-from fittedq.types import Box, Transition
+from fittedq.types import AbstractActionSet, Transition
 
 Policy = Callable[[np.ndarray], np.ndarray] | None
 """obs [b, s] → action [b, m] in the environment's units; None draws uniformly from the box."""
@@ -78,7 +78,12 @@ def _collect(
 
 
 def _act(
-    policy: Policy, obs: np.ndarray, action_set: Box, noise: float, epsilon: float, rng: np.random.Generator
+    policy: Policy,
+    obs: np.ndarray,
+    action_set: AbstractActionSet,
+    noise: float,
+    epsilon: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     shape = (len(obs), action_set.size)
     if policy is None or (epsilon and rng.random() < epsilon):

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.action_sets import inside
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import EnvLike, action_box, make_env
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
 from fittedq.errors import UserError
-from fittedq.types import AbstractPolicy, Box
+from fittedq.types import AbstractActionSet, AbstractPolicy, Box
 
 EVALUATION_SEED = 2**31
 """Added to a run's seed: evaluation never sees a training episode's seed sequence."""
@@ -23,13 +24,14 @@ EVALUATION_SEED = 2**31
 ActBatch = Callable[[np.ndarray], np.ndarray]
 
 
-def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box, whose: str = "the agent") -> None:
+def check_spaces(env: gymnasium.Env, obs_size: int, action_set: AbstractActionSet, whose: str = "the agent") -> None:
     """A UserError unless `env` has the sizes and bounds that an agent was trained for, or a dataset was taken with."""
     found = env.observation_space.shape
     if found != (obs_size,):
         raise UserError(f"environment: its observations have shape {found}, {whose}'s have ({obs_size},); use its own.")
     box = action_box(env.action_space)
-    if box != action_set:
+    # A box is the environment's own; any other set only has to lie in it.
+    if box != action_set if isinstance(action_set, Box) else not inside(action_set, box):
         raise UserError(
             f"environment: its actions lie in [{box.low}, {box.high}], {whose}'s in "
             f"[{action_set.low}, {action_set.high}]; evaluate where it came from."
@@ -37,7 +39,7 @@ def check_spaces(env: gymnasium.Env, obs_size: int, action_set: Box, whose: str 
 
 
 def episode_returns(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: Box, episodes: int, seed: int
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, episodes: int, seed: int
 ) -> Iterator[float]:
     """Undiscounted returns on an environment of its own, episode e reset with a seed of (seed, e)."""
     made = make_env(env)

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from fittedq import algorithms, checkpoint
+from fittedq.action_sets import Limits, describe, described, narrowed, plain, reads_obs
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
@@ -29,6 +30,7 @@ from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
 from fittedq.record import RunFolder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
+from fittedq.types import AbstractActionSet
 
 AnyEnv = EnvLike | AbstractJaxEnv
 
@@ -128,6 +130,7 @@ class Run:
         settings: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         eval_env: AnyEnv | None = None,
+        action_set: AbstractActionSet | Limits | None = None,
     ):
         cls = algorithms.find(algorithm)
         loop_settings = TrainSettings if env is not None else FitSettings
@@ -136,7 +139,9 @@ class Run:
             raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
         self.algorithm: Algorithm = cls(**given)
         self.train_settings = loop_settings(**loop_given)
-        self.schedule, self.seed, self.data = schedule, seed, data
+        self.schedule, self.seed = schedule, seed
+        self.data = None if data is None else data.limited(action_set)
+        self._wanted = action_set
         if env is None and data is None:
             raise UserError("train: found neither an environment nor a dataset; give one of them.")
         self.env_id = env if isinstance(env, str) else None
@@ -155,6 +160,10 @@ class Run:
                 raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
             self.eval_env = self.eval_env.spec.id
         self.trainer = self._trainer()
+        if self.train_settings.normalize_obs and reads_obs(self.trainer.action_set):
+            raise UserError(
+                "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
+            )
         if self.eval_env is None:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
         elif self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv):
@@ -182,12 +191,14 @@ class Run:
         if isinstance(self.env, AbstractJaxEnv):
             if self.data is not None:
                 raise UserError("data: a JAX environment cannot start from a dataset; use the Gymnasium one.")
-            return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed)
+            action_set = narrowed(self.env.action_set, self._wanted, "the environment")
+            return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed, action_set)
         source = GymSource(
             self.env,
             n_envs=self.train_settings.n_envs,
             asynchronous=self.train_settings.asynchronous,
             seed=self.seed,
+            action_set=self._wanted,
         )
         return HostTrainer(self.algorithm, source, self.train_settings, self.seed, self.data)
 
@@ -199,6 +210,7 @@ class Run:
             "env": self.env_id,
             "data": None if self.data is None else self.data.path,
             "eval_env": self.eval_id,
+            "action_set": plain(describe(self.trainer.action_set)),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
             # JSON has lists only; a configuration read back must compare equal.
@@ -304,10 +316,16 @@ class Run:
         self.folder.draw()
 
 
-def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None) -> Run:
+def resume(
+    folder: Path,
+    *,
+    steps: int | None = None,
+    env: AnyEnv | None = None,
+    action_set: AbstractActionSet | None = None,
+) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
-    `steps` extends it; `env` stands in for an environment that has no id.
+    `steps` extends it; `env` stands in for an environment that has no id, `action_set` for one that no file holds.
     """
     config = RunFolder(folder).open()
     env = config["env"] if env is None else env
@@ -328,6 +346,7 @@ def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None)
         schedule,
         data=data,
         eval_env=config.get("eval_env"),
+        action_set=_saved_set(config, action_set),
         seed=config["seed"],
         settings=from_json(config["settings"]),
         folder=folder,
@@ -338,14 +357,20 @@ def resume(folder: Path, *, steps: int | None = None, env: AnyEnv | None = None)
     return run
 
 
-def find_agent(path: Path) -> Agent:
+def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:
+    """The run's action set; a box is the environment's own, and comes from there."""
+    saved = config.get("action_set")
+    return None if saved is None or saved["kind"] == "box" else described(saved, given)
+
+
+def find_agent(path: Path, action_set: AbstractActionSet | None = None) -> Agent:
     """The agent of an agent folder, or the best (else the last) of a run folder."""
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):
             if candidate.is_dir():
-                return Agent.load(candidate)
+                return Agent.load(candidate, action_set)
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    return Agent.load(path)
+    return Agent.load(path, action_set)
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

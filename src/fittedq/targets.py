@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import smooth_max, soft_value, td_target
-from fittedq.types import AbstractCritic, Approximators, Arr, Box, Greedy, Transition
+from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr, Box, Greedy, Transition
 
 
 class Labelled(eqx.Module):
@@ -115,11 +115,14 @@ class SoftValue(AbstractTarget):
 
 
 class AbstractNodes(eqx.Module):
-    """Actions a_k and log weights whose sum stands for the integral over the box: ∫_A f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
+    """Actions a_k and log weights whose sum stands for an integral over the outer box: ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k).
+
+    Nodes outside A(s) count for nothing.
+    """
 
     @abc.abstractmethod
     def __call__(
-        self, action_set: Box, rows: int, key: PRNGKeyArray
+        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
     ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]: ...
 
 
@@ -129,7 +132,7 @@ class Quadrature(AbstractNodes):
     points: int = eqx.field(static=True, default=17)
 
     def __call__(
-        self, action_set: Box, rows: int, key: PRNGKeyArray
+        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
     ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
         del key
         node, weight = np.polynomial.legendre.leggauss(self.points)
@@ -150,7 +153,7 @@ class UniformSamples(AbstractNodes):
     count: int = eqx.field(static=True, default=64)
 
     def __call__(
-        self, action_set: Box, rows: int, key: PRNGKeyArray
+        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
     ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
         unit = jax.random.uniform(key, (rows, self.count, action_set.size), minval=-1.0, maxval=1.0)
         log_volume = float(np.sum(np.log(2 * np.asarray(action_set.half_width))))
@@ -171,9 +174,13 @@ class SmoothBellman(AbstractTarget):
     def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         rows = batch.next_obs.shape[0]
-        action, log_weight = self.nodes(nets.critic.action_set, rows, key)
+        action_set = nets.critic.action_set
+        action, log_weight = self.nodes(action_set, rows, key)
         count = action.shape[1]
         obs = jnp.repeat(batch.next_obs, count, axis=0)
+        if not isinstance(action_set, Box):
+            inside = action_set.contains(action.reshape(rows * count, -1), obs).reshape(rows, count)
+            log_weight = jnp.where(inside, log_weight, -jnp.inf)
         q = nets.critic(obs, action.reshape(rows * count, -1)).min(axis=0).reshape(rows, count)
         next_value = smooth_max(q, log_weight, self.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))

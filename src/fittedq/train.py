@@ -29,7 +29,7 @@ from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.settings import check, setting
 from fittedq.template import FQI, LearnerState
-from fittedq.types import Approximators, Arr, Box, Transition
+from fittedq.types import AbstractActionSet, Approximators, Arr, Transition
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,7 +83,7 @@ class AbstractTrainer(abc.ABC):
     step: int
     updates: int
     obs_size: int
-    action_set: Box
+    action_set: AbstractActionSet
     finished: str | None = None
     """Why there is nothing left to do, in words."""
 
@@ -126,7 +126,7 @@ def train(
 
 
 def initial_state(
-    algorithm: Algorithm, obs_size: int, action_set: Box, batch_size: int, seed: int
+    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
 ) -> tuple[FQI, LearnerState]:
     """The template and the first learner state; compiled, since eager initialization takes seconds."""
     fqi = algorithm.template(action_set)
@@ -385,7 +385,14 @@ class LoopState(eqx.Module):
 class CompiledTrainer(AbstractTrainer):
     """A JAX environment, the replay and the learner in one compiled loop."""
 
-    def __init__(self, algorithm: Algorithm, env: AbstractJaxEnv, settings: TrainSettings, seed: int):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        env: AbstractJaxEnv,
+        settings: TrainSettings,
+        seed: int,
+        action_set: AbstractActionSet | None = None,
+    ):
         if settings.asynchronous:
             raise UserError(
                 "setting asynchronous: found true, expected false for a JAX environment, which is compiled."
@@ -397,7 +404,7 @@ class CompiledTrainer(AbstractTrainer):
                 f"{self._updates_per_step:g} updates per compiled step, expected a whole number; adjust one of them."
             )
         self.step, self.updates, self.episodes = 0, 0, 0
-        self.obs_size, self.action_set = env.obs_size, env.action_set
+        self.obs_size, self.action_set = env.obs_size, action_set or env.action_set
         self._env, self._settings = env, settings
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)

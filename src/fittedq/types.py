@@ -72,13 +72,46 @@ class Transition(NamedTuple):
 class AbstractActionSet(eqx.Module):
     """The set A(s) of admissible actions, in the environment's own units.
 
-    A box is the first; a polytope, state-dependent bounds and integer coordinates answer the same questions.
+    A box is the first; a polytope, state-dependent bounds and integer coordinates answer the same questions. All lie in
+    an outer box low ≤ a ≤ high, whose units policies and critics use.
     """
 
+    low: eqx.AbstractVar[tuple[float, ...]]
+    high: eqx.AbstractVar[tuple[float, ...]]
+
     @property
-    @abc.abstractmethod
     def size(self) -> int:
         """m, the dimension of an action."""
+        return len(self.low)
+
+    @property
+    def center(self) -> tuple[float, ...]:
+        """The middle of the outer box."""
+        return tuple((high + low) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    @property
+    def half_width(self) -> tuple[float, ...]:
+        """Half the sides of the outer box."""
+        return tuple((high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    @property
+    def integer(self) -> tuple[int, ...]:
+        """The coordinates that are whole numbers."""
+        return ()
+
+    def to_unit(self, action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """(a − center) / half_width: the outer box becomes [−1, 1]^m."""
+        xp = namespace(action)
+        return (action - xp.asarray(self.center, action.dtype)) / xp.asarray(self.half_width, action.dtype)
+
+    def from_unit(self, unit: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """center + half_width · u, the inverse of `to_unit`; outside a box it may leave A(s)."""
+        xp = namespace(unit)
+        return xp.asarray(self.center, unit.dtype) + xp.asarray(self.half_width, unit.dtype) * unit
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        """Π_A(s)(center + half_width · u) for u in [−1, 1]^m: what a squashed policy does."""
+        return self.project(self.from_unit(unit), obs)
 
     @abc.abstractmethod
     def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
@@ -87,6 +120,10 @@ class AbstractActionSet(eqx.Module):
     @abc.abstractmethod
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         """Π_A(s)(a), the nearest admissible action."""
+
+    @abc.abstractmethod
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        """Whether a ∈ A(s), row by row, without a tolerance."""
 
 
 class Box(AbstractActionSet):
@@ -118,18 +155,6 @@ class Box(AbstractActionSet):
                     "expected low < high."
                 )
 
-    @property
-    def size(self) -> int:
-        return len(self.low)
-
-    @property
-    def center(self) -> tuple[float, ...]:
-        return tuple((high + low) / 2 for low, high in zip(self.low, self.high, strict=True))
-
-    @property
-    def half_width(self) -> tuple[float, ...]:
-        return tuple((high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
-
     def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         xp = namespace(obs)
         shape = (1,) * (obs.ndim - 1) + (self.size,)
@@ -140,15 +165,14 @@ class Box(AbstractActionSet):
         xp = namespace(action)
         return xp.clip(action, xp.asarray(self.low, action.dtype), xp.asarray(self.high, action.dtype))
 
-    def to_unit(self, action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
-        """(a − center) / half_width: the box becomes [−1, 1]^m."""
-        xp = namespace(action)
-        return (action - xp.asarray(self.center, action.dtype)) / xp.asarray(self.half_width, action.dtype)
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        low, high = self.bounds(obs)
+        return namespace(action).all((action >= low) & (action <= high), axis=-1)
 
-    def from_unit(self, unit: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
-        """center + half_width · u, the inverse of `to_unit`."""
-        xp = namespace(unit)
-        return xp.asarray(self.center, unit.dtype) + xp.asarray(self.half_width, unit.dtype) * unit
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        """The unit box is the box: nothing to project."""
+        del obs
+        return self.from_unit(unit)
 
 
 class AbstractCritic(eqx.Module):
@@ -173,7 +197,7 @@ class AbstractCritic(eqx.Module):
 class AbstractPolicy(eqx.Module):
     """π(a | s; w), deterministic or stochastic, in the environment's units."""
 
-    action_set: eqx.AbstractVar[Box]
+    action_set: eqx.AbstractVar[AbstractActionSet]
 
     @abc.abstractmethod
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:

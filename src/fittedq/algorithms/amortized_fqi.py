@@ -23,7 +23,7 @@ from fittedq.losses import Imitate, Improve, Regress
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Copy, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,14 @@ class AmortizedFQI(SolvingAlgorithm):
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
     policy_epochs: int = setting(3, "passes over its data in each fit of the policy", low=1)
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
         return Approximators(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=self.deterministic_policy(obs_size, action_set, policy_key),
         )
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
         policy_loss = Imitate() if self.policy_loss == "imitate" else Improve(MinOverCritics())
         return FQI(

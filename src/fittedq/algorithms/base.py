@@ -17,7 +17,7 @@ from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
 from fittedq.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.template import FQI
-from fittedq.types import AbstractCritic, Approximators, Box
+from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -53,11 +53,11 @@ class Algorithm(abc.ABC):
         check(self)
 
     @abc.abstractmethod
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         """The first approximators."""
 
     @abc.abstractmethod
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         """Greedy step, updates in order, sync rule."""
 
     @abc.abstractmethod
@@ -72,7 +72,7 @@ class Algorithm(abc.ABC):
         """`nets` in the shapes of saved `arrays`, for approximators that grow with their data."""
         return nets
 
-    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> AbstractCritic:
+    def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""
         return QNetwork(
             obs_size,

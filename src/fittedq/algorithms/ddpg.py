@@ -24,7 +24,7 @@ from fittedq.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.settings import setting
 from fittedq.targets import Bellman, FirstCritic
 from fittedq.template import FQI, Periodic, Polyak, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class DDPG(Algorithm):
     noise_mean: float = setting(0.0, "Ornstein–Uhlenbeck's mean μ")
     noise_dt: float = setting(1.0, "Ornstein–Uhlenbeck's time step Δt", above=0.0)
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
         return Approximators(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
         )
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         follow = Polyak(self.tau) if self.target_period is None else Periodic(self.target_period)
         return FQI(
             greedy=PolicyAction(),

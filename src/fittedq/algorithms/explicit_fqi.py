@@ -20,7 +20,7 @@ from fittedq.greedy import SolvedPolicy
 from fittedq.losses import Regress
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Copy, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class ExplicitFQI(SolvingAlgorithm):
         "sync": "Copy",
     }
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         return Approximators(critic=self.critic(obs_size, action_set, key))
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
         return FQI(
             greedy=self.solved(action_set),

@@ -20,7 +20,7 @@ from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.errors import UserError
 from fittedq.greedy import Solved
 from fittedq.maximize.ascent import ProjectedAscent
-from fittedq.maximize.base import AbstractMaximizer
+from fittedq.maximize.base import AbstractMaximizer, is_box
 from fittedq.maximize.cem import CrossEntropy
 from fittedq.maximize.grid import Grid
 from fittedq.maximize.lbfgs import ProjectedLBFGS
@@ -29,10 +29,12 @@ from fittedq.maximize.sweep import TreeSweep
 from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template import Budget
-from fittedq.types import AbstractCritic, Approximators, Box
+from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
 
 APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial")
 TREES = ("extra_trees", "random_forest")
+STARTS_OF_INTEGERS = 16
+"""Random starts per state, at least, where some actions are whole numbers."""
 
 MAXIMIZERS: dict[str, AbstractMaximizer] = {
     "ascent": ProjectedAscent(),
@@ -93,7 +95,9 @@ class FittedAlgorithm(Algorithm, abc.ABC):
         """`critic` fitted to (s, a) → y by a method of its own, or None where that is the optimizer's part."""
         return None
 
-    def deterministic_policy(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> DeterministicPolicy:
+    def deterministic_policy(
+        self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray
+    ) -> DeterministicPolicy:
         """The network that amortizes the argmax."""
         return DeterministicPolicy(obs_size, action_set, self.hidden, key, activation=self.activation)
 
@@ -111,7 +115,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "exact"))
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
 
-    def critic(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> AbstractCritic:
+    def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         if self.approximator in TREES:
             forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
             return TreeCritic.start(action_set, forest)
@@ -145,19 +149,24 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         nodes = max((len(array) for name, array in arrays.items() if name.endswith("critic/threshold")), default=0)
         return nets.replace("critic", TreeCritic.start(nets.critic.action_set, nets.critic.forest, nodes))
 
-    def solved(self, action_set: Box) -> Solved:
+    def solved(self, action_set: AbstractActionSet) -> Solved:
         """The greedy step these settings ask for; `auto` takes an exact maximizer where the approximator admits one."""
         trees, quadratic = self.approximator in TREES, self.approximator == "polynomial" and self.degree <= 2
         choice = self.maximizer
-        if choice in ("auto", "exact"):
+        # In a polytope or among whole numbers the exact ones below do not hold.
+        if choice in ("auto", "exact") and is_box(action_set):
             if trees and action_set.size == 1:
                 return Solved(TreeSweep(), 0)
             if quadratic:
                 return Solved(QuadraticArgmax(), 0)
-            if choice == "exact":
-                raise UserError(
-                    f"setting maximizer: there is no exact one for {self.approximator!r} with {action_set.size} action "
-                    "dimensions, only for trees with one and polynomials of degree 2; take maximizer=auto."
-                )
+        if choice == "exact":
+            raise UserError(
+                f"setting maximizer: there is no exact one for {self.approximator!r} with {action_set.size} action "
+                f"dimensions in a {type(action_set).__name__}, only in a box for trees with one and polynomials of "
+                "degree 2; take maximizer=auto."
+            )
+        if choice == "auto":
             choice = "cem" if trees else "ascent"
-        return Solved(MAXIMIZERS[choice], self.random_starts)
+        # Small steps do not change a whole number: each setting of them needs a start of its own.
+        starts = max(self.random_starts, STARTS_OF_INTEGERS) if action_set.integer else self.random_starts
+        return Solved(MAXIMIZERS[choice], starts)

@@ -28,7 +28,7 @@ from fittedq.noise import AbstractExploration, OwnNoise
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Polyak, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class SAC(Algorithm):
     temperature_learning_rate: float = setting(3e-4, "Adam's step for log β", above=0.0)
     target_entropy: float | None = setting(None, "H̄ in nats; none means −m nats in the unit box")
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
         return Approximators(
             critic=self.critic(obs_size, action_set, critic_key),
@@ -58,7 +58,7 @@ class SAC(Algorithm):
             log_temperature=jnp.asarray(math.log(self.temperature or self.initial_temperature)),
         )
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
         updates = (
             Update("critic", Regress(target), self.critic_optimizer()),

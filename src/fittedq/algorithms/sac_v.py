@@ -26,7 +26,7 @@ from fittedq.noise import AbstractExploration, OwnNoise
 from fittedq.settings import setting
 from fittedq.targets import BellmanFromValue, MinOverCritics, SoftValue
 from fittedq.template import FQI, Polyak, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class SACValue(Algorithm):
     policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
     temperature: float = setting(0.2, "temperature β (1 / the paper's reward scale)", above=0.0)
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key, value_key = jax.random.split(key, 3)
         return Approximators(
             critic=self.critic(obs_size, action_set, critic_key),
@@ -54,7 +54,7 @@ class SACValue(Algorithm):
             log_temperature=jnp.asarray(math.log(self.temperature)),
         )
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         value_target = SoftValue(MinOverCritics(subset=self.n_target_critics))
         return FQI(
             updates=(

@@ -21,7 +21,7 @@ from fittedq.losses import Regress
 from fittedq.settings import setting
 from fittedq.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.template import FQI, Copy, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,15 @@ class SmoothFQI(SolvingAlgorithm):
     points: int = setting(17, "quadrature nodes per action dimension", low=2)
     samples: int = setting(64, "actions sampled per state", low=1)
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         return Approximators(critic=self.critic(obs_size, action_set, key))
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
+        if action_set.integer:
+            raise UserError(
+                "smooth_fqi: found whole-numbered actions, expected continuous ones, over which it integrates; "
+                "take explicit_fqi."
+            )
         small = action_set.size <= 2
         if self.integration == "quadrature" and not small:
             raise UserError(

@@ -23,7 +23,7 @@ from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics
 from fittedq.template import FQI, Budget, Polyak, Sync, Update
-from fittedq.types import Approximators, Box
+from fittedq.types import AbstractActionSet, Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,14 @@ class TD3(Algorithm):
     smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
     noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
-    def networks(self, obs_size: int, action_set: Box, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
         return Approximators(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
         )
 
-    def template(self, action_set: Box) -> FQI:
+    def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
         follow = Polyak(self.tau, every=self.policy_delay)
         return FQI(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import squashed_log_prob
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Arr, Box, namespace
+from fittedq.types import AbstractActionSet, AbstractCritic, AbstractPolicy, AbstractValue, Arr, namespace
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     # `where` rather than `maximum`: its derivative at 0 is 0 and costs one select.
@@ -92,12 +92,12 @@ class QNetwork(AbstractCritic):
     """q_j(s, a), j = 1 … n: an ensemble of perceptrons on [s, a scaled to the unit box]."""
 
     net: Mlp
-    action_set: Box
+    action_set: AbstractActionSet
 
     def __init__(
         self,
         obs_size: int,
-        action_set: Box,
+        action_set: AbstractActionSet,
         widths: Sequence[int],
         key: PRNGKeyArray,
         *,
@@ -137,34 +137,50 @@ class VNetwork(AbstractValue):
 
 
 class DeterministicPolicy(AbstractPolicy):
-    """π(s) = center + half_width · tanh(net(s))."""
+    """π(s) = Π_A(s)(center + half_width · tanh(net(s))); in a box there is nothing to project."""
 
     net: Mlp
-    action_set: Box
+    action_set: AbstractActionSet
 
     def __init__(
-        self, obs_size: int, action_set: Box, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"
+        self,
+        obs_size: int,
+        action_set: AbstractActionSet,
+        widths: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        activation: str = "relu",
     ):
         self.net = Mlp((obs_size, *widths, action_set.size), key, activation=activation)
         self.action_set = action_set
 
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
         del normal
-        return self.action_set.from_unit(namespace(obs).tanh(self.net(obs)))
+        return self.action_set.admissible(namespace(obs).tanh(self.net(obs)), obs)
 
     def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
         del key
-        return self.action_set.from_unit(jnp.tanh(self.net(obs))), jnp.zeros(obs.shape[:-1], obs.dtype)
+        return self.action_set.admissible(jnp.tanh(self.net(obs)), obs), jnp.zeros(obs.shape[:-1], obs.dtype)
 
 
 class TanhGaussianPolicy(AbstractPolicy):
-    """a = center + half_width · tanh(μ(s) + σ(s) ε), ε ~ N(0, I). Source: Haarnoja et al. 2018, appendix C."""
+    """a = Π_A(s)(center + half_width · tanh(μ(s) + σ(s) ε)), ε ~ N(0, I). Source: Haarnoja et al. 2018, appendix C.
+
+    log π is that of the action before it is projected (in a box, the action): the projected one has no density where
+    many are sent to one point.
+    """
 
     net: Mlp
-    action_set: Box
+    action_set: AbstractActionSet
 
     def __init__(
-        self, obs_size: int, action_set: Box, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"
+        self,
+        obs_size: int,
+        action_set: AbstractActionSet,
+        widths: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        activation: str = "relu",
     ):
         self.net = Mlp((obs_size, *widths, 2 * action_set.size), key, activation=activation)
         self.action_set = action_set
@@ -178,11 +194,11 @@ class TanhGaussianPolicy(AbstractPolicy):
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
         xp = namespace(obs)
         mean, log_std = self.parameters(obs)
-        return self.action_set.from_unit(xp.tanh(mean + xp.exp(log_std) * normal))
+        return self.action_set.admissible(xp.tanh(mean + xp.exp(log_std) * normal), obs)
 
     def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
         mean, log_std = self.parameters(obs)
         normal = jax.random.normal(key, mean.shape, mean.dtype)
         u = mean + jnp.exp(log_std) * normal
         log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
-        return self.action_set.from_unit(jnp.tanh(u)), log_prob
+        return self.action_set.admissible(jnp.tanh(u), obs), log_prob

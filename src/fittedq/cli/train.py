@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from fittedq.action_sets import Limits
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.progress import duration, shown
@@ -45,6 +46,10 @@ class Train:
     """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the algorithm or the training loop; may be given often. `fittedq list ALGORITHM` shows them."""
+    limit: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="INEQUALITY")] = ()
+    """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (a sum over all of them); may be given often."""
+    integer: tuple[int, ...] = ()
+    """Action dimensions that are whole numbers, counted from 0."""
     eval_every: int | None = None
     """Steps between evaluations on separate seeds (5 000; 10 iterations); 0: none."""
     eval_episodes: int = 5
@@ -76,6 +81,7 @@ class Train:
             settings=parse_assignments(self.set),
             folder=folder,
             eval_env=self.eval_env,
+            action_set=Limits(self.limit, self.integer) if self.limit or self.integer else None,
         )
         run.start()
         return follow(run, as_json=self.json)

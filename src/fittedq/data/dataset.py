@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
 from fittedq.errors import UserError
 from fittedq.files import FORMAT, MANIFEST, _digest, publish_folder, read_json
-from fittedq.types import Box, Transition
+from fittedq.types import AbstractActionSet, Box, Transition
 
 KIND = "dataset"
 COLUMNS: tuple[str, ...] = Transition._fields
@@ -50,7 +51,9 @@ class Dataset:
     Made by `from_arrays`, by `open`, or by a `Writer`; read-only.
     """
 
-    def __init__(self, columns: dict[str, np.ndarray], action_set: Box, origin: Mapping[str, Any] | None = None):
+    def __init__(
+        self, columns: dict[str, np.ndarray], action_set: AbstractActionSet, origin: Mapping[str, Any] | None = None
+    ):
         self.columns = columns
         """obs [N, s], action [N, m], reward [N], next_obs [N, s] float32, terminated [N], truncated [N] bool."""
         self.action_set = action_set
@@ -58,6 +61,15 @@ class Dataset:
         """Where it came from, as text."""
         self.path: str | None = None
         """The folder it was opened from."""
+
+    def limited(self, action_set: AbstractActionSet | Limits | None) -> Dataset:
+        """The same rows for a controller with fewer admissible actions: what was done need not lie in `action_set`."""
+        if action_set is None:
+            return self
+        box = Box(self.action_set.low, self.action_set.high)
+        other = Dataset(self.columns, narrowed(box, action_set, "the dataset"), self.origin)
+        other.path = self.path
+        return other
 
     @staticmethod
     def from_arrays(
@@ -130,7 +142,7 @@ class Dataset:
                     f"{shapes[name]} as the manifest says; it is damaged."
                 )
             columns[name] = np.asarray(column)
-        dataset = Dataset(columns, Box(manifest["action_low"], manifest["action_high"]), manifest["origin"])
+        dataset = Dataset(columns, _declared(manifest), manifest["origin"])
         dataset.path = str(path)
         return dataset
 
@@ -198,10 +210,15 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | Path, *, action_set: Box | None = None, drop_bad: bool = False, label: str | None = None
+        self,
+        path: str | Path,
+        *,
+        action_set: AbstractActionSet | None = None,
+        drop_bad: bool = False,
+        label: str | None = None,
     ):
         self.path = Path(path)
-        self.action_set = None if action_set is None else action_bounds(action_set.low, action_set.high)
+        self.action_set = None if action_set is None else _held(action_set)
         self.count = 0
         """Rows written."""
         self.dropped = 0
@@ -221,11 +238,11 @@ class Writer:
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def declare(self, action_set: Box) -> None:
+    def declare(self, action_set: AbstractActionSet) -> None:
         """Take the actions' bounds before the first row."""
         if self.count:
             raise UserError(f"{self._label}: the actions' bounds came after {self.count} rows, expected them before.")
-        self.action_set = action_bounds(action_set.low, action_set.high)
+        self.action_set = _held(action_set)
 
     def append(self, batch: Transition, keep: Bool[np.ndarray, "b"] | None = None) -> None:
         """Write the rows of `keep` (default: all); the row before one left out is marked truncated, for the episode
@@ -278,6 +295,7 @@ class Writer:
                 "obs_size": self._sizes[0],
                 "action_low": action_set.low,
                 "action_high": action_set.high,
+                "action_set": describe(action_set),
                 "origin": dict(origin or {}),
             }
             publish_folder(self._temporary, self.path, meta)
@@ -356,7 +374,7 @@ class Faults:
         self._first_outside: list[str] = []
 
     def add(
-        self, batch: Transition, action_set: Box | None, among: Bool[np.ndarray, "b"] | None = None
+        self, batch: Transition, action_set: AbstractActionSet | None, among: Bool[np.ndarray, "b"] | None = None
     ) -> Bool[np.ndarray, "b"]:
         """Which rows of a batch are sound; faults are counted `among` some rows only where given."""
         not_finite = not_finite_columns(batch)
@@ -442,6 +460,18 @@ def action_bounds(low: Any, high: Any, size: int | None = None) -> Box:
                 "numbers, expected as many, or one for all."
             )
     return Box(*bounds)
+
+
+def _held(action_set: AbstractActionSet) -> AbstractActionSet:
+    """What a folder can hold of it: bounds in float32, as actions are, and no functions of the state."""
+    return action_set if isinstance(action_set, Polytope | Mixed) else action_bounds(action_set.low, action_set.high)
+
+
+def _declared(manifest: Mapping[str, Any]) -> AbstractActionSet:
+    """The action set of a manifest; before version 0.2 it was two lists, a box."""
+    if "action_set" in manifest:
+        return described(manifest["action_set"])
+    return Box(manifest["action_low"], manifest["action_high"])
 
 
 def _as_column(name: str, value: Any, label: str) -> np.ndarray:

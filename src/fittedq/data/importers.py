@@ -665,8 +665,16 @@ def _agent_bounds(path: Path) -> Box | None:
     for name in ("last", "best"):
         if (run / name / "manifest.json").is_file():
             agent = read_json(run / name / "manifest.json").get("agent", {})
-            return action_bounds(agent["action_low"], agent["action_high"])
+            return _outer_box(agent.get("action_set", agent))
     return None
+
+
+def _outer_box(description: Any) -> Box:
+    """The bounds in an agent's description of its action set."""
+    while "inner" in description:
+        description = description["inner"]
+    low, high = (description.get(name, description.get(f"action_{name}")) for name in ("low", "high"))
+    return action_bounds(low, high)
 
 
 # ---------------------------------------------------------------------- helpers

@@ -18,10 +18,28 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float
 
+from fittedq.action_sets import Limits, narrowed
 from fittedq.errors import UserError, nearest
-from fittedq.types import Box
+from fittedq.types import AbstractActionSet, Box
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
+
+
+class LimitActions(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """`env` with fewer admissible actions: A(s) is `action_set`, inside the environment's own box.
+
+    The wrapper checks nothing and changes nothing: it says what the controller has to respect.
+    """
+
+    def __init__(self, env: gymnasium.Env, action_set: AbstractActionSet | Limits):
+        gymnasium.utils.RecordConstructorArgs.__init__(self, action_set=action_set)
+        super().__init__(env)
+        self.admissible_actions = narrowed(action_box(env.action_space), action_set, "the environment")
+
+
+def admissible_actions(env: gymnasium.Env) -> AbstractActionSet | None:
+    """What the outermost `LimitActions` around `env` says."""
+    return env.get_wrapper_attr("admissible_actions") if env.has_wrapper_attr("admissible_actions") else None
 
 
 class Step(NamedTuple):
@@ -128,7 +146,15 @@ def coordinate_names(env: gymnasium.Env, size: int) -> list[str]:
 class GymSource:
     """Collects from `n_envs` environments made here, or from a vector environment that was handed in."""
 
-    def __init__(self, env: EnvLike, *, n_envs: int = 1, asynchronous: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        env: EnvLike,
+        *,
+        n_envs: int = 1,
+        asynchronous: bool = False,
+        seed: int = 0,
+        action_set: AbstractActionSet | Limits | None = None,
+    ):
         self.seed = seed
         self.steps = 0
         self.replayable = True
@@ -154,6 +180,7 @@ class GymSource:
             self._names = coordinate_names(first, gymnasium.spaces.flatdim(observation_space))
             self.label = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
             action_box(action_space)
+            action_set = admissible_actions(first) if action_set is None else action_set
             if asynchronous and n_envs > 1:
                 first.close()
                 # Not a fork: JAX's threads do not survive one.
@@ -164,7 +191,7 @@ class GymSource:
             else:
                 self._envs = [first, *(make_env(env) for _ in range(n_envs - 1))]
         self.obs_size = gymnasium.spaces.flatdim(observation_space)
-        self.action_set = action_box(action_space)
+        self.action_set = narrowed(action_box(action_space), action_set, self.label)
         self._action_shape, self._action_dtype = tuple(action_space.shape or ()), action_space.dtype
         self._episode = np.zeros(self.n_envs, np.int64)
         self._return = np.zeros(self.n_envs)
