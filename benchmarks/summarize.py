@@ -12,6 +12,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+import process_control
+
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
@@ -131,6 +133,34 @@ def main() -> None:
         print("\nMean return of the last agent over 20 fresh episodes, after the default 40 iterations. `random`: even")
         print("actions; `mixed`: half from a TD3 agent after 2 000 steps. Two runs at a time, one core each, on a busy")
         print("machine: read the seconds so.")
+    cheetah = sorted((RESULTS / "offline_halfcheetah").glob("*.json"))
+    if cheetah:
+        print("\n## HalfCheetah-v5 from 200 000 logged transitions\n")
+        print(
+            "| method | seed | mean return of 10 episodes | each | training seconds, one core |\n|---|---|---|---|---|"
+        )
+        for path in cheetah:
+            run = json.loads(path.read_text())
+            print(
+                f"| {run['method']} | {run['seed']} | {run['mean_return']:,.0f} | {spread(run['returns'])} | "
+                f"{run['train_seconds']:.0f} |"
+            )
+        print(
+            f"\nThe log: both replays of our SAC runs, mean return {run['data_mean_return']:,.0f}, best episode "
+            f"{run['data_best_return']:,.0f}."
+        )
+    rows = RESULTS / "million_rows.json"
+    if rows.exists():
+        data = json.loads(rows.read_text())
+        print(
+            f"\n## One iteration of explicit FQI on {data['rows']:,} rows\n\n{data['seconds']:.0f} s, "
+            f"{data['peak_memory_gib']:.2f} GiB at most, {data['reports']} reports of progress, at most "
+            f"{data['longest_silence_seconds']:.1f} s apart.\n"
+        )
+    plants = RESULTS / "process_control.json"
+    if plants.exists():
+        print("\n## Process control: 20 000 logged rows, 20 starts\n")
+        print(process_control.table(json.loads(plants.read_text())))
 
 
 if __name__ == "__main__":
