@@ -298,7 +298,9 @@ def trained(request) -> Iterator[tuple[HostTrainer, int]]:
     """A short run on Gymnasium's Pendulum, and how many programs its warm-up compiled."""
     settings = TrainSettings(batch_size=BATCH, random_steps=RANDOM_STEPS, replay_size=STEPS)
     trainer = HostTrainer(REGISTRY[request.param](hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
-    trainer.advance(WARM_UP)
+    # Two reports: each may fall between the updates of a group.
+    for steps in (WARM_UP - 1, 1):
+        trainer.advance(steps)
     programs = trainer.learner.compilations
     trainer.advance(STEPS - WARM_UP)
     yield trainer, programs
@@ -306,9 +308,9 @@ def trained(request) -> Iterator[tuple[HostTrainer, int]]:
 
 
 def test_nothing_is_compiled_after_warm_up(trained):
-    """One program for each phase of the delayed updates."""
+    """One program for a group of delayed updates, and one for each of its phases where a report splits it."""
     trainer, programs = trained
-    assert trainer.learner.compilations == programs <= 2
+    assert trainer.learner.compilations == programs <= 3
 
 
 def test_one_update_per_step_once_random_actions_end(trained):

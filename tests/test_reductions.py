@@ -13,11 +13,12 @@ import pytest
 from fittedq.algorithms import DDPG, SAC, TD3
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.bellman import td_target
+from fittedq.envs.gym import GymSource
 from fittedq.greedy import PolicyAction
 from fittedq.losses import Improve, Regress
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.template import FQI, Budget, Copy, LearnerState, Sync, Update
-from fittedq.train import initial_state
+from fittedq.train import HostTrainer, TrainSettings, initial_state
 from fittedq.types import Approximators, Box, Transition
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
@@ -157,3 +158,17 @@ def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     target = Bellman(0.9, FirstCritic())
     labels = [target(Approximators(critic=nets.critic), batch, greedy, KEY).y for greedy in (amortized, solved)]
     assert max(differences(*labels)) == 0.0
+
+
+def test_a_group_of_batches_in_one_call_is_the_same_run():
+    """TD3's critic-only updates wait for the policy's: two batches in one call, bit for bit as one by one."""
+    trainers = []
+    for steps in (60, 1):
+        settings = TrainSettings(batch_size=16, random_steps=20)
+        trainer = HostTrainer(TD3(hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
+        for _ in range(60 // steps):
+            trainer.advance(steps)
+        trainers.append(trainer)
+    one, other = (jax.tree.leaves(trainer.learner.state) for trainer in trainers)
+    assert int(trainers[0].learner.state.step) == 41
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -205,6 +205,15 @@ class Learner:
         self._leaves = self._run(self._leaves, rows, phase)
         self._count += rows.shape[0]
 
+    @property
+    def group(self) -> int:
+        """Batches that are best learned from in one call: those of a delayed policy's period, where it is short."""
+        return self._policy_every if self._policy_every <= MAX_UNROLLED else 1
+
+    def policy_due(self, batches: int) -> bool:
+        """Whether the last of so many more batches updates the policy."""
+        return (self._count + batches) % self._policy_every == 0
+
     def wait(self) -> None:
         """Return when the last call is done."""
         jax.block_until_ready(self._leaves)
@@ -253,6 +262,8 @@ class HostTrainer(AbstractTrainer):
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
         self._policy = self.learner.host_policy()
+        self._waiting: list[np.ndarray] = []
+        """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         returns: list[float] = []
@@ -261,6 +272,7 @@ class HostTrainer(AbstractTrainer):
             for _ in range(self._settings.chunk):
                 returns += self._collect()
             self._learn()
+        self._flush()
         return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics())
 
     def _begin_with(self, data: Dataset) -> None:
@@ -315,9 +327,22 @@ class HostTrainer(AbstractTrainer):
             rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
             if self._moments is not None:
                 normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
-            self.learner.learn(rows)
+            self._waiting.append(rows)
             self.updates += per_call
             self._owed -= per_call
+            if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
+                self._flush()
+
+    def _flush(self) -> None:
+        """Learn from what waits: a whole group in one call, else batch by batch, so that few shapes are compiled.
+
+        Either way it is the same arithmetic, to the bit.
+        """
+        if len(self._waiting) == self.learner.group > 1:
+            self._waiting = [np.concatenate(self._waiting)]
+        for rows in self._waiting:
+            self.learner.learn(rows)
+        self._waiting.clear()
         self._policy = self.learner.host_policy()
 
     def nets(self) -> Approximators:
