@@ -299,10 +299,10 @@ def trained(request) -> Iterator[tuple[HostTrainer, int]]:
     settings = TrainSettings(batch_size=BATCH, random_steps=RANDOM_STEPS, replay_size=STEPS)
     trainer = HostTrainer(REGISTRY[request.param](hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
     # Two reports: each may fall between the updates of a group.
-    for steps in (WARM_UP - 1, 1):
+    for steps in (WARM_UP, 1):
         trainer.advance(steps)
     programs = trainer.learner.compilations
-    trainer.advance(STEPS - WARM_UP)
+    trainer.advance(STEPS - WARM_UP - 1)
     yield trainer, programs
     trainer.close()
 
