@@ -148,8 +148,10 @@ class Polytope(AbstractActionSet):
             margin=constant(margin / (length * scale)),
         )
         inner = constant((np.asarray(self.inner) - center) / scale)
-        unit = dual.solve(inner) if xp is np else compiled_solve(dual, inner)
-        nearest = constant(center) + constant(scale) * unit
+        # Acting asks for one action at a time: some thirty rounds of tiny NumPy calls would take milliseconds.
+        one = action.size == self.size and action.dtype == np.float32
+        unit = dual.solve(inner) if xp is np and not one else compiled_solve(dual, inner)
+        nearest = constant(center) + constant(scale) * (np.asarray(unit) if xp is np else unit)
         # Rounding of the units must not undo what the pull towards the inside made sure of.
         nearest = self.box.project(nearest, nearest)
         return xp.where(self._holds(action)[..., None], action, nearest)
@@ -472,7 +474,7 @@ class Dual(eqx.Module):
         diagonal = xp.where(binding, SHARING * strength, 1.0).astype(base.dtype)
         curvature = curvature + diagonal[..., None] * xp.eye(self.rows.shape[0], dtype=base.dtype)
         excess = xp.where(binding, self.excess(base), 0)
-        step = xp.linalg.solve(curvature, excess[..., None])[..., 0]
+        step = solve_positive(curvature, excess)
         return xp.maximum(base + step, 0)
 
     def polished(self, multiplier: Float[Arr, "*b p"]) -> Float[Arr, "*b p"]:
@@ -507,7 +509,7 @@ class Dual(eqx.Module):
             strength = xp.diagonal(system, axis1=-2, axis2=-1)
             diagonal = 1 / weight[..., :p] + SHARING * strength
             system = system + diagonal[..., None] * xp.eye(p, dtype=dtype)
-            pressure = xp.linalg.solve(system, ((inverse * right) @ self.rows.T)[..., None])[..., 0]
+            pressure = solve_positive(system, (inverse * right) @ self.rows.T)
             x_step = inverse * (right - pressure @ self.rows)
             # A row's slack moves by what its multiplier says: rows · Δx would be lost to rounding where slack is small.
             slack_step = xp.concatenate([-pressure / weight[..., :p], -x_step, x_step], axis=-1)
@@ -547,6 +549,33 @@ class Dual(eqx.Module):
 
 compiled_solve = jax.jit(Dual.solve)
 """Compiled once per shape also where the caller is not."""
+
+
+MOST_UNROLLED = 10
+
+
+def solve_positive(matrix: Float[Arr, "*b p p"], right: Float[Arr, "*b p"]) -> Float[Arr, "*b p"]:
+    """matrix⁻¹ right, for symmetric positive definite matrices.
+
+    Compiled for small p, Cholesky's method is written out over the batch: a library call for each tiny matrix takes
+    longer than the arithmetic of all of them.
+    """
+    xp, p = namespace(matrix, right), right.shape[-1]
+    if xp is np or p > MOST_UNROLLED:
+        return xp.linalg.solve(matrix, right[..., None])[..., 0]
+    factor: dict[tuple[int, int], Any] = {}
+    forward: list[Any] = []
+    for row in range(p):
+        for column in range(row + 1):
+            rest = matrix[..., row, column] - sum(factor[row, k] * factor[column, k] for k in range(column))
+            factor[row, column] = xp.sqrt(rest) if row == column else rest / factor[column, column]
+        known = sum(factor[row, k] * forward[k] for k in range(row))
+        forward.append((right[..., row] - known) / factor[row, row])
+    solution: dict[int, Any] = {}
+    for row in reversed(range(p)):
+        known = sum(factor[k, row] * solution[k] for k in range(row + 1, p))
+        solution[row] = (forward[row] - known) / factor[row, row]
+    return xp.stack([solution[row] for row in range(p)], axis=-1)
 
 
 def repeat(xp: Any, count: int, step: Callable[[Any, Any], Any], state: Any) -> Any:
