@@ -185,7 +185,7 @@ class Mixed(AbstractActionSet):
     coordinates: tuple[int, ...] = eqx.field(static=True)
     settings: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     slices: tuple[Polytope | Box | None, ...]
-    """In a polytope, each setting of the integer coordinates and the set of the others (None: there are none)."""
+    """Each setting of the integer coordinates, where they are few; in a polytope with the set of the others, if any."""
 
     def __init__(self, inner: Box | StateBox | Polytope, integer: Sequence[int]):
         self.inner, self.coordinates = inner, tuple(sorted({int(axis) for axis in integer}))
@@ -204,8 +204,13 @@ class Mixed(AbstractActionSet):
                     f"integer actions: dimension {axis} is [{hull.low[axis]:g}, {hull.high[axis]:g}], which holds no "
                     "whole number; widen the bounds or let the dimension be continuous."
                 )
-        found = _slices(inner, self.coordinates, whole) if isinstance(inner, Polytope) else []
-        self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
+        if isinstance(inner, Polytope):
+            found = _slices(inner, self.coordinates, whole)
+            self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
+        else:
+            few = np.prod([len(numbers) for numbers in whole]) <= MOST_SLICES
+            settings = itertools.product(*whole) if few else ()
+            self.settings, self.slices = tuple(tuple(map(float, numbers)) for numbers in settings), ()
 
     @property
     def integer(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.action_sets import Mixed
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
@@ -33,8 +34,8 @@ from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
 
 APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial")
 TREES = ("extra_trees", "random_forest")
-STARTS_OF_INTEGERS = 16
-"""Random starts per state, at least, where some actions are whole numbers."""
+MOST_STARTS = 16
+"""Random starts per state for the settings of whole-numbered actions."""
 
 MAXIMIZERS: dict[str, AbstractMaximizer] = {
     "ascent": ProjectedAscent(),
@@ -168,5 +169,5 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         if choice == "auto":
             choice = "cem" if trees else "ascent"
         # Small steps do not change a whole number: each setting of them needs a start of its own.
-        starts = max(self.random_starts, STARTS_OF_INTEGERS) if action_set.integer else self.random_starts
-        return Solved(MAXIMIZERS[choice], starts)
+        settings = len(action_set.settings) if isinstance(action_set, Mixed) else 1
+        return Solved(MAXIMIZERS[choice], max(self.random_starts, min(settings or MOST_STARTS, MOST_STARTS)))

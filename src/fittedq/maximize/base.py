@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from fittedq.action_sets import StateBox
+from fittedq.action_sets import Mixed, StateBox
 from fittedq.errors import UserError
 from fittedq.types import AbstractActionSet, Arr, Box
 
@@ -117,10 +117,13 @@ def solve(
 def random_starts(
     action_set: AbstractActionSet, obs: Float[Arr, "b s"], count: int, key: PRNGKeyArray
 ) -> Float[Arr, "b {count} m"]:
-    """Uniform in the smallest box around A(s), then projected on A(s)."""
+    """Uniform in the smallest box around A(s), then projected on A(s); settings of whole numbers take turns."""
     low, high = action_set.bounds(jnp.asarray(obs))
     unit = jax.random.uniform(key, (obs.shape[0], count, action_set.size), low.dtype)
     actions = low[:, None] + (high - low)[:, None] * unit
+    if isinstance(action_set, Mixed) and action_set.settings:
+        turns = [action_set.settings[turn % len(action_set.settings)] for turn in range(count)]
+        actions = jnp.asarray(actions).at[..., jnp.asarray(action_set.integer)].set(jnp.asarray(turns, low.dtype))
     return search_rows(obs, actions, action_set)[1].reshape(actions.shape)
 
 
