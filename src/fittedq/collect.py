@@ -67,7 +67,7 @@ def _collect(
         batch: list[Transition] = []
         while len(batch) < BATCH and taken + len(batch) < steps:
             obs = source.obs
-            action = _act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
+            action = act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
             step = source.step(action)
             if step.valid[0]:
                 batch.append(Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
@@ -77,7 +77,7 @@ def _collect(
         yield taken
 
 
-def _act(
+def act(
     policy: Policy,
     obs: np.ndarray,
     action_set: AbstractActionSet,
@@ -85,6 +85,7 @@ def _act(
     epsilon: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
+    """One exploring action per row of `obs`, as `collect` takes them."""
     shape = (len(obs), action_set.size)
     if policy is None or (epsilon and rng.random() < epsilon):
         unit = rng.uniform(-1, 1, shape).astype(np.float32)

@@ -26,8 +26,10 @@ import numpy as np
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
+from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
+from fittedq.envs.gym import GymSource
 from fittedq.greedy import CriticValue, PartlySolved, Solved
 from fittedq.losses import Imitate
 from fittedq.settings import check, setting
@@ -71,14 +73,29 @@ class FitSettings:
         check(self)
 
 
-class Rows:
-    """A dataset's packed rows, observations normalized; read into memory once where they fit."""
+@dataclass(frozen=True, kw_only=True)
+class GrowSettings:
+    """How a fitted method collects its own data: each iteration fits all that was collected so far."""
 
-    def __init__(self, dataset: Dataset, normalize: bool):
+    random_steps: int = setting(1_000, "environment steps with uniform actions before the first iteration", low=1)
+    steps_per_iteration: int = setting(200, "environment steps between iterations", low=1)
+    normalize_obs: bool = setting(False, "normalize observations by mean and deviation of the random steps")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Rows:
+    """A dataset's packed rows, observations normalized; read into memory once where they fit.
+
+    `moments` are taken over where given, else computed from the data where `normalize` asks for them.
+    """
+
+    def __init__(self, dataset: Dataset, normalize: bool, moments: RunningMoments | None = None):
         self.size, self.obs_size, self.action_size = len(dataset), dataset.obs_size, dataset.action_size
         self.width = Transition.width(self.obs_size, self.action_size)
-        self.moments = None
-        if normalize:
+        self.moments = moments
+        if normalize and moments is None:
             moments = RunningMoments.start(self.obs_size)
             for rows in self._slices():
                 moments = moments.update(np.asarray(dataset.transitions(rows).obs))
@@ -127,6 +144,8 @@ class FittedTrainer(AbstractTrainer):
         self._gap = np.full(size, np.inf, np.float32)
         self._metrics: dict[str, float] = {}
         self._work: Iterator[float] | None = None
+        self._grows = False
+        """Whether the dataset changes its size: the rest of an epoch then goes step by step, or each would compile."""
 
         self._greedy = jax.jit(lambda nets, obs, starts, key: _solver(self._fqi.greedy)(nets, obs, key, starts))
         self._amortized = jax.jit(lambda nets, obs, key: _amortized(self._fqi.greedy)(nets, obs, key))
@@ -150,6 +169,18 @@ class FittedTrainer(AbstractTrainer):
             if time.monotonic() >= deadline:
                 break
         return Progress(self.step, self.updates, 0, [], dict(self._metrics), fraction)
+
+    def grow(self, dataset: Dataset, moments: RunningMoments | None = None) -> None:
+        """Go on with a dataset whose first rows are those known, between iterations, under the same normalization."""
+        moments = self._rows.moments if moments is None else moments
+        self._rows = Rows(dataset, moments is not None, moments)
+        self._reward_range = _range(dataset)
+        new = self._rows.size - len(self._gap)
+        center = np.asarray(self.action_set.center, np.float32)
+        self._answers = np.concatenate([self._answers, np.tile(center, (new, 1))])
+        self._solved_at = np.concatenate([self._solved_at, np.full(new, -1)])
+        self._gap = np.concatenate([self._gap, np.full(new, np.inf, np.float32)])
+        self._grows = True
 
     def _iterate(self) -> Iterator[float]:
         """One iteration; yields the share of it that is done. State changes at its end, all at once."""
@@ -287,8 +318,7 @@ class FittedTrainer(AbstractTrainer):
             epoch_key = jax.random.fold_in(key, epoch)
             steps = len(kept) // minibatch
             order = rng.permutation(kept) if minibatch < len(kept) else kept
-            for first in range(0, steps, STEPS_PER_CALL):
-                count = min(STEPS_PER_CALL, steps - first)
+            for first, count in _calls(steps, self._grows):
                 picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
                 block = jax.tree.map(lambda leaf, picked=picked: leaf[picked], data)
                 step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
@@ -398,6 +428,151 @@ class FittedTrainer(AbstractTrainer):
 
     def close(self) -> None:
         self._work = None
+
+
+class GrowingTrainer(AbstractTrainer):
+    """Fitted Q-iteration that collects its own data; `step` counts environment steps, `updates` as `FittedTrainer`.
+
+    repeat:  act with π_n + noise for some steps, D ← D ∪ what happened;  one iteration on all of D
+    """
+
+    def __init__(
+        self,
+        algorithm: FittedAlgorithm,
+        source: GymSource,
+        settings: GrowSettings,
+        seed: int,
+        data: Dataset | None = None,
+    ):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = source.obs_size, source.action_set
+        self.finished: str | None = None
+        self._algorithm, self._source, self._settings, self._seed = algorithm, source, settings, seed
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
+        width = Transition.width(self.obs_size, self.action_set.size)
+        self._packed = np.empty((0, width), np.float32)
+        if data is not None:
+            self._packed = np.concatenate([np.asarray(data.rows(rows), np.float32) for rows in data.chunks()])
+        self._collected: list[np.ndarray] = []
+        self._taken, self._due = 0, False
+        self._fitted: FittedTrainer | None = None
+        key = jax.random.key_data(jax.random.key(seed))
+        self._first = strong(jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key)))
+
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        """About `steps` environment steps and the iterations among them, as far as a second or an iteration goes."""
+        until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
+        returns: list[float] = []
+        fraction = 0.0
+        while (self._taken < until or self._due) and not stop():
+            if self._due:
+                fraction = self._iterate(stop)
+            else:
+                returns += self._collect()
+            if time.monotonic() >= deadline:
+                break
+        metrics = {} if self._fitted is None else dict(self._fitted.advance(0).metrics)
+        return Progress(self.step, self.updates, self.episodes, returns, metrics, fraction)
+
+    def _collect(self) -> list[float]:
+        source, obs = self._source, self._source.obs
+        policy = None if self._taken < self._settings.random_steps else self._policy
+        action = act(policy, obs, self.action_set, self._algorithm.noise_sigma, 0.0, self._rng)
+        step = source.step(action)
+        rows = np.asarray(
+            Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack(), np.float32
+        )
+        self._collected.append(rows[step.valid])
+        before, self._taken = self._taken, self._taken + source.n_envs
+        self.episodes += len(step.returns)
+        self._due = self._periods(self._taken) > self._periods(before)
+        # A step that calls for an iteration counts once that is done: reports and evaluations come after it.
+        self.step = before if self._due else self._taken
+        return step.returns
+
+    def _periods(self, steps: int) -> int:
+        """Iterations that so many environment steps call for."""
+        settings = self._settings
+        return (
+            (steps - settings.random_steps) // settings.steps_per_iteration + 1 if steps >= settings.random_steps else 0
+        )
+
+    def _policy(self, obs: np.ndarray) -> np.ndarray:
+        assert self._fitted is not None
+        moments = self._fitted.moments()
+        seen = obs if moments is None else np.asarray(moments.normalize(obs), np.float32)
+        return np.asarray(self._controller.act(seen, np.zeros((len(obs), self.action_set.size), np.float32)))
+
+    def _iterate(self, stop: Callable[[], bool]) -> float:
+        """One iteration on all rows, as far as a second goes; the share that is done, 0 once it is whole."""
+        if self._collected:
+            self._packed = np.concatenate([self._packed, *self._collected])
+            self._collected.clear()
+            self._fit_on(self._packed)
+        assert self._fitted is not None
+        progress = self._fitted.advance(1, stop)
+        self.updates = progress.updates
+        if progress.fraction > 0:
+            return progress.fraction
+        if not stop():
+            self.step, self._due = self._taken, False
+            self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
+        return 0.0
+
+    def _fit_on(self, packed: np.ndarray, moments: RunningMoments | None = None) -> None:
+        columns = Transition.unpack(packed, self.obs_size, self.action_set.size)
+        dataset = Dataset(dict(columns._asdict()), self.action_set)
+        if self._fitted is None:
+            settings = FitSettings(normalize_obs=self._settings.normalize_obs)
+            self._fitted = FittedTrainer(self._algorithm, dataset, settings, self._seed)
+        self._fitted.grow(dataset, moments)
+
+    def nets(self) -> Approximators:
+        return self._first if self._fitted is None else self._fitted.nets()
+
+    def moments(self) -> RunningMoments | None:
+        return None if self._fitted is None else self._fitted.moments()
+
+    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        source_arrays, source_meta = self._source.snapshot()
+        arrays = {
+            **{f"source/{name}": array for name, array in source_arrays.items()},
+            "rows": self._packed,
+            "collected": np.concatenate([self._packed[:0], *self._collected]),
+        }
+        meta = {
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "taken": self._taken,
+            "due": self._due,
+            "rng": self._rng.bit_generator.state,
+            "source": source_meta,
+        }
+        if self._fitted is not None:
+            fitted_arrays, meta["fitted"] = self._fitted.snapshot()
+            arrays |= {f"fitted/{name}": array for name, array in fitted_arrays.items()}
+            moments = self._fitted.moments()
+            arrays |= {} if moments is None else to_arrays("moments", moments)
+        return arrays, meta
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+        self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self._taken, self._due = meta["taken"], meta["due"]
+        self._rng.bit_generator.state = meta["rng"]
+        self._packed = arrays["rows"].copy()
+        self._collected = [arrays["collected"].copy()] if len(arrays["collected"]) else []
+        if "fitted" in meta:
+            normalized = self._settings.normalize_obs
+            moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
+            self._fit_on(self._packed, moments)
+            assert self._fitted is not None
+            self._fitted.restore(_under("fitted/", arrays), meta["fitted"])
+            self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
+        return self._source.restore(_under("source/", arrays), meta["source"])
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class BatchTrainer(AbstractTrainer):
@@ -527,6 +702,18 @@ def _filled(rows: np.ndarray) -> np.ndarray:
         if len(rows) == size
         else np.concatenate([rows, np.broadcast_to(rows[-1:], (size - len(rows), *rows.shape[1:]))])
     )
+
+
+def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
+    """(first, count) of each compiled call over `steps` gradient steps."""
+    whole = steps - steps % STEPS_PER_CALL if one_by_one else steps
+    yield from ((first, min(STEPS_PER_CALL, whole - first)) for first in range(0, whole, STEPS_PER_CALL))
+    yield from ((first, 1) for first in range(whole, steps))
+
+
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays whose names begin so, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _range(dataset: Dataset) -> tuple[float, float]:

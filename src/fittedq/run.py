@@ -26,7 +26,7 @@ from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import versions
-from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
+from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.record import RunFolder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
@@ -133,7 +133,8 @@ class Run:
         action_set: AbstractActionSet | Limits | None = None,
     ):
         cls = algorithms.find(algorithm)
-        loop_settings = TrainSettings if env is not None else FitSettings
+        fitted = issubclass(cls, FittedAlgorithm)
+        loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
@@ -187,6 +188,15 @@ class Run:
             if isinstance(self.algorithm, FittedAlgorithm):
                 return FittedTrainer(self.algorithm, self.data, self.train_settings, self.seed)
             return BatchTrainer(self.algorithm, self.data, self.train_settings, self.seed)
+        if isinstance(self.algorithm, FittedAlgorithm):
+            assert isinstance(self.train_settings, GrowSettings)
+            if isinstance(self.env, AbstractJaxEnv):
+                raise UserError(
+                    f"algorithm {self.algorithm.name!r} fits growing data on the host, not inside a compiled JAX "
+                    "environment; use the Gymnasium one, or collect a dataset first."
+                )
+            source = GymSource(self.env, seed=self.seed, action_set=self._wanted)
+            return GrowingTrainer(self.algorithm, source, self.train_settings, self.seed, self.data)
         assert isinstance(self.train_settings, TrainSettings)
         if isinstance(self.env, AbstractJaxEnv):
             if self.data is not None:

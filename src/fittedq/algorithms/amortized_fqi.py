@@ -31,7 +31,7 @@ class AmortizedFQI(SolvingAlgorithm):
     name: ClassVar[str] = "amortized_fqi"
     title: ClassVar[str] = "Amortized fitted Q-iteration"
     slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset",
+        "buffer": "fixed dataset, or growing",
         "greedy": "PartlySolved(maximizer, B_opt)",
         "updates": "q: Bellman, full fit; policy: Imitate (or Improve), full fit",
         "sync": "Copy on q, policy",

@@ -30,7 +30,7 @@ class NFQCA(FittedAlgorithm):
     name: ClassVar[str] = "nfqca"
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
     slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset",
+        "buffer": "fixed dataset, or growing",
         "greedy": "PolicyAction",
         "updates": "q: Bellman, full fit; policy: Improve, full fit",
         "sync": "Copy on q, policy",

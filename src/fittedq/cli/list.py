@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find
-from fittedq.fitted import FitSettings
+from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.fitted import FitSettings, GrowSettings
 from fittedq.train import TrainSettings
 
 
@@ -29,8 +30,10 @@ class List:
         if self.algorithm is None:
             rows = [{"name": name, "title": cls.title, **cls.slots} for name, cls in REGISTRY.items()]
         else:
-            loops = (TrainSettings, FitSettings) if find(self.algorithm).online else (FitSettings,)
-            fields = {field.name: field for cls in (find(self.algorithm), *loops) for field in dataclasses.fields(cls)}
+            cls = find(self.algorithm)
+            collecting = (GrowSettings,) if issubclass(cls, FittedAlgorithm) else (TrainSettings,)
+            loops = (*(collecting if cls.online else ()), FitSettings)
+            fields = {field.name: field for group in (cls, *loops) for field in dataclasses.fields(group)}
             rows = [_row(field) for field in fields.values()]
         if self.json:
             print(json.dumps(rows))
