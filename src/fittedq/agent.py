@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -15,12 +17,16 @@ from fittedq import algorithms
 from fittedq.action_sets import describe, described
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, to_host
+from fittedq.approx.trees import TreeCritic
 from fittedq.data.statistics import RunningMoments
+from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
 from fittedq.evaluate import episode_returns, returns_at_once
 from fittedq.files import load_folder, save_folder
+from fittedq.greedy import CriticValue
+from fittedq.maximize.refine import refined
 from fittedq.settings import from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
 from fittedq.types import AbstractActionSet, Approximators
@@ -40,16 +46,48 @@ class Agent:
     ):
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
+        self._objective: CriticValue | None = None
         self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
         self.env_id = env_id
         """The id it was trained on, as text; nothing is ever built from a saved one unasked."""
 
-    def act(self, obs: Any) -> Float[np.ndarray, "*b m"]:
-        """π(s), the mode: for one observation [s] or a batch [b, s], inside the action set."""
+    def act(
+        self, obs: Any, *, refine: int = 0, trust: float = 0.1, deadline: float | None = None
+    ) -> Float[np.ndarray, "*b m"]:
+        """π(s), the mode: for one observation [s] or a batch [b, s], inside the action set.
+
+        `refine` steps of a solver improve it by the critic's own measure, never leaving `trust` half-widths around π(s)
+        and never ending worse; `deadline`, in seconds, ends them early. The first call compiles.
+        """
         batch, single = self._batch(obs, self.obs_size, "observation")
-        action = self._policy.act(self._normalize(batch), np.zeros((batch.shape[0], self.action_set.size), np.float32))
+        seen = self._normalize(batch)
+        action = self._policy.act(seen, np.zeros((batch.shape[0], self.action_set.size), np.float32))
         action = np.asarray(self.action_set.project(action, batch))
+        if refine:
+            if isinstance(self.nets.critic, TreeCritic):
+                raise UserError("refine: found trees, expected a critic with a gradient; act without it.")
+            if self._objective is None:
+                self._objective = CriticValue(jax.tree.map(jnp.asarray, self.nets.critic))
+            limits = {"steps": refine, "trust": trust, "deadline": deadline}
+            action = refined(self._objective, seen, action, self.action_set, **limits)
         return action[0] if single else action
+
+    def critic_value(self, seen: Float[np.ndarray, "b s"], action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
+        """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
+        return self._critic(seen, action).min(axis=0)
+
+    def gap(
+        self, obs: Any, *, tol: float = 1e-2, time_limit: float | None = None, state_time_limit: float | None = 10.0
+    ) -> Gap:
+        """lower ≤ max_a q(s, a) − q(s, π(s)) ≤ upper for each observation of a batch [b, s], proven.
+
+        q = min_j q_j, as `value` has it; the interval is as narrow as `tol` of the range of q where time allows, and
+        holds in any case. `time_limit` is for all states, `state_time_limit` for each, in seconds.
+        """
+        batch, _ = self._batch(obs, self.obs_size, "observation")
+        seen = np.asarray(self._normalize(batch), np.float32)
+        limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
+        return amortization_gap(self.nets.critic, seen, self.act(batch), self.action_set, **limits)
 
     def value(self, obs: Any, action: Any) -> Float[np.ndarray, "b"] | np.float32:
         """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
@@ -63,24 +101,29 @@ class Agent:
         return q[0] if single else q
 
     def evaluate(
-        self, env: EnvLike | AbstractJaxEnv, episodes: int = 10, seed: int = 0
+        self, env: EnvLike | AbstractJaxEnv, episodes: int = 10, seed: int = 0, **refinement: Any
     ) -> Float[np.ndarray, "episodes"]:
-        """Undiscounted returns of π over fresh episodes."""
-        return np.array(list(self.episodes(env, episodes, seed)))
+        """Undiscounted returns of π over fresh episodes; `refinement` is `act`'s (refine, trust, deadline)."""
+        return np.array(list(self.episodes(env, episodes, seed, **refinement)))
 
-    def episodes(self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0) -> Iterator[float]:
+    def episodes(
+        self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0, **refinement: Any
+    ) -> Iterator[float]:
         """The returns of `evaluate`, one by one as they come."""
         if episodes < 1:
             raise UserError(f"episodes: found {episodes}, expected at least 1.")
         if isinstance(env, str) and env.startswith("jax/"):
             env = find_jax_env(env)
         if isinstance(env, AbstractJaxEnv):
+            if refinement.get("refine"):
+                raise UserError("refine: found a JAX environment, expected a Gymnasium one; evaluate there.")
             if env.obs_size != self.obs_size or env.action_set != self.action_set:
                 raise UserError("environment: its observations or actions differ from those the agent was trained on.")
             policy, moments = jax.device_put((self.nets.policy, self.moments))
             yield from returns_at_once(policy, moments, env, episodes, seed)
         else:
-            yield from episode_returns(self.act, env, self.obs_size, self.action_set, episodes, seed)
+            act = partial(self.act, **refinement)
+            yield from episode_returns(act, env, self.obs_size, self.action_set, episodes, seed)
 
     def save(self, path: str | Path) -> None:
         """A folder of tensors and a manifest, whole or not there."""

@@ -61,6 +61,32 @@ def episode_returns(
         made.close()
 
 
+def visited(
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, count: int, seed: int
+) -> np.ndarray:
+    """`count` observations [count, s] met by the policy, spread evenly over at least three episodes."""
+    made = make_env(env)
+    seen: list[np.ndarray] = []
+    try:
+        check_spaces(made, obs_size, action_set)
+        shape, dtype = made.action_space.shape, made.action_space.dtype
+        assert shape is not None
+        episode = 0
+        while episode < 3 or len(seen) < count:
+            sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
+            obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
+            done = False
+            while not done:
+                seen.append(np.asarray(obs, np.float32))
+                action = act(seen[-1][None])[0]
+                obs, _, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
+                done = terminated or truncated
+            episode += 1
+    finally:
+        made.close()
+    return np.stack(seen)[np.linspace(0, len(seen) - 1, count).astype(int)]
+
+
 def returns_at_once(
     policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, episodes: int, seed: int
 ) -> list[float]:

@@ -26,6 +26,10 @@ class Eval:
     """Episodes to play."""
     seed: int = 0
     """Seed of the episodes."""
+    refine: int = 0
+    """Solver steps that improve each action by the agent's own critic before it is taken."""
+    trust: float = 0.1
+    """How far they may go, in half-widths of the action's box."""
     json: bool = False
     """Print one JSON object, for machines."""
 
@@ -34,7 +38,10 @@ class Eval:
         env = self.env or agent.env_id
         if env is None:
             raise UserError(f"{self.path} does not say what it was trained on; name it with --env.")
-        values = np.array(list(counted(agent.episodes(env, self.episodes, self.seed), self.episodes, "episodes")))
+        refinement = {"refine": self.refine, "trust": self.trust} if self.refine else {}
+        values = np.array(
+            list(counted(agent.episodes(env, self.episodes, self.seed, **refinement), self.episodes, "episodes"))
+        )
         if self.json:
             print(json.dumps({"path": str(self.path), "env": env, "mean": values.mean(), "returns": values.tolist()}))
         else:

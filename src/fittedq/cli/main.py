@@ -16,11 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     _keep_compilations()
     from fittedq.cli.data import Data
     from fittedq.cli.eval import Eval
+    from fittedq.cli.inspect import Inspect
     from fittedq.cli.list import List
     from fittedq.cli.resume import Resume
     from fittedq.cli.train import Train
 
-    commands = {"train": Train, "resume": Resume, "eval": Eval, "list": List, "data": Data}
+    commands = {"train": Train, "resume": Resume, "eval": Eval, "inspect": Inspect, "list": List, "data": Data}
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             commands, prog="fittedq", description="From transitions to a controller.", args=arguments

@@ -1,0 +1,187 @@
+"""`fittedq inspect PATH`: what a run or an agent is, and how far its policy is from its own critic's maximum."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from fittedq.action_sets import describe, plain
+from fittedq.agent import Agent
+from fittedq.data.dataset import Dataset
+from fittedq.diagnose.gap import Gap
+from fittedq.errors import UserError
+from fittedq.evaluate import visited
+from fittedq.files import make_folder, read_json
+from fittedq.progress import counted
+from fittedq.run import find_agent
+
+AT_ONCE = 10
+"""States certified between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """What a run or an agent is; with --gap, how far its policy is from the maximum of its own critic, proven."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder (its best agent) or an agent folder (such as RUN/last)."""
+    gap: bool = False
+    """Measure the amortization gap, max_a q(s, a) − q(s, π(s)), on real states."""
+    states: int = 100
+    """States to look at."""
+    data: Path | None = None
+    """Take the states from this dataset; by default from episodes of the agent."""
+    env: str | None = None
+    """The environment of those episodes; by default the id it was trained on."""
+    tol: float = 0.01
+    """How narrow the proven interval should be, as a share of the range of q."""
+    within: float = 0.05
+    """The policy counts as good within this share of the range of q."""
+    state_seconds: float = 10.0
+    """Seconds of search per state at most; the interval holds even where they end it."""
+    pictures: Path | None = None
+    """A folder for pictures of the worst states."""
+    worst: int = 3
+    """How many of the worst states are shown."""
+    seed: int = 0
+    """Seed of the choice of states."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        agent = find_agent(self.path)
+        about = _about(self.path, agent)
+        if not self.gap:
+            _say(about, self.json)
+            return 0
+        if self.states < 1 or self.worst < 0 or not self.tol > 0 or not self.within > 0:
+            raise UserError(
+                f"inspect: found --states {self.states}, --worst {self.worst}, --tol {self.tol}, --within "
+                f"{self.within}; expected at least one state and shares above 0."
+            )
+        obs = self._states(agent)
+        parts = [
+            agent.gap(obs[first : first + AT_ONCE], tol=self.tol, state_time_limit=self.state_seconds)
+            for first in counted(range(0, len(obs), AT_ONCE), -(-len(obs) // AT_ONCE), "batches of states")
+        ]
+        gap = Gap.joined(parts)
+        summary = gap.summary(self.within)
+        worst = [
+            {
+                "state": int(row),
+                "lower": float(gap.lower[row]),
+                "upper": float(gap.upper[row]),
+                "scale": float(gap.scale[row]),
+                "policy_action": gap.policy_action[row].tolist(),
+                "best_action": gap.best_action[row].tolist(),
+            }
+            for row in gap.worst(self.worst)
+        ]
+        if self.pictures is not None:
+            self._draw(agent, gap)
+        if self.json:
+            print(json.dumps(about | {"gap": summary, "worst": worst}))
+        else:
+            _say(about, False)
+            _say_gap(summary, worst)
+        return 0
+
+    def _states(self, agent: Agent) -> np.ndarray:
+        """Observations in the environment's units."""
+        rng = np.random.default_rng(self.seed)
+        if self.data is not None:
+            data = Dataset.open(self.data)
+            if data.obs_size != agent.obs_size:
+                raise UserError(
+                    f"dataset {self.data}: its observations have {data.obs_size} numbers, the agent's have "
+                    f"{agent.obs_size}; take states of the agent's own plant."
+                )
+            rows = np.sort(rng.permutation(len(data))[: self.states])
+            return np.asarray(data.columns["obs"][rows], np.float32)
+        env = self.env or agent.env_id
+        if env is None:
+            raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
+        return visited(agent.act, env, agent.obs_size, agent.action_set, self.states, self.seed)
+
+    def _draw(self, agent: Agent, gap: Gap) -> None:
+        from fittedq.diagnose.pictures import draw_state
+
+        assert self.pictures is not None
+        make_folder(self.pictures)
+        for rank, row in enumerate(gap.worst(self.worst).tolist()):
+            low, high = (
+                np.broadcast_to(bound, (1, agent.action_set.size))[0]
+                for bound in agent.action_set.bounds(gap.obs[row : row + 1])
+            )
+            draw_state(gap, row, agent.critic_value, low, high, self.pictures / f"worst-{rank + 1}.png")
+
+
+def _about(path: Path, agent: Agent) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "path": str(path),
+        "algorithm": agent.algorithm.name,
+        "title": agent.algorithm.title,
+        "env": agent.env_id,
+        "obs_size": agent.obs_size,
+        "action_set": plain(describe(agent.action_set)),
+        "normalized": agent.moments is not None,
+    }
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        about |= {name: config.get(name) for name in ("seed", "steps", "data", "settings")}
+        metrics = path / "metrics.jsonl"
+        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+        evaluated = [record["eval_mean"] for record in records if record.get("eval_mean") is not None]
+        about |= {
+            "step": records[-1]["step"] if records else 0,
+            "last_evaluation": evaluated[-1] if evaluated else None,
+            "best_evaluation": max(evaluated, default=None),
+        }
+    return about
+
+
+def _say(about: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(about))
+        return
+    console = Console()
+    for name, value in about.items():
+        if value is not None:
+            console.print(f"{name:>16}  {value}", highlight=False, soft_wrap=True)
+
+
+def _say_gap(summary: dict[str, float], worst: list[dict[str, Any]]) -> None:
+    console = Console()
+
+    def interval(name: str) -> str:
+        low, high = (summary[f"{end}_{name}"] for end in ("lower", "upper"))
+        shares = [summary[f"relative_{end}_{name}"] for end in ("lower", "upper")]
+        return f"{low:.4g} to {high:.4g} ({shares[0]:.1%} to {shares[1]:.1%} of the range of q)"
+
+    lines = [
+        f"gap on {summary['states']:.0f} states, max_a q(s, a) − q(s, π(s)), proven:",
+        f"          median  {interval('median')}",
+        f" 95th percentile  {interval('p95')}",
+        f"           worst  {interval('worst')}",
+        f"     policy good  {summary['policy_good']:.0%} of states: certainly within {summary['within']:.0%}",
+        f"     actor fails  {summary['actor_fails']:.0%} of states: certainly not within {summary['within']:.0%}",
+        f"       undecided  {summary['undecided']:.0%}",
+    ]
+    if "residual_median" in summary:
+        lines.append(
+            f"        residual  ‖a − Π(a + ∇q)‖ in half-widths: median {summary['residual_median']:.3g}, worst "
+            f"{summary['residual_worst']:.3g}"
+        )
+    lines += [
+        f" worst state {one['state']:>4}  gap {one['lower']:.4g} to {one['upper']:.4g}; π(s) = "
+        f"{np.round(one['policy_action'], 3).tolist()}, a* = {np.round(one['best_action'], 3).tolist()}"
+        for one in worst
+    ]
+    for text in lines:
+        console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What a learned policy and its critic are worth to each other."""

@@ -1,0 +1,185 @@
+"""The amortization gap: how far a policy is from the maximum of its own critic, as an interval that is proven."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from fittedq.approx.host import to_host
+from fittedq.approx.linear import LinearCritic, Polynomial
+from fittedq.approx.networks import QNetwork
+from fittedq.approx.trees import TreeCritic
+from fittedq.errors import UserError
+from fittedq.greedy import CriticValue
+from fittedq.maximize.base import Solution, first_order_residual, step_scale, value_and_gradient
+from fittedq.maximize.certified import certified
+from fittedq.maximize.quadratic import QuadraticArgmax
+from fittedq.maximize.sweep import TreeSweep
+from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+
+SAMPLED_ACTIONS = 256
+"""Actions per state from which the range of q is read."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """lower ≤ max_{a ∈ A(s)} q(s, a) − q(s, π(s)) ≤ upper per state, q = min_j q_j, in units of return.
+
+    `scale` is the range of q over A(s): the greatest value found less the least of some hundred sampled actions, so
+    relative gaps err upwards. `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
+    gradient.
+    """
+
+    obs: Float[np.ndarray, "b s"]
+    policy_action: Float[np.ndarray, "b m"]
+    policy_value: Float[np.ndarray, "b"]
+    best_action: Float[np.ndarray, "b m"]
+    best_value: Float[np.ndarray, "b"]
+    upper_bound: Float[np.ndarray, "b"]
+    scale: Float[np.ndarray, "b"]
+    residual: Float[np.ndarray, "b"]
+    status: Int[np.ndarray, "b"]
+
+    @property
+    def lower(self) -> Float[np.ndarray, "b"]:
+        """The gap is at least this: an action that much better is known."""
+        return np.maximum(self.best_value - self.policy_value, 0)
+
+    @property
+    def upper(self) -> Float[np.ndarray, "b"]:
+        """The gap is at most this: no action is better by more."""
+        return np.maximum(self.upper_bound - self.policy_value, self.lower)
+
+    @property
+    def relative(self) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
+        """(lower, upper) as shares of the range of q."""
+        scale = np.maximum(self.scale, np.finfo(np.float32).tiny)
+        return self.lower / scale, self.upper / scale
+
+    def worst(self, count: int) -> Int[np.ndarray, "k"]:
+        """The states of the greatest certain relative gap, the worst first."""
+        return np.argsort(-self.relative[0], kind="stable")[:count]
+
+    def summary(self, within: float = 0.05) -> dict[str, float]:
+        """Median, 95th percentile and worst of both ends, and three shares of the states.
+
+        `policy_good`: the policy is certainly within `within` of the range of q, so any fault there is the critic's.
+        `actor_fails`: it certainly is not. `undecided`: the interval holds both.
+        """
+        lower, upper = self.relative
+        figures: dict[str, float] = {"states": len(self.lower), "within": within}
+        for name, values in (
+            ("lower", self.lower),
+            ("upper", self.upper),
+            ("relative_lower", lower),
+            ("relative_upper", upper),
+        ):
+            figures |= {
+                f"{name}_median": float(np.median(values)),
+                f"{name}_p95": float(np.quantile(values, 0.95)),
+                f"{name}_worst": float(values.max()),
+            }
+        figures["policy_good"] = float(np.mean(upper <= within))
+        figures["actor_fails"] = float(np.mean(lower > within))
+        figures["undecided"] = 1 - figures["policy_good"] - figures["actor_fails"]
+        if np.isfinite(self.residual).any():
+            figures["residual_median"] = float(np.nanmedian(self.residual))
+            figures["residual_worst"] = float(np.nanmax(self.residual))
+        return figures
+
+    @staticmethod
+    def joined(parts: list[Gap]) -> Gap:
+        """One gap of several batches of states."""
+        names = [field.name for field in dataclasses.fields(Gap)]
+        return Gap(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def amortization_gap(
+    critic: AbstractCritic,
+    obs: Float[np.ndarray, "b s"],
+    policy_action: Float[np.ndarray, "b m"],
+    action_set: AbstractActionSet,
+    *,
+    tol: float = 1e-2,
+    time_limit: float | None = None,
+    state_time_limit: float | None = 10.0,
+) -> Gap:
+    """The gap of `policy_action` at states as the critic sees them, to `tol` of the range of q where time allows.
+
+    A neural critic is maximized by branch and bound, trees with one action by a sweep, quadratics in closed form.
+    Errors: `UserError` for a critic whose maximum nothing here can bound.
+    """
+    critic = to_host(critic)
+    policy_value = np.asarray(critic(obs, policy_action).min(axis=0))
+    values = _sampled_values(critic, obs, action_set)
+    if isinstance(critic, QNetwork):
+        found = np.maximum(values.max(axis=1), policy_value)
+        wanted = tol * (found - values.min(axis=1)) / np.maximum(1, np.abs(found))
+        solution = certified(
+            critic,
+            obs,
+            action_set,
+            tol=float(np.clip(wanted.min(), 1e-5, 1.0)),
+            time_limit=time_limit,
+            state_time_limit=state_time_limit,
+            warm_start=policy_action,
+        )
+    else:
+        solution = _exact(critic, obs, action_set)
+    best_action = np.asarray(solution.action, np.float32)
+    best_value = np.asarray(solution.value)
+    return Gap(
+        obs=obs,
+        policy_action=policy_action,
+        policy_value=policy_value.astype(float),
+        best_action=best_action,
+        best_value=best_value.astype(float),
+        upper_bound=np.asarray(solution.upper_bound, float),
+        scale=np.maximum(best_value, values.max(axis=1)) - values.min(axis=1).astype(float),
+        residual=_residual(critic, obs, policy_action, action_set),
+        status=np.asarray(solution.status, np.int32),
+    )
+
+
+def _exact(critic: AbstractCritic, obs: np.ndarray, action_set: AbstractActionSet) -> Solution:
+    if isinstance(critic, TreeCritic) and action_set.size == 1:
+        return TreeSweep()(critic, obs, action_set)
+    if isinstance(critic, LinearCritic) and isinstance(critic.features, Polynomial) and critic.features.degree <= 2:
+        return QuadraticArgmax()(critic, obs, action_set)
+    raise UserError(
+        f"gap: found a critic of type {type(critic).__name__} with {action_set.size} action dimensions, expected a "
+        "neural one, trees with one action or a polynomial of degree 2, whose maximum can be bounded."
+    )
+
+
+def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: AbstractActionSet) -> Float[np.ndarray, "b k"]:
+    """q at the same random actions and corners of the box for every state, projected."""
+    rng = np.random.default_rng(0)
+    unit = rng.uniform(-1, 1, (SAMPLED_ACTIONS, action_set.size)).astype(np.float32)
+    unit[: SAMPLED_ACTIONS // 2] = np.sign(unit[: SAMPLED_ACTIONS // 2])
+    action = np.asarray(action_set.from_unit(unit))
+    values = np.empty((len(obs), len(action)), np.float32)
+    for row, state in enumerate(obs):
+        states = np.repeat(state[None], len(action), axis=0)
+        values[row] = critic(states, np.asarray(action_set.project(action, states))).min(axis=0)
+    return values
+
+
+def _residual(critic: AbstractCritic, obs: np.ndarray, action: np.ndarray, action_set: AbstractActionSet) -> np.ndarray:
+    if isinstance(critic, TreeCritic):
+        return np.full(len(obs), np.nan)
+    on_device = jax.tree.map(jnp.asarray, critic)
+    return np.asarray(_compiled_residual(on_device, jnp.asarray(obs), jnp.asarray(action), action_set), float)
+
+
+@eqx.filter_jit
+def _compiled_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr:
+    _, gradient = value_and_gradient(CriticValue(critic), obs, action)
+    return first_order_residual(action, gradient, step_scale(action_set, obs), action_set, obs)

@@ -1,0 +1,81 @@
+"""A policy's action, improved by a few steps of a solver when it is about to be taken."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.errors import UserError
+from fittedq.maximize.base import comparable, step_scale, value_and_gradient
+from fittedq.types import AbstractActionSet, Arr
+
+
+class Climb(eqx.Module):
+    """Where each row of a projected ascent is, and how far its next step goes (in half-widths)."""
+
+    action: Float[Arr, "b m"]
+    value: Float[Arr, "b"]
+    gradient: Float[Arr, "b m"]
+    step: Float[Arr, "b 1"]
+
+
+def refined(
+    objective: Any,
+    obs: Float[Arr, "b s"],
+    action: Float[Arr, "b m"],
+    action_set: AbstractActionSet,
+    *,
+    steps: int,
+    trust: float = 0.1,
+    deadline: float | None = None,
+) -> Float[np.ndarray, "b m"]:
+    """a with q(s, a) ≥ q(s, π(s)) and |a − π(s)| ≤ trust · half_width, after `steps` steps or `deadline` seconds.
+
+    Projected gradient ascent, each row's step doubled after a success and quartered after a failure. The trust region
+    keeps the search where the critic was fitted: its errors grow with the distance from what the policy does. In a set
+    that is convex the way back to π(s) stays inside; among whole numbers a step that leaves the region is not taken.
+    """
+    if steps < 1 or not 0 < trust <= 2:
+        raise UserError(f"refine: found {steps} steps and trust {trust}, expected at least 1 and a share in (0, 2].")
+    begin = time.perf_counter()
+    obs, start = jnp.asarray(obs), jnp.asarray(action)
+    climb = _begin(objective, obs, start, trust)
+    for _ in range(steps):
+        if deadline is not None and time.perf_counter() - begin >= deadline:
+            break
+        climb = _step(objective, obs, start, climb, trust, action_set)
+        if deadline is not None:
+            climb.action.block_until_ready()  # pyright: ignore[reportAttributeAccessIssue]
+    return np.asarray(climb.action)
+
+
+@eqx.filter_jit
+def _begin(objective: Any, obs: Any, start: Any, trust: Any) -> Climb:
+    value, gradient = value_and_gradient(objective, obs, start)
+    return Climb(start, value, gradient, jnp.full((start.shape[0], 1), trust / 2, start.dtype))
+
+
+@eqx.filter_jit
+def _step(objective: Any, obs: Any, start: Any, climb: Climb, trust: Any, action_set: AbstractActionSet) -> Climb:
+    unit = step_scale(action_set, obs)
+    direction = climb.gradient * unit
+    direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=-1, keepdims=True), 1e-30)
+    moved = action_set.project(climb.action + climb.step * unit * direction, obs)
+    half_width = jnp.asarray(action_set.half_width, start.dtype)
+    distance = jnp.max(jnp.abs(moved - start) / half_width, axis=-1, keepdims=True)
+    pulled = start + (moved - start) * jnp.minimum(1.0, trust / jnp.maximum(distance, 1e-30))
+    moved = action_set.project(pulled, obs)
+    near = jnp.max(jnp.abs(moved - start) / half_width, axis=-1) <= trust * (1 + 1e-5)
+    value, gradient = value_and_gradient(objective, obs, moved)
+    better = ((comparable(value) > comparable(climb.value)) & near)[:, None]
+    return Climb(
+        action=jnp.where(better, moved, climb.action),
+        value=jnp.where(better[:, 0], value, climb.value),
+        gradient=jnp.where(better, gradient, climb.gradient),
+        step=jnp.where(better, 2 * climb.step, climb.step / 4),
+    )

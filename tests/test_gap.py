@@ -1,0 +1,178 @@
+"""The amortization gap against critics whose maximum is known, `fittedq inspect`, and refined actions."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fittedq
+from fittedq import Box, Mixed, Polytope, UserError
+from fittedq.approx.linear import LinearCritic, Polynomial
+from fittedq.approx.networks import QNetwork
+from fittedq.cli.main import main
+from fittedq.diagnose.gap import Gap, amortization_gap
+from fittedq.greedy import CriticValue
+from fittedq.maximize.refine import refined
+from fittedq.types import AbstractActionSet
+
+BOX = Box([-1.0, -2.0], [1.0, 2.0])
+PEAK = np.array([0.3, -0.5], np.float32)
+
+
+def tent(action_set: AbstractActionSet = BOX) -> QNetwork:
+    """q = −|u_0 − .3| − |u_1 + .25|, u the action in half-widths, written as a network of four ReLUs."""
+    critic = QNetwork(3, action_set, (4,), jax.random.key(0))
+    first, second = np.zeros((1, 5, 4), np.float32), np.full((1, 4, 1), -1.0, np.float32)
+    first[0, 3, :2], first[0, 4, 2:] = (1, -1), (1, -1)
+    bias = np.array([-0.3, 0.3, 0.25, -0.25], np.float32)
+    leaves = ((first, second), (bias.reshape(1, 1, 4), np.zeros((1, 1, 1), np.float32)))
+    return eqx.tree_at(lambda c: (c.net.weights, c.net.biases), critic, leaves)
+
+
+def states(count: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+
+
+def test_the_gap_of_a_known_critic_is_what_it_is():
+    obs = states(3)
+    action = PEAK + np.array([[0, 0], [0.2, 0], [0, 1]], np.float32)
+    gap = amortization_gap(tent(), obs, action, BOX, tol=1e-4)
+    truth = np.array([0.0, 0.2, 0.5])
+    assert (gap.lower <= truth + 1e-6).all()
+    assert (truth <= gap.upper + 1e-6).all()
+    np.testing.assert_allclose(gap.lower, truth, atol=1e-3)
+    np.testing.assert_allclose(gap.upper, truth, atol=1e-3)
+    # The farthest corner is 1.3 + 1.25 below the peak.
+    np.testing.assert_allclose(gap.scale, 2.55, atol=1e-2)
+    figures = gap.summary(within=0.05)
+    assert (figures["policy_good"], figures["actor_fails"], figures["undecided"]) == pytest.approx((1 / 3, 2 / 3, 0))
+    assert gap.worst(1) == [2]
+    assert figures["upper_worst"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_gap_respects_the_action_set():
+    """With a_0 + a_1 ≤ −1 the peak is cut off: at a = (.3, −1.3) q = −.4, the best that is left."""
+    polytope = Polytope(BOX.low, BOX.high, [[1, 1]], [-1])
+    obs, action = states(1), np.array([[0.0, -1.0]], np.float32)
+    gap = amortization_gap(tent(polytope), obs, action, polytope, tol=1e-3)
+    np.testing.assert_allclose(gap.policy_value, -0.55, atol=1e-6)
+    np.testing.assert_allclose(gap.best_value, -0.4, atol=1e-2)
+    assert gap.lower[0] <= 0.15 + 1e-6
+    assert gap.upper[0] >= 0.15 - 1e-6
+
+
+def test_quadratics_have_exact_gaps_and_other_critics_are_refused():
+    weights = jnp.asarray([[0, 0, 0, 0, 0, -1.0]], jnp.float32)
+    critic = LinearCritic(Polynomial(2), weights, Box([-1.0], [1.0]))
+    gap = amortization_gap(critic, states(2)[:, :1], np.full((2, 1), 0.5, np.float32), Box([-1.0], [1.0]))
+    np.testing.assert_allclose(gap.lower, 0.25, atol=1e-5)
+    np.testing.assert_allclose(gap.upper, 0.25, atol=1e-5)
+    cubic = LinearCritic.start(Polynomial(3), 1, Box([-1.0], [1.0]))
+    with pytest.raises(UserError, match="can be bounded"):
+        amortization_gap(cubic, states(2)[:, :1], np.zeros((2, 1), np.float32), Box([-1.0], [1.0]))
+
+
+# ---------------------------------------------------------------------- acting
+
+
+def test_refining_climbs_to_the_peak_within_its_trust_region():
+    objective, obs = CriticValue(tent()), states(8)
+    start = np.random.default_rng(1).uniform(BOX.low, BOX.high, (8, 2)).astype(np.float32)
+    half_width = np.asarray(BOX.half_width)
+    free = refined(objective, obs, start, BOX, steps=60, trust=2.0)
+    np.testing.assert_allclose(objective(obs, jnp.asarray(free)), 0, atol=0.05)
+    near = refined(objective, obs, start, BOX, steps=60, trust=0.1)
+    assert (np.abs(near - start) <= 0.1 * half_width * (1 + 1e-4)).all()
+    gained = np.asarray(objective(obs, jnp.asarray(near)) - objective(obs, jnp.asarray(start)))
+    assert (gained >= 0).all()
+    far = (np.abs(start - PEAK) > 0.1 * half_width).all(axis=1)
+    assert far.any()
+    assert (gained[far] > 0.15).all()
+
+
+@pytest.mark.parametrize("action_set", [Polytope(BOX.low, BOX.high, [[1, 1]], [-1]), Mixed(BOX, [1])])
+def test_refining_never_leaves_the_action_set_and_never_loses(action_set):
+    objective, obs = CriticValue(tent(action_set)), states(40)
+    start = np.random.default_rng(1).uniform(BOX.low, BOX.high, (40, 2)).astype(np.float32)
+    start = np.asarray(action_set.project(start, obs))
+    for trust in (0.05, 0.6):
+        end = refined(objective, obs, start, action_set, steps=15, trust=trust)
+        assert action_set.contains(end, obs).all()
+        assert (np.abs(end - start) <= trust * np.asarray(BOX.half_width) * (1 + 1e-4)).all()
+        assert (objective(obs, jnp.asarray(end)) >= objective(obs, jnp.asarray(start))).all()
+
+
+def test_a_deadline_ends_refining():
+    objective, obs, start = CriticValue(tent()), states(1), np.zeros((1, 2), np.float32)
+    refined(objective, obs, start, BOX, steps=1)
+    begin = time.perf_counter()
+    refined(objective, obs, start, BOX, steps=100_000, deadline=0.05)
+    assert time.perf_counter() - begin < 1.0
+    np.testing.assert_array_equal(refined(objective, obs, start, BOX, steps=5, deadline=0.0), start)
+    with pytest.raises(UserError, match="expected at least 1"):
+        refined(objective, obs, start, BOX, steps=0)
+
+
+# ---------------------------------------------------------------------- agents and the command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("gap") / "run"
+    fittedq.train("td3", "Pendulum-v1", steps=80, out=folder, hidden=(16, 16), batch_size=16, random_steps=40)
+    return folder
+
+
+def test_an_agents_gap_is_that_of_its_value(run):
+    agent = fittedq.load(run)
+    obs = states(5)
+    gap = agent.gap(obs, tol=1e-3)
+    np.testing.assert_allclose(gap.policy_value, agent.value(obs, agent.act(obs)), atol=1e-5)
+    dense = np.linspace(-2, 2, 2001, dtype=np.float32)[:, None]
+    for row in range(5):
+        values = agent.value(np.repeat(obs[row : row + 1], 2001, axis=0), dense)
+        assert gap.upper_bound[row] >= values.max()
+        assert gap.best_value[row] >= values.max() - 2e-3 * gap.scale[row] - 1e-6
+    better = agent.act(obs, refine=20, trust=2.0)
+    assert (agent.value(obs, better) >= gap.policy_value - 1e-6).all()
+    halves = Gap.joined([agent.gap(obs[:2], tol=1e-3), agent.gap(obs[2:], tol=1e-3)])
+    np.testing.assert_allclose(halves.lower, gap.lower, atol=2e-3 * gap.scale.max())
+
+
+def test_inspect_says_what_a_run_is_and_measures_its_gap(run, tmp_path, capsys):
+    assert main(["inspect", str(run), "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["algorithm"], about["env"], about["step"], about["obs_size"]) == ("td3", "Pendulum-v1", 80, 3)
+    command = ["inspect", str(run), "--gap", "--states", "12", "--pictures", str(tmp_path / "pictures"), "--worst", "2"]
+    assert main([*command, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["gap"]["states"] == 12
+    assert 0 <= figures["gap"]["lower_median"] <= figures["gap"]["upper_median"]
+    shares = [figures["gap"][name] for name in ("policy_good", "actor_fails", "undecided")]
+    assert sum(shares) == pytest.approx(1)
+    assert len(figures["worst"]) == 2
+    assert figures["worst"][0]["upper"] >= figures["worst"][0]["lower"] >= 0
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["worst-1.png", "worst-2.png"]
+    assert main(command) == 0
+    assert "of the range of q" in capsys.readouterr().out
+    assert main(["eval", str(run), "--episodes", "1", "--refine", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gap", "--states", "0"], "found --states 0"),
+        (["--gap", "--env", "Hopper-v9"], "unknown"),
+        (["--gap", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_to_inspect_is_one_sentence(run, arguments, message, capsys):
+    assert main(["inspect", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
