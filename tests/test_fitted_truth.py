@@ -118,6 +118,12 @@ def test_explicit_fqi_values_the_lqr_of_a_box():
 
 
 @pytest.mark.slow
+def test_explicit_fqi_with_proven_maxima_values_the_lqr_of_a_box():
+    """Every label is a certified maximum of the last critic."""
+    assert_values(0.5, 1.0, 400, steps=12, maximizer="certified")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("bound", "cost"), [(0.5, 1.0), (1.0, 0.0)], ids=["box_lqr", "g7"])
 def test_explicit_fqi_values_bounded_actions(bound, cost):
     assert_values(bound, cost, 600, steps=25, epochs=300)

@@ -15,12 +15,13 @@ import pytest
 import fittedq
 from fittedq import Box, Mixed, Polytope, UserError
 from fittedq.approx.linear import LinearCritic, Polynomial
-from fittedq.approx.networks import QNetwork
+from fittedq.approx.networks import DeterministicPolicy, QNetwork
 from fittedq.cli.main import main
-from fittedq.diagnose.gap import Gap, amortization_gap
-from fittedq.greedy import CriticValue
+from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
+from fittedq.greedy import CriticValue, Solved
+from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.refine import refined
-from fittedq.types import AbstractActionSet
+from fittedq.types import AbstractActionSet, Approximators
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
 PEAK = np.array([0.3, -0.5], np.float32)
@@ -176,3 +177,54 @@ def test_inspect_says_what_a_run_is_and_measures_its_gap(run, tmp_path, capsys):
 def test_bad_input_to_inspect_is_one_sentence(run, arguments, message, capsys):
     assert main(["inspect", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_gap_in_training_is_a_metric_that_changes_nothing(tmp_path):
+    common = {"steps": 80, "hidden": (16, 16), "batch_size": 16, "random_steps": 40}
+    plain = fittedq.train("td3", "Pendulum-v1", **common)
+    looked = fittedq.train("td3", "Pendulum-v1", out=tmp_path / "run", gap_every=20, **common)
+    for one, other in zip(jax.tree.leaves(plain.nets), jax.tree.leaves(looked.nets), strict=True):
+        np.testing.assert_array_equal(one, other)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [20, 40, 60, 80]
+    assert all(record["gap/lower_p95"] >= record["gap/lower_median"] >= -1e-6 for record in records)
+    rng = np.random.default_rng(0)
+    data = fittedq.Dataset.from_arrays(
+        obs=rng.normal(size=(64, 1)),
+        action=rng.uniform(-1, 1, (64, 1)),
+        reward=np.zeros(64),
+        next_obs=rng.normal(size=(64, 1)),
+        terminated=np.zeros(64, bool),
+        action_low=-1,
+        action_high=1,
+    )
+    with pytest.raises(UserError, match="gap_every"):
+        fittedq.fit("explicit_fqi", data, steps=1, gap_every=1)
+
+
+def test_a_local_gap_is_below_the_certified_one():
+    policy = DeterministicPolicy(3, BOX, (4,), jax.random.key(1))
+    obs = states(16)
+    figures = gap_figures(Approximators(critic=tent(), policy=policy), obs)
+    action = np.asarray(policy.act(jnp.asarray(obs), jnp.zeros((16, 2))))
+    gap = amortization_gap(tent(), obs, action, BOX, tol=1e-3)
+    assert figures["gap/lower_median"] <= np.median(gap.upper) + 1e-5
+    assert figures["gap/lower_median"] >= np.median(gap.lower) - 0.05
+
+
+def test_the_proven_maximizer_of_the_fitted_methods_is_never_below_its_starts():
+    critic, obs = tent(), states(6)
+    starts = np.random.default_rng(2).uniform(BOX.low, BOX.high, (6, 2, 2)).astype(np.float32)
+    greedy = Solved(CertifiedArgmax(tol=1e-3), 0)
+    solution = greedy.solve(Approximators(critic=critic), obs, jax.random.key_data(jax.random.key(0)), starts)
+    at_starts = np.stack([critic(obs, starts[:, k])[0] for k in range(2)])
+    assert (solution.value >= at_starts.max(axis=0)).all()
+    assert (solution.upper_bound >= -1e-9).all()
+    np.testing.assert_allclose(solution.value, 0, atol=2e-3)
+    assert greedy.on_host
+    data = {"obs": obs, "action": starts[:, 0], "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(6, bool)}
+    dataset = fittedq.Dataset.from_arrays(**data, action_low=BOX.low, action_high=BOX.high)
+    agent = fittedq.fit("amortized_fqi", dataset, steps=2, maximizer="certified", hidden=(8,), minibatch=6)
+    assert agent.action_set.contains(agent.act(obs), obs).all()
+    with pytest.raises(UserError, match="certified bounds networks"):
+        fittedq.fit("explicit_fqi", dataset, steps=1, maximizer="certified", approximator="polynomial")

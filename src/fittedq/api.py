@@ -24,6 +24,7 @@ def train(
     eval_env: AnyEnv | None = None,
     eval_every: int = 0,
     eval_episodes: int = 5,
+    gap_every: int = 0,
     progress: bool = False,
     data: Dataset | None = None,
     action_set: AbstractActionSet | Limits | None = None,
@@ -33,12 +34,12 @@ def train(
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
-    separate seeds along the way; `progress` shows a progress bar; the replay starts with
-    `data`, if given. `action_set` narrows the environment's box: a `Polytope`, a `StateBox`, a `Mixed` set, or
-    `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the training loop's
+    separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
+    bar; the replay starts with `data`, if given. `action_set` narrows the environment's box: a `Polytope`, a
+    `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the training loop's
     (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
-    schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes)
+    schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
     folder = None if out is None else Path(out)
     run = Run(
         algorithm,
@@ -65,6 +66,7 @@ def fit(
     eval_env: AnyEnv | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 5,
+    gap_every: int = 0,
     progress: bool = False,
     action_set: AbstractActionSet | Limits | None = None,
     **settings: Any,
@@ -77,7 +79,7 @@ def fit(
     `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
-    schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, **every)
+    schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
     folder = None if out is None else Path(out)
     run = Run(
         algorithm,

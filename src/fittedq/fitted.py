@@ -44,6 +44,7 @@ from fittedq.train import (
     initial_state,
     never,
     normalize_rows,
+    spread,
     strong,
     to_arrays,
 )
@@ -245,7 +246,7 @@ class FittedTrainer(AbstractTrainer):
             obs = self._next_obs(part)
             starts = answers[part][:, None]
             if _solver(greedy).on_host:
-                answer = np.asarray(_solver(greedy)(nets, obs, next(keys)).action)
+                answer = np.asarray(_solver(greedy)(nets, obs, next(keys), starts).action)
             else:
                 answer = np.asarray(self._greedy(nets, _filled(obs), _filled(starts), next(keys)).action)[: len(part)]
             if isinstance(greedy, PartlySolved):
@@ -404,6 +405,9 @@ class FittedTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return self._rows.moments
 
+    def seen_obs(self, count: int) -> np.ndarray:
+        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
+
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         arrays = {
             **to_arrays("nets", self._nets),
@@ -533,6 +537,9 @@ class GrowingTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return None if self._fitted is None else self._fitted.moments()
 
+    def seen_obs(self, count: int) -> np.ndarray:
+        return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
+
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         source_arrays, source_meta = self._source.snapshot()
         arrays = {
@@ -607,6 +614,9 @@ class BatchTrainer(AbstractTrainer):
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments
+
+    def seen_obs(self, count: int) -> np.ndarray:
+        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state}

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
+from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.types import AbstractCritic, Approximators, Arr, Greedy
 
-ExactMaximizer = TreeSweep | QuadraticArgmax
+ExactMaximizer = TreeSweep | QuadraticArgmax | CertifiedArgmax
 """Maximizers that read the critic itself, need no starts and prove their answer."""
 
 
@@ -100,7 +101,9 @@ class Solved(AbstractGreedy):
     ) -> Solution:
         """The maximizer's whole answer."""
         action_set = nets.critic.action_set
-        if isinstance(self.maximizer, TreeSweep | QuadraticArgmax):
+        if isinstance(self.maximizer, CertifiedArgmax):
+            return self.maximizer(nets.critic, obs, action_set, starts)
+        if isinstance(self.maximizer, ExactMaximizer):
             return self.maximizer(nets.critic, obs, action_set)
         start_key, solver_key = jax.random.split(key)
         tried = [] if starts is None else [starts]
@@ -113,7 +116,7 @@ class Solved(AbstractGreedy):
     @property
     def on_host(self) -> bool:
         """Whether the maximizer runs in NumPy, outside compiled code."""
-        return isinstance(self.maximizer, TreeSweep)
+        return isinstance(self.maximizer, TreeSweep | CertifiedArgmax)
 
 
 class PartlySolved(AbstractGreedy):

@@ -20,7 +20,9 @@ from fittedq.action_sets import Limits, describe, described, narrowed, plain, re
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
+from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.gym import EnvLike, GymSource, make_env
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
@@ -31,6 +33,9 @@ from fittedq.record import RunFolder
 from fittedq.settings import from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
 from fittedq.types import AbstractActionSet
+
+GAP_STATES = 64
+"""States on which the gap is looked at in training."""
 
 AnyEnv = EnvLike | AbstractJaxEnv
 
@@ -47,6 +52,8 @@ class Schedule:
     eval_every: int = 5_000
     eval_episodes: int = 5
     checkpoint_every: int = 10_000
+    gap_every: int = 0
+    """Steps between looks at the amortization gap on some of the states learned from; 0: none."""
 
     @staticmethod
     def offline(algorithm: str, steps: int | None = None, **given: int) -> Schedule:
@@ -59,7 +66,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            low = 0 if field.name in ("eval_every", "checkpoint_every") else 1
+            low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UserError(f"{field.name}: found {value!r}, expected a whole number of at least {low}.")
 
@@ -161,6 +168,12 @@ class Run:
                 raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
             self.eval_env = self.eval_env.spec.id
         self.trainer = self._trainer()
+        nets = self.trainer.nets()
+        if schedule.gap_every and (nets.policy is None or isinstance(nets.critic, TreeCritic)):
+            raise UserError(
+                f"gap_every: {algorithm!r} with these settings has no policy, or no critic with a gradient, to "
+                "compare; leave it 0."
+            )
         if self.train_settings.normalize_obs and reads_obs(self.trainer.action_set):
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
@@ -287,7 +300,8 @@ class Run:
     def _report_every(self) -> list[int]:
         """Reports fall on evaluations and checkpoints too."""
         schedule = self.schedule
-        return [every for every in (schedule.report_every, schedule.eval_every, schedule.checkpoint_every) if every]
+        looks = (schedule.report_every, schedule.eval_every, schedule.checkpoint_every, schedule.gap_every)
+        return [every for every in looks if every]
 
     def _report(self, progress: Progress, seconds: float, elapsed: float, before: tuple[int, int]) -> Report:
         returns = None
@@ -312,10 +326,18 @@ class Run:
             train_return=float(np.mean(progress.returns)) if progress.returns else None,
             eval_returns=returns,
             best=self.best,
-            metrics=progress.metrics,
+            metrics=progress.metrics | self._gap(progress, before[0]),
             fraction=progress.fraction,
             finished=self.trainer.finished,
         )
+
+    def _gap(self, progress: Progress, before: int) -> dict[str, float]:
+        """A lower bound of the amortization gap, where it is due; it draws nothing from the run's own streams."""
+        every, nets = self.schedule.gap_every, self.trainer.nets()
+        if not every or progress.fraction > 0 or not _crossed(every, before, progress.step):
+            return {}
+        obs = self.trainer.seen_obs(GAP_STATES)
+        return gap_figures(nets, obs) if len(obs) else {}
 
     def _finish(self) -> None:
         if self.folder is None:

@@ -101,6 +101,10 @@ class AbstractTrainer(abc.ABC):
         """The normalization of observations, where there is one."""
 
     @abc.abstractmethod
+    def seen_obs(self, count: int) -> np.ndarray:
+        """Up to `count` of the states it learns from, spread evenly, as its networks see them [b, s]."""
+
+    @abc.abstractmethod
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         """(arrays by name, JSON): the whole state of the run."""
 
@@ -351,6 +355,10 @@ class HostTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return self._moments
 
+    def seen_obs(self, count: int) -> np.ndarray:
+        obs = spread(self._replay.content(), count)[:, : self.obs_size]
+        return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
+
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         source_arrays, source_meta = self._source.snapshot()
         arrays = {
@@ -532,6 +540,11 @@ class CompiledTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return to_host(self._state.moments) if self._settings.normalize_obs else None
 
+    def seen_obs(self, count: int) -> np.ndarray:
+        replay, moments = self._state.replay, self.moments()
+        obs = spread(np.asarray(replay.rows[: int(replay.size)]), count)[:, : self.obs_size]
+        return obs if moments is None else np.asarray(moments.normalize(obs))
+
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes}
         return to_arrays("loop", self._state), meta
@@ -543,6 +556,11 @@ class CompiledTrainer(AbstractTrainer):
 
     def close(self) -> None:
         """Nothing is held outside the arrays."""
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows from the first to the last, or all where there are no more."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
 def to_arrays(prefix: str, tree: Any) -> Arrays:

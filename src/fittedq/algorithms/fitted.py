@@ -25,6 +25,7 @@ from fittedq.maximize.base import AbstractMaximizer, is_box
 from fittedq.maximize.cem import CrossEntropy
 from fittedq.maximize.grid import Grid
 from fittedq.maximize.lbfgs import ProjectedLBFGS
+from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.noise import AbstractExploration, Gaussian
@@ -113,7 +114,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     degree: int = setting(2, "total degree of polynomial features", low=1)
     n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
-    maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "exact"))
+    maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "certified", "exact"))
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
@@ -154,6 +155,13 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         """The greedy step these settings ask for; `auto` takes an exact maximizer where the approximator admits one."""
         trees, quadratic = self.approximator in TREES, self.approximator == "polynomial" and self.degree <= 2
         choice = self.maximizer
+        if choice == "certified":
+            if self.approximator != "network":
+                raise UserError(
+                    f"setting maximizer: certified bounds networks, found approximator {self.approximator!r}; "
+                    "take maximizer=auto."
+                )
+            return Solved(CertifiedArgmax(), 0)
         # In a polytope or among whole numbers the exact ones below do not hold.
         if choice in ("auto", "exact") and is_box(action_set):
             if trees and action_set.size == 1:

@@ -56,13 +56,16 @@ class Train:
     """Episodes in each evaluation."""
     checkpoint_every: int | None = None
     """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
+    gap_every: int = 0
+    """Steps between looks at the amortization gap (metrics gap/…) on some of the states learned from; 0: none."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
     def run(self) -> int:
         every = {"eval_every": self.eval_every, "checkpoint_every": self.checkpoint_every}
         given = {name: value for name, value in every.items() if value is not None} | {
-            "eval_episodes": self.eval_episodes
+            "eval_episodes": self.eval_episodes,
+            "gap_every": self.gap_every,
         }
         if self.env is None and self.data is None:
             raise UserError("train: found neither an environment nor --data; give one of them.")

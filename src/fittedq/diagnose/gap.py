@@ -17,12 +17,13 @@ from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
-from fittedq.greedy import CriticValue
+from fittedq.greedy import CriticValue, Solved
+from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Solution, first_order_residual, step_scale, value_and_gradient
 from fittedq.maximize.certified import certified
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr
 
 SAMPLED_ACTIONS = 256
 """Actions per state from which the range of q is read."""
@@ -183,3 +184,25 @@ def _residual(critic: AbstractCritic, obs: np.ndarray, action: np.ndarray, actio
 def _compiled_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr:
     _, gradient = value_and_gradient(CriticValue(critic), obs, action)
     return first_order_residual(action, gradient, step_scale(action_set, obs), action_set, obs)
+
+
+CHEAP_STARTS, CHEAP_STEPS = 4, 25
+
+
+def gap_figures(nets: Approximators, obs: Float[np.ndarray, "b s"]) -> dict[str, float]:
+    """A lower bound of the gap by a local solver, in one compiled call: median and 95th percentile over `obs`.
+
+    Starts are the policy's action and random ones that are the same each time. Nothing is proven from above.
+    """
+    key = jax.random.key_data(jax.random.key(0))
+    gap = np.asarray(_local_gap(jax.tree.map(jnp.asarray, (nets.critic, nets.policy)), jnp.asarray(obs), key))
+    return {"gap/lower_median": float(np.median(gap)), "gap/lower_p95": float(np.quantile(gap, 0.95))}
+
+
+@eqx.filter_jit
+def _local_gap(nets: Any, obs: Arr, key: Any) -> Arr:
+    critic, policy = nets
+    solver = Solved(ProjectedAscent(steps=CHEAP_STEPS), CHEAP_STARTS)
+    solution = solver.solve(Approximators(critic=critic, policy=policy), obs, key)
+    action = policy.act(obs, jnp.zeros((obs.shape[0], critic.action_set.size), obs.dtype))
+    return solution.value - CriticValue(critic)(obs, action)
