@@ -36,8 +36,8 @@ def train(
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
     bar; the replay starts with `data`, if given. `action_set` narrows the environment's box: a `Polytope`, a
-    `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the training loop's
-    (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
+    `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the
+    training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
     folder = None if out is None else Path(out)

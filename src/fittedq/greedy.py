@@ -15,9 +15,10 @@ from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
+from fittedq.maximize.trees import TreeArgmax
 from fittedq.types import AbstractCritic, Approximators, Arr, Greedy
 
-ExactMaximizer = TreeSweep | QuadraticArgmax | CertifiedArgmax
+ExactMaximizer = TreeSweep | TreeArgmax | QuadraticArgmax | CertifiedArgmax
 """Maximizers that read the critic itself, need no starts and prove their answer."""
 
 
@@ -101,7 +102,7 @@ class Solved(AbstractGreedy):
     ) -> Solution:
         """The maximizer's whole answer."""
         action_set = nets.critic.action_set
-        if isinstance(self.maximizer, CertifiedArgmax):
+        if isinstance(self.maximizer, CertifiedArgmax | TreeArgmax):
             return self.maximizer(nets.critic, obs, action_set, starts)
         if isinstance(self.maximizer, ExactMaximizer):
             return self.maximizer(nets.critic, obs, action_set)
@@ -116,7 +117,7 @@ class Solved(AbstractGreedy):
     @property
     def on_host(self) -> bool:
         """Whether the maximizer runs in NumPy, outside compiled code."""
-        return isinstance(self.maximizer, TreeSweep | CertifiedArgmax)
+        return isinstance(self.maximizer, TreeSweep | TreeArgmax | CertifiedArgmax)
 
 
 class PartlySolved(AbstractGreedy):

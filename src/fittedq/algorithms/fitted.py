@@ -28,6 +28,7 @@ from fittedq.maximize.lbfgs import ProjectedLBFGS
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
+from fittedq.maximize.trees import TreeArgmax
 from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template import Budget
@@ -168,11 +169,14 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
                 return Solved(TreeSweep(), 0)
             if quadratic:
                 return Solved(QuadraticArgmax(), 0)
+            # Exact, but a fraction of a second a state: where it is asked for.
+            if trees and choice == "exact":
+                return Solved(TreeArgmax(), 0)
         if choice == "exact":
             raise UserError(
                 f"setting maximizer: there is no exact one for {self.approximator!r} with {action_set.size} action "
-                f"dimensions in a {type(action_set).__name__}, only in a box for trees with one and polynomials of "
-                "degree 2; take maximizer=auto."
+                f"dimensions in a {type(action_set).__name__}, only in a box for trees and polynomials of degree 2; "
+                "take maximizer=auto."
             )
         if choice == "auto":
             choice = "cem" if trees else "ascent"

@@ -19,10 +19,11 @@ from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, Solved
 from fittedq.maximize.ascent import ProjectedAscent
-from fittedq.maximize.base import Solution, first_order_residual, step_scale, value_and_gradient
+from fittedq.maximize.base import Solution, first_order_residual, is_box, step_scale, value_and_gradient
 from fittedq.maximize.certified import certified
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
+from fittedq.maximize.trees import TreeArgmax
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr
 
 SAMPLED_ACTIONS = 256
@@ -150,13 +151,13 @@ def amortization_gap(
 
 
 def _exact(critic: AbstractCritic, obs: np.ndarray, action_set: AbstractActionSet) -> Solution:
-    if isinstance(critic, TreeCritic) and action_set.size == 1:
-        return TreeSweep()(critic, obs, action_set)
+    if isinstance(critic, TreeCritic) and is_box(action_set):
+        return TreeSweep()(critic, obs, action_set) if action_set.size == 1 else TreeArgmax()(critic, obs, action_set)
     if isinstance(critic, LinearCritic) and isinstance(critic.features, Polynomial) and critic.features.degree <= 2:
         return QuadraticArgmax()(critic, obs, action_set)
     raise UserError(
         f"gap: found a critic of type {type(critic).__name__} with {action_set.size} action dimensions, expected a "
-        "neural one, trees with one action or a polynomial of degree 2, whose maximum can be bounded."
+        "neural one, trees in a box or a polynomial of degree 2, whose maximum can be bounded."
     )
 
 
