@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/tree_argmax.py
 
-100 extra-trees on 4 000 rows of a smooth function of three states and m actions, leaves of five rows and of one; 20 states
-each, ten seconds a state at most.
+100 extra-trees on 4 000 rows of a smooth function of three states and m actions, leaves of five rows and of one; 20
+states each, ten seconds a state at most.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ from fittedq.errors import UserError
 from fittedq.maximize.relax import Band, PiecewiseLinear, Relaxation, relaxation
 
 LAYER_NORM_EPSILON = 1e-5
-SAFETY = 16
-"""Passes over the network that make one bound (enclosure, centre, backward, concretization), with magnitudes within a
-factor of four of the network's own: the bound's rounding is at most this many times one evaluation's."""
+SAFETY = 64
+"""Passes over the network that make one bound (merging of linear neurons, enclosure, centre, backward, concretization),
+with magnitudes within a factor of eight of the network's own: the bound's rounding is at most this many times one
+evaluation's."""
 ELEMENTARY_ULPS = 32
 """Units of rounding allowed to one elementary function and the operations around it (tanh, exp, sqrt)."""
 
@@ -146,23 +147,28 @@ class Enclosure(NamedTuple):
     """
 
     slope: Float[np.ndarray, "b m n"]
+    size: Float[np.ndarray, "b m n"]
     middle: Float[np.ndarray, "b n"]
     error: Float[np.ndarray, "b n"] | None
     spread: Float[np.ndarray, "b n"]
     band: Band
     norm: Norm | None = None
 
-    def activated(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(slope [b,m,n], middle, error) of f(z), or of f(norm(z))."""
-        slope, middle, error = self.slope, self.middle, 0.0 if self.error is None else self.error
+    def activated(self) -> tuple[np.ndarray, np.ndarray]:
+        """f(z), or f(norm(z)): the slope and, as one more row, the middle [b,m+1,n]; and the error [b,n]."""
         factor, offset, loss = self.band.slope, self.band.offset, self.band.error
+        b, m, n = self.slope.shape
+        form = np.empty((b, m + 1, n))
+        error = 0.0 if self.error is None else self.error
         if self.norm is None:
-            return slope * factor[:, None], middle * factor + offset, np.abs(factor) * error + loss
-        norm = self.norm
+            np.multiply(self.slope, factor[:, None], out=form[:, :m])
+            np.add(self.middle * factor, offset, out=form[:, m])
+            return form, np.abs(factor) * error + loss
+        norm, scale = self.norm, factor * self.norm.scale
         tilt = (factor * norm.tilted)[:, None] * norm.tilt[:, :, None]
-        scale = factor * norm.scale
-        middle = middle * scale + factor * norm.shift + offset
-        return slope * scale[:, None] + tilt, middle, np.abs(scale) * error + np.abs(factor) * norm.error + loss
+        np.add(self.slope * scale[:, None], tilt, out=form[:, :m])
+        form[:, m] = self.middle * scale + factor * norm.shift + offset
+        return form, np.abs(scale) * error + np.abs(factor) * norm.error + loss
 
 
 def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray | None, spread: np.ndarray) -> Norm:
@@ -172,7 +178,7 @@ def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray
     # v = mean middle² + variation · ε + rest, and the rest is of second order.
     variation = 2 * np.einsum("bmn,bn->bm", slope, middle) / middle.shape[1]
     v = (middle**2).mean(axis=1) + LAYER_NORM_EPSILON
-    loose = spread - _sum_of_sizes(slope)
+    loose = spread - np.abs(slope).sum(axis=1)
     linear = np.abs(variation).sum(axis=1)
     rest_high = (spread**2).mean(axis=1) + 2 * _dot(np.abs(middle), loose) / middle.shape[1]
     rest_low = -2 * _dot(np.abs(middle), loose) / middle.shape[1]
@@ -212,20 +218,180 @@ def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray
 
 
 class Upper(NamedTuple):
-    """q(a) ≤ constant + slope · ε on the box, and as the critic itself evaluates it at most `rounding` more.
-
-    `benefit` estimates what halving each side would gain.
-    """
+    """q(a) ≤ constant + slope · ε on the box; `benefit` estimates what halving each side would gain."""
 
     constant: Float[np.ndarray, "b"]
     slope: Float[np.ndarray, "b m"]
     benefit: Float[np.ndarray, "b m"]
-    rounding: Float[np.ndarray, "b"]
 
     @property
     def bound(self) -> Float[np.ndarray, "b"]:
         """The greatest value over the box."""
         return self.constant + np.abs(self.slope).sum(axis=-1)
+
+
+class Piece(NamedTuple):
+    """A network of the action alone, but for its first bias; `absolute` are the sizes of the weights."""
+
+    layers: tuple[Layer, ...]
+    last: Layer
+    absolute: tuple[Matrix, ...]
+
+
+class Local(NamedTuple):
+    """A piece at one state: its first bias, and the rounding of each layer and of the bound."""
+
+    piece: Piece
+    offset: Vector
+    margins: Vector
+    own: float
+
+
+class Runs:
+    """Boxes in a row, run after run, each run under a network of its own: products run by run, all else at once.
+
+    Narrower networks are filled with neurons that are nothing and lead nowhere.
+    """
+
+    def __init__(
+        self,
+        activation: Relaxation,
+        pieces: Sequence[Piece],
+        counts: Sequence[int],
+        offset: Float[np.ndarray, "b n"],
+        margins: Float[np.ndarray, "b l"],
+        own: Float[np.ndarray, "b"],
+    ):
+        self.activation, self.offset, self.margins, self.own = activation, offset, margins, own
+        ends = np.cumsum(counts)
+        self.runs = [
+            (piece, int(end - count), int(end)) for piece, count, end in zip(pieces, counts, ends, strict=True)
+        ]
+        depth = len(pieces[0].layers)
+        self.widths = [max(piece.layers[number].weight.shape[1] for piece in pieces) for number in range(depth)]
+
+    @staticmethod
+    def of(activation: Relaxation, locals_: Sequence[Local], counts: Sequence[int]) -> Runs:
+        """Runs of `counts` boxes; neighbours under the same weights are one."""
+        width = max(len(local.offset) for local in locals_)
+        offset = np.zeros((len(locals_), width))
+        for row, local in zip(offset, locals_, strict=True):
+            row[: len(local.offset)] = local.offset
+        pieces, lengths = [], []
+        for local, count in zip(locals_, counts, strict=True):
+            if pieces and pieces[-1] is local.piece:
+                lengths[-1] += count
+            else:
+                pieces.append(local.piece)
+                lengths.append(count)
+        margins, own = np.stack([local.margins for local in locals_]), np.array([local.own for local in locals_])
+        repeated = (np.repeat(array, counts, axis=0) for array in (offset, margins, own))
+        return Runs(activation, pieces, lengths, *repeated)
+
+    def product(self, x: np.ndarray, number: int, absolute: bool = False) -> np.ndarray:
+        """x · weight of layer `number` along the last axis."""
+        rows, n = int(np.prod(x.shape[1:-1])), x.shape[-1]
+        flat, out = x.reshape(len(x) * rows, n), np.empty((len(x) * rows, self.widths[number]))
+        for piece, start, end in self.runs:
+            weight = piece.absolute[number] if absolute else piece.layers[number].weight
+            part = slice(start * rows, end * rows)
+            np.matmul(flat[part, : weight.shape[0]], weight, out=out[part, : weight.shape[1]])
+            out[part, weight.shape[1] :] = 0
+        return out.reshape(*x.shape[:-1], self.widths[number])
+
+    def product_back(self, x: Float[np.ndarray, "b n"], number: int) -> Float[np.ndarray, "b k"]:
+        """x · weightᵀ of layer `number`."""
+        out = np.empty((len(x), self.widths[number - 1]))
+        for piece, start, end in self.runs:
+            weight = piece.layers[number].weight
+            np.matmul(x[start:end, : weight.shape[1]], weight.T, out=out[start:end, : weight.shape[0]])
+            out[start:end, weight.shape[0] :] = 0
+        return out
+
+    def bias(self, number: int) -> Float[np.ndarray, "b n"]:
+        """The bias of layer `number`, box by box."""
+        if len(self.runs) == 1:
+            return self.runs[0][0].layers[number].bias[None]
+        out = np.zeros((len(self.own), self.widths[number]))
+        for piece, start, end in self.runs:
+            bias = piece.layers[number].bias
+            out[start:end, : len(bias)] = bias
+        return out
+
+    def last(self) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b"]]:
+        """The last layer's weight and bias, box by box."""
+        weight, bias = np.zeros((len(self.own), self.widths[-1])), np.empty(len(self.own))
+        for piece, start, end in self.runs:
+            weight[start:end, : len(piece.last.weight)] = piece.last.weight[:, 0]
+            bias[start:end] = piece.last.bias[0]
+        return weight, bias
+
+    def values(self, action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
+        """q, but for rounding."""
+        h = action
+        for number, layer in enumerate(self.runs[0][0].layers):
+            z = self.product(h, number) + (self.offset if number == 0 else self.bias(number))
+            h = self.activation.value(_normalized(layer, z)[0])
+        weight, bias = self.last()
+        return _dot(h, weight) + bias
+
+    def enclose(self, center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]) -> list[Enclosure]:
+        """Every hidden layer over the boxes center ± radius, from the first to the last."""
+        layers: list[Enclosure] = []
+        b, m = center.shape
+        for number, layer in enumerate(self.runs[0][0].layers):
+            if number == 0:
+                slope, error = np.zeros((b, m, self.widths[0])), None
+                for piece, start, end in self.runs:
+                    weight = piece.layers[0].weight
+                    np.multiply(weight, radius[start:end, :, None], out=slope[start:end, :, : weight.shape[1]])
+                middle = self.product(center, 0) + self.offset
+            else:
+                inner, inner_error = layers[-1].activated()
+                form = self.product(inner, number)
+                slope, middle = form[:, :m], form[:, m] + self.bias(number)
+                error = self.product(inner_error, number, absolute=True)
+            size = np.abs(slope)
+            spread = size.sum(axis=1) + self.margins[:, number, None]
+            if error is not None:
+                spread += error
+            if layer.gain is None:
+                norm, band = None, self.activation.band(middle - spread, middle + spread)
+            else:
+                norm = _norm(layer, slope, middle, error, spread)
+                band = self.activation.band(norm.low, norm.high)
+            layers.append(Enclosure(slope, size, middle, error, spread, band, norm))
+        return layers
+
+    def upper(self, layers: list[Enclosure]) -> Upper:
+        """A linear function on each box that is nowhere below q, by going backward through what `enclose` gave."""
+        weight, constant = self.last()
+        constant = constant + self.own
+        slope: Any = 0.0
+        benefit: Any = 0.0
+        for number in range(len(layers) - 1, -1, -1):
+            layer = layers[number]
+            loss = np.abs(weight) * layer.band.error
+            constant += _dot(weight, layer.band.offset) + loss.sum(axis=1)
+            above, below = layer.band.slope, self.activation.slope_below(layer.band)
+            # Sums of both signs rather than `where`: no branch to mispredict.
+            weight = np.maximum(weight, 0) * above + np.minimum(weight, 0) * below
+            if layer.norm is not None:
+                norm = layer.norm
+                norm_loss = np.abs(weight) * norm.error
+                constant += weight @ norm.shift + norm_loss.sum(axis=1)
+                loss = loss + norm_loss
+                slope = slope + _dot(weight, norm.tilted)[:, None] * norm.tilt
+                weight = weight * norm.scale
+            share = loss / np.maximum(layer.spread, np.finfo(float).tiny)
+            benefit = benefit + (layer.size @ share[:, :, None])[..., 0]
+            if number == 0:
+                constant += _dot(weight, layer.middle)
+                slope = slope + (layer.slope @ weight[:, :, None])[..., 0]
+            else:
+                constant += (weight * self.bias(number)).sum(axis=1)
+                weight = self.product_back(weight, number)
+        return Upper(constant, slope, benefit)
 
 
 class FoldedNetwork:
@@ -238,35 +404,95 @@ class FoldedNetwork:
         low: Float[np.ndarray, "S m"],
         high: Float[np.ndarray, "S m"],
     ):
-        self.activation, self.last = network.activation, network.last
+        self.activation, self.network = network.activation, network
         first, size = network.layers[0], obs.shape[1]
-        self.by_action = first.weight[size:] / network.half_width[:, None]
-        self.offset = obs @ first.weight[:size] + first.bias - network.center @ self.by_action
-        self.layers = network.layers
+        by_action = first.weight[size:] / network.half_width[:, None]
+        self.offset = obs @ first.weight[:size] + first.bias - network.center @ by_action
+        layers = (first._replace(weight=by_action), *network.layers[1:])
         if first.gain is not None:
             # Subtracting the mean is linear: it goes into the weights, and layer norm is left with one division.
-            self.by_action = self.by_action - self.by_action.mean(axis=1, keepdims=True)
             self.offset = self.offset - self.offset.mean(axis=1, keepdims=True)
-            self.layers = tuple(_centered(layer) for layer in self.layers)
-        self.absolute = [np.abs(layer.weight) for layer in self.layers]
-        self.network = network
+            layers = tuple(_centered(layer) for layer in layers)
+        self.piece = _piece(layers, network.last)
+        self.sizes = [np.abs(layer.weight) for layer in (*network.layers, network.last)]
         action_size = (np.maximum(np.abs(low), np.abs(high)) + np.abs(network.center)) / network.half_width
         self.size = np.abs(np.concatenate([obs, action_size], axis=1))
         self.scaled = np.arange(self.size.shape[1]) >= size
         self.margins, self.own = self._margins((low + high) / 2, (high - low) / 2)
 
-    def _margins(self, middle: np.ndarray, radius: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Rounding of what this class computes, per state: of each layer's z, and of the bound.
+    def runs(self, state: Int[np.ndarray, "b"]) -> Runs:
+        """The whole network over boxes of the states given."""
+        return Runs(
+            self.activation, (self.piece,), (len(state),), self.offset[state], self.margins[state], self.own[state]
+        )
+
+    def upper(
+        self, state: Int[np.ndarray, "b"], center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]
+    ) -> Upper:
+        """A linear function on each box that is nowhere below q, evaluated in real arithmetic."""
+        runs = self.runs(state)
+        return runs.upper(runs.enclose(center, radius))
+
+    def local(self, state: int, layers: list[Enclosure], row: int, reach: Float[np.ndarray, "m"]) -> Local:
+        """The network on box `row` of `layers`, |a| ≤ reach there, without the neurons that are linear on it.
+
+        Neurons whose activation is linear on the box are one linear map from the layer before to the layer after. It
+        is factored through the smaller of the two: as neurons shifted until they are positive, so that what remains is
+        again a network. Those that are zero go.
+        """
+        whole = Local(self.piece, self.offset[state], self.margins[state], float(self.own[state]))
+        if not isinstance(self.activation, PiecewiseLinear) or self.piece.layers[0].gain is not None:
+            return whole
+        kink, weights = self.activation.kink, [layer.weight for layer in (*self.piece.layers, self.piece.last)]
+        biases = [self.offset[state], *(layer.bias for layer in (*self.piece.layers[1:], self.piece.last))]
+        for number in range(len(layers) - 1, -1, -1):
+            low = layers[number].middle[row] - layers[number].spread[row]
+            high = layers[number].middle[row] + layers[number].spread[row]
+            kinked = (low < 0) & (high > 0)
+            factor = np.where(low >= 0, 1.0, kink)
+            linear = ~kinked & (factor != 0)
+            into, out, bias = weights[number], weights[number + 1], biases[number]
+            if np.count_nonzero(linear) <= min(into.shape[0], out.shape[1]):
+                kept = kinked | linear
+                weights[number], biases[number], weights[number + 1] = into[:, kept], bias[kept], out[kept]
+                continue
+            rows = out[linear] * factor[linear, None]
+            through = into[:, linear] @ rows
+            before, after = (
+                (np.eye(len(through)), through)
+                if through.shape[0] < through.shape[1]
+                else (through, np.eye(through.shape[1]))
+            )
+            shift = 2 * (self._greatest(layers, row, number, reach) @ np.abs(before))
+            weights[number] = np.concatenate([into[:, kinked], before], axis=1)
+            biases[number] = np.concatenate([bias[kinked], shift])
+            weights[number + 1] = np.concatenate([out[kinked], after])
+            biases[number + 1] = biases[number + 1] + bias[linear] @ rows - shift @ after
+        # Layer 0's bias is the state's.
+        local_layers = tuple(Layer(weight, bias) for weight, bias in zip(weights[:-1], biases[:-1], strict=True))
+        piece = _piece(local_layers, Layer(weights[-1], biases[-1]))
+        return Local(piece, biases[0], whole.margins, whole.own)
+
+    def _greatest(
+        self, layers: list[Enclosure], row: int, number: int, reach: Float[np.ndarray, "m"]
+    ) -> Float[np.ndarray, "_"]:
+        """The greatest |x| of the inputs x of layer `number`."""
+        if number == 0:
+            return reach
+        middle, spread = layers[number - 1].middle[row], layers[number - 1].spread[row]
+        least, greatest = self.activation.range(middle - spread, middle + spread)
+        return np.maximum(np.abs(least), np.abs(greatest))
+
+    def _margins(self, middle: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rounding of what this module computes, per state: of each layer's z [S,l], and of the bound [S].
 
         Ranges over the box of all actions are those of interval arithmetic, widened by the margins themselves.
         """
         unit, size, error, margins = 2.0**-53, self.size, 4 * 2.0**-53 * self.size * self.scaled, []
-        for number, (layer, original) in enumerate(zip(self.layers, self.network.layers, strict=True)):
-            error = _product_error(original, size, error, unit)
-            if number == 0:
-                middle, radius = middle @ self.by_action + self.offset, radius @ np.abs(self.by_action)
-            else:
-                middle, radius = middle @ layer.weight + layer.bias, radius @ self.absolute[number]
+        for number, layer in enumerate(self.piece.layers):
+            error = self._product_error(number, size, error, unit)
+            middle = middle @ layer.weight + (self.offset if number == 0 else layer.bias)
+            radius = radius @ self.piece.absolute[number]
             margins.append(SAFETY * error.max(axis=1))
             radius = radius + margins[-1][:, None]
             if layer.gain is not None:
@@ -275,9 +501,10 @@ class FoldedNetwork:
             size, error = _activated(self.activation, low, high, error, unit)
             least, greatest = self.activation.range(low, high)
             middle, radius = (least + greatest) / 2, (greatest - least) / 2
-        return margins, SAFETY * _product_error(self.last, size, error, unit)[:, 0]
+        own = SAFETY * self._product_error(len(margins), size, error, unit)[:, 0]
+        return np.stack(margins, axis=1), own
 
-    def evaluation_error(self, state: Int[np.ndarray, "b"], layers: list[Enclosure]) -> Float[np.ndarray, "b"]:
+    def rounding(self, state: Int[np.ndarray, "b"], layers: list[Enclosure]) -> Float[np.ndarray, "b"]:
         """How far the critic's own arithmetic may be from q on the enclosed boxes.
 
         A sum of n products in arithmetic of unit u errs by at most γ_n Σ|x_i w_i|, γ_n = n u / (1 − n u), in any order
@@ -286,141 +513,66 @@ class FoldedNetwork:
         """
         unit, size = self.network.unit, self.size[state]
         error = 4 * unit * size * self.scaled
-        for layer, original, enclosure in zip(self.layers, self.network.layers, layers, strict=True):
-            error = _product_error(original, size, error, unit)
+        for number, (layer, enclosure) in enumerate(zip(self.piece.layers, layers, strict=True)):
+            error = self._product_error(number, size, error, unit)
             low, high = enclosure.middle - enclosure.spread, enclosure.middle + enclosure.spread
             if enclosure.norm is not None:
                 _, _, error = _normed(layer, enclosure.middle, enclosure.spread, error, unit)
                 low, high = enclosure.norm.low, enclosure.norm.high
             size, error = _activated(self.activation, low, high, error, unit)
-        return _product_error(self.last, size, error, unit)[:, 0]
+        return self._product_error(len(layers), size, error, unit)[:, 0]
+
+    def _product_error(self, number: int, size: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
+        """|fl(x W + b) − (x W + b)| where |x| ≤ size errs by `error`; the mean that layer norm subtracts included."""
+        layer = (*self.network.layers, self.network.last)[number]
+        # What is zero adds no rounding: a neuron that is off at every action is no term.
+        gamma = _gamma(np.count_nonzero(size + error, axis=1)[:, None] + 4, unit)
+        bias, absolute = np.abs(layer.bias), self.sizes[number]
+        total = (gamma * size + (1 + gamma) * error) @ absolute + gamma * bias
+        if layer.gain is None:
+            return total
+        z_size = size @ absolute + bias
+        mean = (total + _gamma(layer.weight.shape[1] + 4, unit) * z_size).mean(axis=1, keepdims=True)
+        return total + mean + 2 * unit * (z_size + z_size.mean(axis=1, keepdims=True))
 
     def values(
         self, state: Int[np.ndarray, "b"], action: Float[np.ndarray, "b m"], gradient: bool = False
     ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b m"] | None]:
         """q and, where asked, ∂q/∂a (through layer norm with its deviation held fixed), in float64."""
-        h, slopes = action, []
-        for number, layer in enumerate(self.layers):
-            z = h @ self.by_action + self.offset[state] if number == 0 else h @ layer.weight + layer.bias
-            scale: Any = 1.0
-            if layer.gain is not None:
-                scale = layer.gain / np.sqrt((z**2).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
-                z = z * scale + layer.shift
+        h, slopes, last = action, [], self.piece.last
+        for number, layer in enumerate(self.piece.layers):
+            z, scale = _normalized(layer, h @ layer.weight + (self.offset[state] if number == 0 else layer.bias))
             h = self.activation.value(z)
             if gradient:
                 slopes.append(self.activation.derivative(z) * scale)
-        value = h @ self.last.weight[:, 0] + self.last.bias[0]
+        value = h @ last.weight[:, 0] + last.bias[0]
         if not gradient:
             return value, None
-        back = self.last.weight[:, 0] * slopes[-1]
-        for number in range(len(self.layers) - 1, 0, -1):
-            back = (back @ self.layers[number].weight.T) * slopes[number - 1]
-        return value, back @ self.by_action.T
+        back = last.weight[:, 0] * slopes[-1]
+        for number in range(len(slopes) - 1, 0, -1):
+            back = (back @ self.piece.layers[number].weight.T) * slopes[number - 1]
+        return value, back @ self.piece.layers[0].weight.T
 
-    def enclose(
-        self, state: Int[np.ndarray, "b"], center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]
-    ) -> list[Enclosure]:
-        """Every hidden layer over the boxes center ± radius, from the first to the last."""
-        layers: list[Enclosure] = []
-        b, m = center.shape
-        for number, layer in enumerate(self.layers):
-            if number == 0:
-                slope = self.by_action[None] * radius[:, :, None]
-                middle, error = center @ self.by_action + self.offset[state], None
-                spread = radius @ np.abs(self.by_action)
-            else:
-                before = layers[-1]
-                inner_slope, inner_middle, inner_error = before.activated()
-                slope = (inner_slope.reshape(b * m, -1) @ layer.weight).reshape(b, m, -1)
-                middle = inner_middle @ layer.weight + layer.bias
-                error = inner_error @ self.absolute[number]
-                spread = _sum_of_sizes(slope) + error
-            layers.append(self._layer(layer, slope, middle, error, spread + self.margins[number][state][:, None]))
-        return layers
 
-    def _layer(
-        self, layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray | None, spread: np.ndarray
-    ) -> Enclosure:
-        if layer.gain is None:
-            return Enclosure(slope, middle, error, spread, self.activation.band(middle - spread, middle + spread))
-        norm = _norm(layer, slope, middle, error, spread)
-        return Enclosure(slope, middle, error, spread, self.activation.band(norm.low, norm.high), norm)
+def _piece(layers: tuple[Layer, ...], last: Layer) -> Piece:
+    return Piece(layers, last, tuple(np.abs(layer.weight) for layer in layers))
 
-    def upper(
-        self, state: Int[np.ndarray, "b"], center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]
-    ) -> Upper:
-        """A linear function on each box that is nowhere below q, evaluated in real arithmetic."""
-        layers = self.enclose(state, center, radius)
-        lower_slopes = [self._lower_slope(layer) for layer in layers]
-        return self._backward(layers, lower_slopes, state, radius)
 
-    def _lower_slope(self, layer: Enclosure) -> np.ndarray:
-        """Slopes of the lines below the activation; of a kinked one any from `kink` to 1 will do, through 0."""
-        if not isinstance(self.activation, PiecewiseLinear):
-            return layer.band.slope
-        kink = self.activation.kink
-        return np.where(layer.band.error > 0, np.where(layer.band.slope > (1 + kink) / 2, 1.0, kink), layer.band.slope)
-
-    def _backward(
-        self, layers: list[Enclosure], lower_slopes: list[np.ndarray], state: np.ndarray, radius: np.ndarray
-    ) -> Upper:
-        b, m = radius.shape
-        weight = np.broadcast_to(self.last.weight[:, 0], (b, self.last.weight.shape[0]))
-        constant = np.full(b, self.last.bias[0]) + self.own[state]
-        slope, benefit = np.zeros((b, m)), np.zeros((b, m))
-        for number in range(len(layers) - 1, -1, -1):
-            layer, parameters = layers[number], self.layers[number]
-            size = np.abs(weight)
-            loss = size * layer.band.error
-            constant += _dot(weight, layer.band.offset) + loss.sum(axis=1)
-            weight = weight * np.where(weight > 0, layer.band.slope, lower_slopes[number])
-            if layer.norm is not None:
-                norm = layer.norm
-                norm_loss = np.abs(weight) * norm.error
-                constant += weight @ parameters.shift + norm_loss.sum(axis=1)
-                loss = loss + norm_loss
-                slope += _dot(weight, norm.tilted)[:, None] * norm.tilt
-                weight = weight * norm.scale
-            share = loss / np.maximum(layer.spread, np.finfo(float).tiny)
-            if number == 0:
-                constant += _dot(weight, layer.middle)
-                slope += (weight @ self.by_action.T) * radius
-                benefit += (share @ np.abs(self.by_action).T) * radius
-            else:
-                constant += weight @ parameters.bias
-                benefit += (np.abs(layer.slope) @ share[:, :, None])[..., 0]
-                weight = weight @ parameters.weight.T
-        return Upper(constant, slope, benefit, self.evaluation_error(state, layers))
+def _normalized(layer: Layer, z: np.ndarray) -> tuple[np.ndarray, Any]:
+    """(gain · z / σ + shift, gain / σ) for z already centred; without a norm z itself."""
+    if layer.gain is None:
+        return z, 1.0
+    scale = layer.gain / np.sqrt((z**2).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
+    return z * scale + layer.shift, scale
 
 
 def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("bn,bn->b", left, right)
 
 
-def _sum_of_sizes(slope: Float[np.ndarray, "b m n"]) -> Float[np.ndarray, "b n"]:
-    """Σ_k |A_k|, one coordinate at a time: the array of all |A_k| would cost as much as the product that made A."""
-    total = np.abs(slope[:, 0])
-    for axis in range(1, slope.shape[1]):
-        total += np.abs(slope[:, axis])
-    return total
-
-
 def _centered(layer: Layer) -> Layer:
     weight = layer.weight - layer.weight.mean(axis=1, keepdims=True)
     return layer._replace(weight=weight, bias=layer.bias - layer.bias.mean())
-
-
-def _product_error(layer: Layer, size: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
-    """|fl(x W + b) − (x W + b)| where |x| ≤ size errs by `error`; the mean that layer norm subtracts included."""
-    # What is zero adds no rounding: a neuron that is off at every action is no term.
-    terms = np.count_nonzero(size + error, axis=1)[:, None] + 4
-    absolute, bias = np.abs(layer.weight), np.abs(layer.bias)
-    z_size, passed = size @ absolute + bias, error @ absolute
-    total = _gamma(terms, unit) * (z_size + passed) + passed
-    if layer.gain is None:
-        return total
-    mean = (total + _gamma(layer.weight.shape[1] + 4, unit) * z_size).mean(axis=1, keepdims=True)
-    return total + mean + 2 * unit * (z_size + z_size.mean(axis=1, keepdims=True))
 
 
 def _gamma(terms: Any, unit: float) -> Any:

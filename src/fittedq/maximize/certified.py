@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 
+from fittedq.action_sets import Mixed, Polytope
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, is_box
-from fittedq.maximize.bounds import FoldedNetwork, Upper, networks
+from fittedq.maximize.bounds import FoldedNetwork, Local, Runs, Upper, networks
 from fittedq.types import AbstractActionSet, AbstractCritic, Arr
 
 OPTIMAL = 5
-"""The gap is within the tolerance."""
+"""The gap is within the tolerance, in real arithmetic."""
 GAP = 6
-"""The gap is what rounding leaves: the critic's own, in its precision, is not small beside the tolerance."""
+"""The gap is what double precision leaves: boxes were split down to points."""
 TIME_LIMIT = 7
 """Stopped by a time limit; the interval is what was proven by then."""
 
-BATCH = 128
+BATCH = 256
 """Boxes bounded at once: enough for the matrix products, few enough for the cache."""
+WINDOW = 64
+"""Subtrees open at once before another state begins: a bound on memory, since each has a network of its own."""
+HALVED = 192
+"""Open boxes at which a subtree becomes two, each with a smaller network."""
 STARTS = 24
-CLIMBED, CLIMB_STEPS = 4, 24
+CLIMBED, CLIMB_STEPS = 4, 12
 """Starting points looked at per state, those that climb, and the steps they take before the first bound."""
 WORTH_ANOTHER_BOUND = 0.3
 """A box that shrank to this share of its volume is bounded again before it is split."""
+DUAL_STEPS = 6
+"""Exact steps on one multiplier at a time per bound over a polytope."""
 
 
 def certified(
@@ -42,19 +51,19 @@ def certified(
     activation: str = "relu",
     combine: str = "min",
 ) -> Solution:
-    """value(s) ≤ max_{a ∈ A(s)} q(s, a) ≤ upper_bound(s), with upper_bound − value ≤ tol · max(1, |value|).
+    """value(s) ≤ max_{a ∈ A(s)} q(s, a) ≤ upper_bound(s), with upper_bound − value ≤ tol · max(1, |value|) + rounding.
 
     q = min_j q_j over the ensemble, or their mean (`combine`). `critic` is a `QNetwork`, or one network as a list of
-    (weight [in, out], bias [out]) over [s, a] in plain units with `activation` between. Boxes and state-dependent
-    boxes; few action dimensions (m ≤ 8 or so), wide networks.
+    (weight [in, out], bias [out]) over [s, a] in plain units with `activation` between. Boxes, state-dependent boxes,
+    polytopes, and any of them with whole coordinates; few action dimensions (m ≤ 8 or so), wide networks.
 
     The interval holds whenever the search stops: after `time_limit` seconds for the batch, or once a state has had
-    `state_time_limit` seconds of work. Status per state: OPTIMAL, TIME_LIMIT, or GAP where rounding stands between the
-    bound and the tolerance. `warm_start` actions, the policy's say, are a guarantee: the value is never below theirs.
+    `state_time_limit` seconds of work. Status per state: OPTIMAL, TIME_LIMIT, or GAP where double precision ends before
+    the tolerance. `warm_start` actions, the policy's say, are a guarantee: the value is never below theirs.
 
     `value` is q in real arithmetic at `action`, rounded down; `upper_bound` bounds q in real arithmetic and as the
-    critic itself evaluates it on any action of its own precision, sums in any order (not in TF32). Where that rounding
-    alone takes more than half of the tolerance, the status is GAP: no search can narrow it.
+    critic itself evaluates it on any action of its own precision, sums in any order (not in TF32). OPTIMAL is about
+    real arithmetic; what the critic's own rounding may add at worst, far less than 1e-3 · |q| for most, is on top.
 
     Errors: `UserError` for a critic, an activation or an action set that no bound is known for.
     """
@@ -81,7 +90,7 @@ def _min_of(uppers: list[Upper]) -> Upper:
         row = np.arange(len(winner))
         chosen = share[row, winner][:, None]
         benefit = chosen * best.benefit + (1 - chosen) * other.benefit
-        best = Upper(constant[row, winner], slope[row, winner], benefit, np.maximum(best.rounding, other.rounding))
+        best = Upper(constant[row, winner], slope[row, winner], benefit)
     return best
 
 
@@ -93,8 +102,166 @@ COMBINATIONS = {"min": (_min_of, np.min), "mean": (_mean_of, np.mean)}
 """How an ensemble becomes one critic: its bounds, its values."""
 
 
+class _Region:
+    """A(s) for the search: boxes around what of it they hold, points in it, and the rows of a polytope.
+
+    The rows are relaxed by the rounding of `contains`: whatever it accepts is searched.
+    """
+
+    def __init__(self, action_set: AbstractActionSet, obs: np.ndarray):
+        inner = action_set.inner if isinstance(action_set, Mixed) else action_set
+        if not (is_box(inner) or isinstance(inner, Polytope)):
+            raise UserError(
+                f"certified maximum: found the action set {type(action_set).__name__}, expected a Box, StateBox, "
+                "Polytope, or one of them with integer coordinates (Mixed)."
+            )
+        self.action_set, self.obs, m = action_set, obs, action_set.size
+        self.whole = np.zeros(m, bool)
+        self.whole[list(getattr(action_set, "integer", ()))] = True
+        low, high = (np.asarray(bound, float) for bound in action_set.bounds(obs))
+        self.low, self.high = (np.array(np.broadcast_to(bound, (len(obs), m))) for bound in (low, high))
+        bad = ~((self.low <= self.high) & np.isfinite(self.low) & np.isfinite(self.high))
+        if bad.any():
+            row, axis = np.argwhere(bad)[0]
+            raise UserError(
+                f"certified maximum: at state {row} dimension {axis} is [{self.low[row, axis]}, "
+                f"{self.high[row, axis]}], expected finite numbers, low ≤ high."
+            )
+        self.dtype: Any = np.float64
+        self.rows, self.limits = np.zeros((0, m)), np.zeros(0)
+        self.inside = np.zeros((0, m))
+        """A point inside the polytope, or inside each of its slices."""
+        if isinstance(inner, Polytope):
+            self.rows, self.inside = np.asarray(inner.matrix), _inside(action_set)
+            reach = np.maximum(np.abs(np.asarray(inner.low)), np.abs(np.asarray(inner.high)))
+            self.largest = np.abs(self.rows) @ reach + np.abs(np.asarray(inner.bound))
+            self.exact_limits = np.asarray(inner.bound)
+
+    def in_precision(self, dtype: Any) -> None:
+        """Actions are of this type, and so is the rounding of `contains`."""
+        self.dtype = dtype
+        if len(self.rows):
+            self.limits = self.exact_limits + 4 * (self.rows.shape[1] + 4) * np.finfo(dtype).eps * self.largest
+            # The hull was found by a linear program, to its tolerance; `contains` knows the outer box only.
+            low, high = np.asarray(self.action_set.low), np.asarray(self.action_set.high)
+            room = 1e-6 * (high - low)
+            self.low = np.where(self.whole, self.low, np.maximum(self.low - room, low))
+            self.high = np.where(self.whole, self.high, np.minimum(self.high + room, high))
+
+    def points(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Allowed actions nearby, in the critic's own precision."""
+        rounded = action.astype(self.dtype)
+        if len(self.rows) and self.whole.any():
+            # A projection is one per slice; what is allowed stays all the same.
+            return np.where(self.allowed(state, action)[:, None], rounded, self.pulled(action)).astype(float)
+        if len(self.rows):
+            return np.asarray(self.action_set.project(rounded, self.obs[state]), float)
+        rounded = np.where(self.whole, np.round(rounded), rounded).astype(float)
+        return np.clip(rounded, self.low[state], self.high[state])
+
+    def pulled(self, action: np.ndarray) -> np.ndarray:
+        """Allowed points towards the inside of the polytope, or of the slice of the same whole numbers.
+
+        Not the nearest ones, but at a hundredth of a projection's cost.
+        """
+        rounded = np.where(self.whole, np.round(action), action)
+        other = (rounded[:, None, self.whole] != self.inside[None, :, self.whole]).any(axis=2)
+        base = self.inside[np.argmin(other, axis=1)]
+        away = np.where(other.all(axis=1)[:, None], 0, rounded - base)
+        room = (self.exact_limits - 8 * np.finfo(self.dtype).eps * self.largest) - base @ self.rows.T
+        needed = away @ self.rows.T
+        beyond = needed > np.maximum(room, 0)
+        share = np.where(beyond, np.maximum(room, 0) / np.where(beyond, needed, 1), 1).min(axis=1, initial=1)
+        return (base + share[:, None] * away).astype(self.dtype).astype(float)
+
+    def allowed(self, state: np.ndarray, action: np.ndarray) -> Any:
+        """Whether points of `points` are in A(s): a projection on a polytope may miss by rounding."""
+        if not len(self.rows):
+            return True
+        return np.asarray(self.action_set.contains(action.astype(self.dtype), self.obs[state]))
+
+    def shrunk(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "b"]]:
+        """Boxes around what the rows and whole numbers leave of boxes, and whether they leave anything."""
+        if len(self.rows):
+            up, down = np.maximum(self.rows, 0), np.minimum(self.rows, 0)
+            # Row by row: what its least value over the box leaves for any one coordinate to add.
+            room = self.limits - low @ up.T - high @ down.T
+            empty = np.asarray((room < 0).any(axis=1))
+            room = np.maximum(room, 0)[:, :, None]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                above = np.where(self.rows > 0, room / self.rows, np.inf).min(axis=1)
+                below = np.where(self.rows < 0, -room / self.rows, np.inf).min(axis=1)
+            rounding = 1e-14 * (np.abs(low) + np.abs(high))
+            low, high = np.maximum(low, high - below - rounding), np.minimum(high, low + above + rounding)
+        else:
+            empty = np.zeros(len(low), bool)
+        if self.whole.any():
+            low = np.where(self.whole, np.ceil(low - 1e-9), low)
+            high = np.where(self.whole, np.floor(high + 1e-9), high)
+        return low, high, np.asarray(~empty & (low <= high).all(axis=1))
+
+    def dual(self, upper: Upper, center: np.ndarray, radius: np.ndarray) -> Upper:
+        """The linear bound plus λ · (limits − rows a), λ ≥ 0: no less on the polytope, and over the box its least.
+
+        λ from exact steps, each on the row most violated where the bound is greatest: convex and piecewise linear
+        along it, so the least is at a kink. Any λ is sound.
+        """
+        if not len(self.rows):
+            return upper
+        constant, slope, _ = upper
+        box, multiplier = np.arange(len(center)), np.zeros((len(center), len(self.rows)))
+        length = np.linalg.norm(self.rows, axis=1)
+        size = np.abs(constant) + np.abs(slope).sum(axis=1)
+        for _ in range(min(DUAL_STEPS, 2 * len(self.rows))):
+            excess = ((center + radius * np.sign(slope)) @ self.rows.T - self.limits) / length
+            row = np.argmax(excess, axis=1)
+            along = self.rows[row] * radius
+            gain = self.limits[row] - (self.rows[row] * center).sum(axis=1)
+            kink = np.divide(slope, along, out=np.zeros_like(slope), where=along != 0)
+            step = np.maximum(np.concatenate([kink, np.zeros((len(kink), 1))], axis=1), -multiplier[box, row][:, None])
+            value = step * gain[:, None] + np.abs(slope[:, None] - step[:, :, None] * along[:, None]).sum(axis=2)
+            taken = step[box, np.argmin(value, axis=1)]
+            multiplier[box, row] = np.maximum(multiplier[box, row] + taken, 0)
+            constant, slope = constant + taken * gain, slope - taken[:, None] * along
+        used = multiplier @ (np.abs(self.limits) + self.largest)
+        return upper._replace(constant=constant + 1e-13 * (size + used), slope=slope)
+
+
+def _inside(action_set: AbstractActionSet) -> Float[np.ndarray, "k m"]:
+    if not isinstance(action_set, Mixed):
+        assert isinstance(action_set, Polytope)
+        return np.asarray(action_set.inner)[None]
+    rest = [axis for axis in range(action_set.size) if axis not in action_set.coordinates]
+    points = np.empty((len(action_set.slices), action_set.size))
+    for point, setting, others in zip(points, action_set.settings, action_set.slices, strict=True):
+        point[list(action_set.coordinates)] = setting
+        if others is not None:
+            point[rest] = others.inner if isinstance(others, Polytope) else others.center
+    return points
+
+
+class Subtree:
+    """Open boxes of one state under networks of their own: those of the critics, linear neurons merged.
+
+    `rounding` is the critic's own, at most, on any of them.
+    """
+
+    def __init__(self, state: int, boxes: Boxes, members: Sequence[Local], rounding: float):
+        self.state, self.boxes, self.members, self.rounding = state, boxes, members, rounding
+
+    def take(self, most: int) -> Boxes:
+        """Remove the boxes of the greatest bounds."""
+        boxes = self.boxes
+        if len(boxes.bound) <= most:
+            self.boxes = boxes.select(slice(0, 0))
+            return boxes
+        order = np.argpartition(-boxes.bound, most)
+        self.boxes = boxes.select(order[most:])
+        return boxes.select(order[:most])
+
+
 class _Search:
-    """One batch of problems: incumbents, a pool of open boxes, and what is settled, per state."""
+    """One batch of problems: incumbents, subtrees with open boxes, and what is settled, per state."""
 
     def __init__(
         self,
@@ -105,11 +272,6 @@ class _Search:
         activation: str,
         combine: str,
     ):
-        if not is_box(action_set):
-            raise UserError(
-                f"certified maximum: found the action set {type(action_set).__name__}, expected a Box or a StateBox; "
-                "for a polytope use the MILP."
-            )
         if not tol > 0:
             raise UserError(f"certified maximum: tol is {tol}, expected a number above 0, for example 1e-3.")
         if combine not in COMBINATIONS:
@@ -117,19 +279,13 @@ class _Search:
         obs = np.asarray(obs)
         if obs.ndim != 2 or not np.isfinite(obs).all():
             raise UserError(f"certified maximum: obs has shape {obs.shape}, expected finite numbers of shape (b, s).")
-        low, high = (np.asarray(bound, float) for bound in action_set.bounds(obs))
-        shape = (len(obs), action_set.size)
-        self.low, self.high = (np.array(np.broadcast_to(bound, shape)) for bound in (low, high))
-        bad = ~((self.low <= self.high) & np.isfinite(self.low) & np.isfinite(self.high))
-        if bad.any():
-            row, axis = np.argwhere(bad)[0]
-            raise UserError(
-                f"certified maximum: at state {row} dimension {axis} is [{self.low[row, axis]}, "
-                f"{self.high[row, axis]}], expected finite numbers, low ≤ high."
-            )
+        self.region = _Region(action_set, obs)
         members = networks(critic, obs.shape[1], action_set.size, activation)
-        self.members = [FoldedNetwork(member, obs.astype(float), self.low, self.high) for member in members]
         self.action_type = np.float32 if members[0].unit > 2.0**-53 else np.float64
+        self.region.in_precision(self.action_type)
+        self.low, self.high = self.region.low, self.region.high
+        self.members = [FoldedNetwork(member, obs.astype(float), self.low, self.high) for member in members]
+        self.activation = members[0].activation
         self.combine_bounds, self.combine_values = COMBINATIONS[combine]
         self.own = np.max([member.own for member in self.members], axis=0)
         self.tol = tol
@@ -137,27 +293,24 @@ class _Search:
         self.action = ((self.low + self.high) / 2).astype(self.action_type)
         self.value = np.full(count, -np.inf)
         self.settled = np.full(count, -np.inf)
+        self.reported = np.full(count, -np.inf)
         self.stopped = np.zeros(count, bool)
 
-    def goal(self, state: np.ndarray, rounding: np.ndarray) -> np.ndarray:
-        """What a bound in real arithmetic must reach: the critic's own rounding takes up to half of the tolerance."""
+    def goal(self, state: Any) -> Any:
+        """What a bound must reach."""
         value = self.value[state]
-        tolerance = self.tol * np.maximum(1, np.abs(value))
-        return value + tolerance - np.minimum(rounding, tolerance / 2)
+        return value + self.tol * np.maximum(1, np.abs(value))
 
-    def settle(self, state: np.ndarray, bound: np.ndarray, rounding: np.ndarray) -> None:
+    def settle(self, state: Any, bound: Any, rounding: Any) -> None:
         """q ≤ bound on boxes that are looked at no more, and as the critic evaluates it at most `rounding` above."""
-        np.maximum.at(self.settled, state, bound + rounding)
+        np.maximum.at(self.settled, state, bound)
+        np.maximum.at(self.reported, state, bound + rounding)
 
     def evaluate(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """q rounded down, in float64."""
+        """q rounded down, in float64; −∞ for an action that is not allowed."""
         values = [member.values(state, action)[0] for member in self.members]
-        return self.combine_values(values, axis=0) - self.own[state]
-
-    def rounded(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """Actions of A(s) in the critic's own precision."""
-        nearest_action = action.astype(self.action_type).astype(float)
-        return np.clip(nearest_action, self.low[state], self.high[state])
+        value = self.combine_values(values, axis=0) - self.own[state]
+        return np.where(self.region.allowed(state, action), value, -np.inf)
 
     def offer(self, state: np.ndarray, action: np.ndarray, value: np.ndarray) -> np.ndarray:
         """Take better incumbents; the states that improved."""
@@ -174,6 +327,7 @@ class _Search:
         fixed = np.random.default_rng(0).uniform(size=(STARTS, m))
         fixed[0] = 0.5
         starts = self.low[:, None] + (self.high - self.low)[:, None] * fixed
+        starts[:, : len(self.region.inside)] = self.region.inside[:STARTS]
         if warm_start is not None:
             given = np.asarray(warm_start, float)
             given = given[:, None] if given.ndim == 2 else given
@@ -188,12 +342,17 @@ class _Search:
         for first in range(0, count, 256):
             rows = np.arange(first, min(first + 256, count))
             state = np.repeat(rows, k)
-            action = self.rounded(state, starts[rows].reshape(-1, m))
+            action = self.region.points(state, starts[rows].reshape(-1, m))
             value = self.evaluate(state, action)
             self.offer(state, action, value)
             top = np.argsort(-value.reshape(-1, k), axis=1)[:, :CLIMBED]
             chosen = (np.arange(len(rows))[:, None] * k + top).ravel()
             self.climb(state[chosen], action[chosen], CLIMB_STEPS)
+        if not np.isfinite(self.value).all():
+            state = int(np.argmin(np.isfinite(self.value)))
+            raise UserError(
+                f"certified maximum: at state {state} found no action that the action set accepts; widen its limits."
+            )
 
     def climb(self, state: np.ndarray, action: np.ndarray, steps: int) -> None:
         """Projected gradient ascent, each point with its own step: doubled after a success, else quartered."""
@@ -203,7 +362,7 @@ class _Search:
         for _ in range(steps):
             direction = gradient * width
             direction = direction / np.maximum(np.abs(direction).max(axis=1, keepdims=True), 1e-300)
-            moved = self.rounded(state, action + step[:, None] * direction * width)
+            moved = self.region.points(state, action + step[:, None] * direction * width)
             new_value, new_gradient = self._climbing(state, moved)
             better = new_value > value
             step = np.where(better, 2 * step, step / 4)
@@ -221,168 +380,268 @@ class _Search:
         row = np.arange(len(state))
         return value[least, row], np.stack(gradients)[least, row]
 
-    def upper(self, state: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[Upper, np.ndarray, np.ndarray]:
-        """(a linear upper bound on each box, the box's centre, its radius)."""
-        center = (low + high) / 2
-        # The centre is rounded: the radius covers both ends all the same.
-        radius = (high - low) / 2 + 2.0**-51 * np.maximum(np.abs(low), np.abs(high))
-        return self.combine_bounds([member.upper(state, center, radius) for member in self.members]), center, radius
-
     def run(self, started: float, time_limit: float | None, state_time_limit: float | None) -> None:
         """Until every state is settled or the time is up; a bound for the whole box comes first, for every state."""
-        count, m = self.low.shape
-        waiting = []
+        count = len(self.low)
+        waiting: deque[tuple[int, Boxes]] = deque()
         for first in range(0, count, BATCH):
-            rows = np.arange(first, min(first + BATCH, count))
-            whole = Boxes(rows, self.low[rows], self.high[rows], np.full(len(rows), np.inf), np.zeros(len(rows)))
-            waiting.append(self.children(whole))
-        waiting.reverse()
-        pool, spent, before = _Pool(m), np.zeros(count), time.perf_counter()
-        while waiting or pool.count:
-            while waiting and pool.count < BATCH:
-                pool.add(waiting.pop())
-            boxes = self.next_boxes(pool)
-            if len(boxes.state):
-                pool.add(self.children(boxes))
+            waiting.extend(self.roots(np.arange(first, min(first + BATCH, count))))
+        active: deque[Subtree] = deque()
+        spent, before = np.zeros(count), time.perf_counter()
+        while waiting or active:
+            if waiting and len(active) < WINDOW:
+                begun = [waiting.popleft() for _ in range(min(len(waiting), WINDOW // 2))]
+                active.extend(self.subtrees(begun))
+            batch = self.next_batch(active)
+            taken, boxes = [subtree for subtree, _ in batch], [part for _, part in batch]
+            counts = [len(part.bound) for part in boxes]
+            if batch:
+                self.branch(taken, counts, Boxes(*(np.concatenate(parts) for parts in zip(*boxes, strict=True))))
+                active.extend(self.continued(taken))
             now = time.perf_counter()
-            if state_time_limit is not None and len(boxes.state):
-                np.add.at(spent, boxes.state, (now - before) / len(boxes.state))
+            if state_time_limit is not None and batch:
+                states = [subtree.state for subtree in taken]
+                np.add.at(spent, states, (now - before) * np.array(counts) / sum(counts))
                 self.stopped |= spent > state_time_limit
             before = now
             if time_limit is not None and now - started > time_limit:
-                for boxes in waiting:
-                    pool.add(boxes)
                 self.stopped[:] = True
-                self.next_boxes(pool)
+                active.extend(self.subtrees(list(waiting)))
+                self.next_batch(active)
                 return
 
-    def next_boxes(self, pool: _Pool) -> Boxes:
-        """The open boxes farthest above their goal; those with nothing to prove, or no time left, settle."""
-        state, bound = pool.boxes.state[: pool.count], pool.boxes.bound[: pool.count]
-        goal = self.goal(state, pool.boxes.rounding[: pool.count])
-        excess = (bound - goal) / np.maximum(1, np.abs(goal))
-        over = np.flatnonzero((excess <= 0) | self.stopped[state])
-        self.settle(state[over], bound[over], pool.boxes.rounding[over])
-        excess[over] = -np.inf
-        return pool.take(excess, BATCH)
+    def roots(self, state: np.ndarray) -> list[tuple[int, Boxes]]:
+        """What is left of each state's whole box once it is bounded, the networks whole."""
+        low, high, _ = self.region.shrunk(self.low[state], self.high[state])
+        boxes = Boxes(low, np.maximum(low, high), np.full(len(state), np.inf))
+        runs = [member.runs(state) for member in self.members]
+        layers, upper, center, radius = self.bounded(runs, boxes)
+        rounding = self.rounding(state, layers)
+        run, left = self.children(state, np.arange(len(state)), boxes, upper, center, radius, runs, rounding)
+        parts = _by_run(run, left, len(state))
+        return [(int(row), part) for row, part in zip(state, parts, strict=True) if len(part.bound)]
 
-    def children(self, boxes: Boxes) -> Boxes:
-        """What is left of boxes once they are bounded.
+    def subtrees(self, begun: list[tuple[int, Boxes]]) -> list[Subtree]:
+        """Subtrees of boxes of one state each, with the networks that are left on the box around them."""
+        if not begun:
+            return []
+        state = np.array([row for row, _ in begun])
+        low = np.stack([boxes.low.min(axis=0) for _, boxes in begun])
+        high = np.stack([boxes.high.max(axis=0) for _, boxes in begun])
+        center, radius = _around(low, high)
+        layers = [member.runs(state).enclose(center, radius) for member in self.members]
+        rounding, reach = self.rounding(state, layers), np.maximum(np.abs(low), np.abs(high))
+        return [
+            Subtree(
+                row,
+                boxes,
+                [
+                    member.local(row, enclosed, number, reach[number])
+                    for member, enclosed in zip(self.members, layers, strict=True)
+                ],
+                float(rounding[number]),
+            )
+            for number, (row, boxes) in enumerate(begun)
+        ]
+
+    def rounding(self, state: np.ndarray, layers: list[Any]) -> np.ndarray:
+        """The critic's own rounding on the enclosed boxes, the worst member's."""
+        errors = [member.rounding(state, enclosed) for member, enclosed in zip(self.members, layers, strict=True)]
+        return np.max(errors, axis=0)
+
+    def next_batch(self, active: deque[Subtree]) -> list[tuple[Subtree, Boxes]]:
+        """Open boxes of the subtrees whose turn it is; those with nothing to prove, or no time left, settle."""
+        batch: list[tuple[Subtree, Boxes]] = []
+        room = BATCH
+        while active and room > 0:
+            subtree = active.popleft()
+            bound = subtree.boxes.bound
+            is_open = (bound > self.goal(subtree.state)) & (not self.stopped[subtree.state])
+            if not is_open.all():
+                self.settle(subtree.state, bound[~is_open].max(), subtree.rounding)
+                subtree.boxes = subtree.boxes.select(is_open)
+            if is_open.any():
+                boxes = subtree.take(room)
+                room -= len(boxes.bound)
+                batch.append((subtree, boxes))
+        return batch
+
+    def branch(self, taken: Sequence[Subtree], counts: list[int], boxes: Boxes) -> None:
+        """Bound the boxes taken from subtrees, and give back what is left of them."""
+        run = np.repeat(np.arange(len(taken)), counts)
+        state = np.array([subtree.state for subtree in taken])
+        runs = [
+            Runs.of(self.activation, [subtree.members[number] for subtree in taken], counts)
+            for number in range(len(self.members))
+        ]
+        _, upper, center, radius = self.bounded(runs, boxes)
+        rounding = np.array([subtree.rounding for subtree in taken])
+        run, left = self.children(state, run, boxes, upper, center, radius, runs, rounding)
+        for subtree, part in zip(taken, _by_run(run, left, len(taken)), strict=True):
+            subtree.boxes = _joined(subtree.boxes, part) if len(subtree.boxes.bound) else part
+
+    def continued(self, taken: Sequence[Subtree]) -> list[Subtree]:
+        """Those with boxes left; the large ones as two, where that makes smaller networks."""
+        kept, halves = [], []
+        for subtree in taken:
+            count = len(subtree.boxes.bound)
+            if count > HALVED and subtree.members[0].piece is not self.members[0].piece:
+                halves.extend((subtree.state, part) for part in subtree.boxes.halves())
+            elif count:
+                kept.append(subtree)
+        return kept + self.subtrees(halves)
+
+    def bounded(
+        self, runs: list[Runs], boxes: Boxes
+    ) -> tuple[list[Any], Upper, Float[np.ndarray, "b m"], Float[np.ndarray, "b m"]]:
+        """(the enclosures, a linear upper bound on each box, the box's centre, its radius)."""
+        center, radius = _around(boxes.low, boxes.high)
+        layers = [member.enclose(center, radius) for member in runs]
+        upper = self.combine_bounds([member.upper(layer) for member, layer in zip(runs, layers, strict=True)])
+        return layers, self.region.dual(upper, center, radius), center, radius
+
+    def children(
+        self,
+        state: np.ndarray,
+        run: np.ndarray,
+        boxes: Boxes,
+        upper: Upper,
+        center: np.ndarray,
+        radius: np.ndarray,
+        runs: list[Runs],
+        rounding: np.ndarray,
+    ) -> tuple[np.ndarray, Boxes]:
+        """What is left of bounded boxes, and the run of each; `state` and `rounding` are those of the runs.
 
         Where the linear bound is greatest the critic is evaluated: a new incumbent, perhaps. What the bound proves to
         be within the tolerance is cut off, and the rest is split.
         """
-        upper, center, radius = self.upper(boxes.state, boxes.low, boxes.high)
-        corner = np.clip(center + np.sign(upper.slope) * radius, boxes.low, boxes.high)
-        corner = self.rounded(boxes.state, corner)
-        improved = self.offer(boxes.state, corner, self.evaluate(boxes.state, corner))
-        if len(improved):
-            self.climb(improved, self.action[improved].astype(float), 6)
+        self.look(state[run], center, radius, upper, runs)
         # A parent's bound holds for its children, and may be the better one; it says nothing about where to cut.
         slope = np.where((upper.bound > boxes.bound)[:, None], 0.0, upper.slope)
-        boxes = boxes._replace(bound=np.minimum(upper.bound, boxes.bound), rounding=upper.rounding)
-        open_boxes = boxes.bound > self.goal(boxes.state, boxes.rounding)
-        done = boxes.select(~open_boxes)
-        self.settle(done.state, done.bound, done.rounding)
-        boxes, slope, radius, benefit = (
-            boxes.select(open_boxes),
-            *(array[open_boxes] for array in (slope, radius, upper.benefit)),
-        )
-        boxes, kept = self.cut(boxes, slope, radius)
-        return self.split(boxes, kept, benefit)
+        boxes = boxes._replace(bound=np.minimum(upper.bound, boxes.bound))
+        is_open = boxes.bound > self.goal(state[run])
+        self.settle(state[run[~is_open]], boxes.bound[~is_open], rounding[run[~is_open]])
+        run, boxes = run[is_open], boxes.select(is_open)
+        row = state[run]
+        smaller = self.cut(row, boxes, slope[is_open], radius[is_open], rounding[run])
+        low, high, kept = self.region.shrunk(smaller.low, smaller.high)
+        smaller = Boxes(low, high, boxes.bound).select(kept)
+        return self.split(state, run[kept], boxes.select(kept), smaller, upper.benefit[is_open][kept], rounding)
 
-    def cut(self, boxes: Boxes, slope: np.ndarray, radius: np.ndarray) -> tuple[Boxes, np.ndarray]:
-        """The part of each box where its linear bound exceeds the goal, and the share of each side that is left.
+    def look(self, state: np.ndarray, center: np.ndarray, radius: np.ndarray, upper: Upper, runs: list[Runs]) -> None:
+        """Evaluate the critic where the bounds are greatest; what improves climbs."""
+        corner, polytope = center + np.sign(upper.slope) * radius, len(self.region.rows) > 0
+        corner = self.region.pulled(corner) if polytope else self.region.points(state, corner)
+        value = self.combine_values([member.values(corner) for member in runs], axis=0)
+        better = value > self.value[state]
+        if not better.any():
+            return
+        state, corner = state[better], corner[better]
+        improved = self.offer(state, corner, self.evaluate(state, corner))
+        if len(improved) and not polytope:
+            self.climb(improved, self.action[improved].astype(float), 6)
+
+    def cut(
+        self, state: np.ndarray, boxes: Boxes, slope: np.ndarray, radius: np.ndarray, rounding: np.ndarray
+    ) -> Boxes:
+        """The part of each box where its linear bound exceeds the goal.
 
         Where bound − |A_k| (1 − ε_k sign A_k) ≤ goal there is nothing left to prove.
         """
-        goal = self.goal(boxes.state, boxes.rounding)
+        goal = self.goal(state)
         # Rounding of this line itself is far below what it adds.
         excess = (boxes.bound - goal) * (1 + 1e-9) + 1e-12 * (np.abs(boxes.bound) + np.abs(goal))
         kept = excess[:, None] / np.maximum(2 * np.abs(slope), excess[:, None])
         smaller, length = kept < 1, kept * 2 * radius
         low = np.where(smaller & (slope > 0), np.maximum(boxes.low, boxes.high - length), boxes.low)
         high = np.where(smaller & (slope < 0), np.minimum(boxes.high, boxes.low + length), boxes.high)
-        cut = smaller.any(axis=1)
-        self.settle(boxes.state[cut], goal[cut], boxes.rounding[cut])
-        return boxes._replace(low=low, high=high), kept
+        changed = smaller.any(axis=1)
+        self.settle(state[changed], goal[changed], rounding[changed])
+        return boxes._replace(low=low, high=high)
 
-    def split(self, boxes: Boxes, kept: np.ndarray, benefit: np.ndarray) -> Boxes:
-        """Halves across the side of the greatest benefit; a box that the cut made much smaller stays whole for now."""
-        state, low, high, bound, rounding = boxes
-        row, width = np.arange(len(state)), high - low
+    def split(
+        self,
+        state: np.ndarray,
+        run: np.ndarray,
+        before: Boxes,
+        boxes: Boxes,
+        benefit: np.ndarray,
+        rounding: np.ndarray,
+    ) -> tuple[np.ndarray, Boxes]:
+        """Halves across the side of the greatest benefit; a box much smaller than `before` stays whole for now."""
+        low, high, bound = boxes
+        row, width, old = np.arange(len(low)), high - low, before.high - before.low
+        kept = np.divide(width, old, out=np.ones_like(width), where=old > 0)
+        whole = self.region.whole
         middle = (low + high) / 2
-        divisible = (low < middle) & (middle < high)
+        left_end = np.where(whole, np.floor(middle), middle)
+        right_end = np.where(whole, left_end + 1, middle)
+        divisible = np.where(whole, low < high, (low < middle) & (middle < high))
+        again = np.prod(kept, axis=1) < WORTH_ANOTHER_BOUND
         # A box of one point in floating point cannot be split: its bound stands.
-        point = ~divisible.any(axis=1)
-        self.settle(state[point], bound[point], rounding[point])
+        point = ~divisible.any(axis=1) & ~again
+        self.settle(state[run[point]], bound[point], rounding[run[point]])
         # Where no side promises a benefit, the widest: relative to the whole box, since units differ.
-        share = width / np.maximum(self.high[state] - self.low[state], np.finfo(float).tiny)
+        share = width / np.maximum((self.high - self.low)[state[run]], np.finfo(float).tiny)
         axis = np.argmax(np.where(divisible, benefit * kept + 1e-12 * share, -1), axis=1)
-        again = boxes.select((np.prod(kept, axis=1) < WORTH_ANOTHER_BOUND) & ~point)
-        halved = (np.prod(kept, axis=1) >= WORTH_ANOTHER_BOUND) & ~point
+        halved = ~again & ~point
         left_high, right_low = high.copy(), low.copy()
-        left_high[row, axis] = right_low[row, axis] = middle[row, axis]
-        left, right = boxes._replace(high=left_high).select(halved), boxes._replace(low=right_low).select(halved)
-        return Boxes(*(np.concatenate(parts) for parts in zip(again, left, right, strict=True)))
+        left_high[row, axis], right_low[row, axis] = left_end[row, axis], right_end[row, axis]
+        parts = (
+            boxes.select(again),
+            boxes._replace(high=left_high).select(halved),
+            boxes._replace(low=right_low).select(halved),
+        )
+        return np.concatenate([run[again], run[halved], run[halved]]), Boxes(
+            *(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        )
 
     def solution(self) -> Solution:
         """What is proven: every box is settled, be it by the clock."""
-        upper_bound = np.maximum(self.value, self.settled)
-        optimal = upper_bound - self.value <= self.tol * np.maximum(1, np.abs(self.value)) * (1 + 1e-9)
+        optimal = self.settled - self.value <= self.tol * np.maximum(1, np.abs(self.value)) * (1 + 1e-9)
         status = np.where(optimal, OPTIMAL, np.where(self.stopped, TIME_LIMIT, GAP))
         return Solution(
             action=self.action.astype(self.action_type),
             value=self.value,
-            upper_bound=upper_bound,
+            upper_bound=np.maximum(self.value, self.reported),
             status=status.astype(np.int32),
         )
 
 
 class Boxes(NamedTuple):
-    """Boxes of actions, each of one state, with a proven bound of q on it and of the critic's own rounding."""
+    """Boxes of actions, each with a proven bound of q on it."""
 
-    state: Int[np.ndarray, "b"]
     low: Float[np.ndarray, "b m"]
     high: Float[np.ndarray, "b m"]
     bound: Float[np.ndarray, "b"]
-    rounding: Float[np.ndarray, "b"]
 
     def select(self, rows: Any) -> Boxes:
         """Those at `rows`."""
         return Boxes(*(array[rows] for array in self))
 
+    def halves(self) -> tuple[Boxes, Boxes]:
+        """Two sets of boxes on either side of the median centre, across the axis that shrinks most."""
+        center = self.low + self.high
+        extent = self.high.max(axis=0) - self.low.min(axis=0)
+        spread = center.max(axis=0) - center.min(axis=0)
+        axis = int(np.argmax(spread / np.maximum(extent, np.finfo(float).tiny)))
+        order = np.argsort(center[:, axis], kind="stable")
+        return self.select(order[: len(order) // 2]), self.select(order[len(order) // 2 :])
 
-class _Pool:
-    """Open boxes in no order, in arrays that grow."""
 
-    def __init__(self, m: int):
-        self.count = 0
-        self.boxes = Boxes(
-            np.empty(1024, int), np.empty((1024, m)), np.empty((1024, m)), np.empty(1024), np.empty(1024)
-        )
+def _joined(first: Boxes, second: Boxes) -> Boxes:
+    return Boxes(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
 
-    def add(self, boxes: Boxes) -> None:
-        """More open boxes."""
-        end = self.count + len(boxes.state)
-        if end > len(self.boxes.state):
-            self.boxes = Boxes(*(np.resize(array, (2 * end, *array.shape[1:])) for array in self.boxes))
-        for array, new in zip(self.boxes, boxes, strict=True):
-            array[self.count : end] = new
-        self.count = end
 
-    def take(self, priority: Float[np.ndarray, "count"], most: int) -> Boxes:
-        """Remove the `most` boxes of the greatest priority and return them; those of priority −∞ are dropped."""
-        alive = np.flatnonzero(priority > -np.inf)
-        if len(alive) > most:
-            alive = alive[np.argpartition(-priority[alive], most)]
-        taken, kept = self.boxes.select(alive[:most]), alive[most:]
-        # Holes are filled from the end rather than moving everything.
-        hole = np.ones(self.count, bool)
-        hole[kept] = False
-        holes = np.flatnonzero(hole[: len(kept)])
-        tail = len(kept) + np.flatnonzero(~hole[len(kept) :])
-        for array in self.boxes:
-            array[holes] = array[tail]
-        self.count = len(kept)
-        return taken
+def _by_run(run: np.ndarray, boxes: Boxes, count: int) -> list[Boxes]:
+    """The boxes of runs 0 … count − 1."""
+    order = np.argsort(run, kind="stable")
+    ends = np.searchsorted(run[order], np.arange(count + 1))
+    sorted_boxes = boxes.select(order)
+    return [sorted_boxes.select(slice(first, last)) for first, last in itertools.pairwise(ends)]
+
+
+def _around(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centre, radius): the centre is rounded, and the radius covers both ends all the same."""
+    return (low + high) / 2, (high - low) / 2 + 2.0**-51 * np.maximum(np.abs(low), np.abs(high))

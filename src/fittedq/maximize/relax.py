@@ -48,6 +48,10 @@ class PiecewiseLinear(NamedTuple):
         error = (self.kink - slope) * left / 2
         return Band(slope, error, error)
 
+    def slope_below(self, band: Band) -> Reals:
+        """The slope of a line through 0 that is nowhere above f: of a kinked piece any from `kink` to 1 will do."""
+        return self.kink + (1 - self.kink) * (band.slope > (1 + self.kink) / 2)
+
 
 class Smooth(NamedTuple):
     """f with |f'| ≤ lipschitz and |f''| ≤ curvature, and on any interval its greatest value at an end.
@@ -90,6 +94,10 @@ class Smooth(NamedTuple):
         highest = np.minimum(np.maximum(g[1:], g[:-1]) + bend, f_high - np.minimum(line[1:], line[:-1])).max(axis=0)
         lowest = np.maximum(np.minimum(g[1:], g[:-1]) - bend, f_low - np.maximum(line[1:], line[:-1])).min(axis=0)
         return Band(slope, (highest + lowest) / 2, (highest - lowest) / 2)
+
+    def slope_below(self, band: Band) -> Reals:
+        """The slope of the line below f, that of the band."""
+        return band.slope
 
 
 Relaxation = PiecewiseLinear | Smooth
