@@ -161,6 +161,96 @@ def main() -> None:
     if plants.exists():
         print("\n## Process control: 20 000 logged rows, 20 starts\n")
         print(process_control.table(json.loads(plants.read_text())))
+    proofs()
+
+
+def proofs() -> None:
+    """Certified maxima, the gap along training, refinement, limits and trees."""
+    proven = RESULTS / "certified.json"
+    if proven.exists():
+        rows = json.loads(proven.read_text())["rows"]
+        print(
+            "\n## Certified maxima\n\nProcessor milliseconds per state on one thread, states one by one; `first` is one"
+        )
+        print("critic, `min` the least of two. 1e-2 and 1e-3 are relative to max(1, |value|).\n")
+        print(
+            "| critic | to 1e-2, median / worst | to 1e-3, median / worst | within 1 s, 10 s at 1e-3 |\n|---|---|---|---|"
+        )
+        for name, row in rows.items():
+            if not all("cpu_ms_median" in row.get(tol, {}) for tol in ("1e-2", "1e-3")):
+                continue
+            loose, tight = row["1e-2"], row["1e-3"]
+            print(
+                f"| {name} | {loose['cpu_ms_median']:.0f} / {loose['cpu_ms_worst']:.0f} | "
+                f"{tight['cpu_ms_median']:.0f} / {tight['cpu_ms_worst']:.0f} | "
+                f"{tight['within_1s']:.0%}, {tight['within_10s']:.0%} |"
+            )
+        others = {name: row for name, row in rows.items() if name.startswith(("pooled", "beside"))}
+        for name, row in others.items():
+            print(f"\n{name}: {json.dumps(row)}")
+    misses = RESULTS / "local_misses.json"
+    if misses.exists():
+        print(f"\n## Local solvers against the certified maximum\n\nData: [local_misses.json]({misses.name}).")
+    gaps = [json.loads(path.read_text()) for path in sorted((RESULTS / "gap").glob("*.json"))]
+    if gaps:
+        draw_gaps(gaps, RESULTS / "gap.png")
+        print("\n## The amortization gap along training\n\n![amortization gap](gap.png)\n")
+        print("At the end, proven intervals on 40 states of the agent's own, as shares of the range of q:\n")
+        print(
+            "| agent | median | 95th percentile | worst | policy within 5 % | certainly not |\n|---|---|---|---|---|---|"
+        )
+        for run in gaps:
+            last = run["curve"][-1]
+            spans = " | ".join(
+                f"{last[f'relative_lower_{part}']:.1%} to {last[f'relative_upper_{part}']:.1%}"
+                for part in ("median", "p95", "worst")
+            )
+            print(
+                f"| {run['algorithm']} on {run['env']}, {last['step']:,} steps | {spans} | {last['policy_good']:.0%} | "
+                f"{last['actor_fails']:.0%} |"
+            )
+        print("\nMean return over 10 episodes when each action is refined by 10 solver steps within a trust region:\n")
+        print("| agent | as it is | trust 0.05 | 0.1 | 0.3 |\n|---|---|---|---|---|")
+        for run in gaps:
+            means = " | ".join(f"{entry['mean']:,.1f}" for entry in run["refined"])
+            print(f"| {run['algorithm']} on {run['env']} | {means} |")
+    limits = sorted((RESULTS / "constrained").glob("hopper-*.json"))
+    if limits:
+        print(
+            "\n## Limits on the action\n\nTD3 on Hopper-v5, Σ|a_i| ≤ 1.2, 50 000 steps, mean return over 20 episodes:\n"
+        )
+        print("| how | seed | return |\n|---|---|---|")
+        for path in limits:
+            run = json.loads(path.read_text())
+            print(f"| {run['way']} | {run['seed']} | {run['mean_return']:.0f} |")
+    valve = RESULTS / "constrained" / "valve.json"
+    if valve.exists():
+        print(
+            "\nA pump and a three-way valve (explicit FQI from 4 000 rows), loss against value iteration on a grid:\n"
+        )
+        print("| how | seed | share of the best value lost | worst state |\n|---|---|---|---|")
+        for row in json.loads(valve.read_text())["results"]:
+            print(f"| {row['way']} | {row['seed']} | {row['share_of_best']:.1%} | {row['worst_loss']:.3f} |")
+    trees = RESULTS / "tree_argmax.json"
+    if trees.exists():
+        print("\n## Exact maxima of 100 trees\n\n| | median seconds | worst | proven in 10 s |\n|---|---|---|---|")
+        for name, row in json.loads(trees.read_text())["rows"].items():
+            print(f"| {name} | {row['median_seconds']:.3f} | {row['worst_seconds']:.2f} | {row['proven']:.0%} |")
+
+
+def draw_gaps(gaps: list[dict], path: Path) -> None:
+    envs = sorted({run["env"] for run in gaps})
+    figure, grid = pyplot.subplots(1, len(envs), figsize=(4 * len(envs), 3), layout="constrained", squeeze=False)
+    for run in gaps:
+        axes = grid[0][envs.index(run["env"])]
+        share = np.array([point["step"] for point in run["curve"]]) / run["curve"][-1]["step"]
+        lower, upper = ([point[f"relative_{end}_median"] for point in run["curve"]] for end in ("lower", "upper"))
+        (line,) = axes.plot(share, upper, marker="o", label=run["algorithm"])
+        axes.fill_between(share, lower, upper, color=line.get_color(), alpha=0.3)
+        axes.set(title=run["env"], xlabel="share of training", ylabel="median gap / range of q", ylim=(0, None))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":
