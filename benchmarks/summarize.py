@@ -174,7 +174,8 @@ def proofs() -> None:
         )
         print("critic, `min` the least of two. 1e-2 and 1e-3 are relative to max(1, |value|).\n")
         print(
-            "| critic | to 1e-2, median / worst | to 1e-3, median / worst | within 1 s, 10 s at 1e-3 |\n|---|---|---|---|"
+            "| critic | to 1e-2, median / worst | to 1e-3, median / worst | within 1 s, 10 s at 1e-3 |\n"
+            "|---|---|---|---|"
         )
         for name, row in rows.items():
             if not all("cpu_ms_median" in row.get(tol, {}) for tol in ("1e-2", "1e-3")):
@@ -197,7 +198,8 @@ def proofs() -> None:
         print("\n## The amortization gap along training\n\n![amortization gap](gap.png)\n")
         print("At the end, proven intervals on 40 states of the agent's own, as shares of the range of q:\n")
         print(
-            "| agent | median | 95th percentile | worst | policy within 5 % | certainly not |\n|---|---|---|---|---|---|"
+            "| agent | median | 95th percentile | worst | policy within 5 % | certainly not |\n"
+            "|---|---|---|---|---|---|"
         )
         for run in gaps:
             last = run["curve"][-1]
