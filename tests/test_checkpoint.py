@@ -160,6 +160,9 @@ class Recorder(AbstractTrainer):
     def moments(self) -> None:
         raise NotImplementedError
 
+    def seen_obs(self, count: int) -> np.ndarray:
+        return np.zeros((0, 1), np.float32)
+
     def close(self) -> None:
         raise NotImplementedError
 
