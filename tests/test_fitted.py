@@ -14,12 +14,14 @@ from fittedq.algorithms.amortized_fqi import AmortizedFQI
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.smooth_fqi import SmoothFQI
+from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
 from fittedq.greedy import PartlySolved, Solved
 from fittedq.maximize.grid import Grid
 from fittedq.problems.lqr import LQR
+from fittedq.types import namespace
 
 PLAIN = FitSettings(normalize_obs=False)
 
@@ -361,3 +363,36 @@ def test_batches_come_from_the_dataset():
         trainer.advance(70 - trainer.step)
     assert trainer.updates == 70
     assert dataclasses.replace(PLAIN, batch_size=8).batch_size == 8
+
+
+class Waves(AbstractFeatures):
+    """1, a, a², sin s, a sin s, sin² s."""
+
+    def __call__(self, obs, action):
+        xp = namespace(obs, action)
+        s, a = xp.sin(obs[:, 0]), action[:, 0]
+        return xp.stack([xp.ones_like(a), a, a**2, s, a * s, s**2], axis=-1)
+
+
+def test_q_is_linear_in_features_of_the_users(tmp_path):
+    """r = −(a − sin s)², one step: π(s) = sin s, exactly representable by the features and by no polynomial."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.uniform(-3, 3, (300, 1)), rng.uniform(-2, 2, (300, 1))
+    data = fittedq.Dataset.from_arrays(
+        obs=obs,
+        action=action,
+        reward=-((action - np.sin(obs))[:, 0] ** 2),
+        next_obs=obs,
+        terminated=np.ones(300, bool),
+        action_low=-2,
+        action_high=2,
+    )
+    settings = {"steps": 1, "normalize_obs": False, "clip_targets": False, "maximizer": "lbfgs", "ridge": 0.0}
+    agent = fittedq.fit("explicit_fqi", data, features=Waves(), **settings)
+    seen = np.linspace(-3, 3, 9, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(agent.act(seen), np.sin(seen), atol=5e-3)
+    agent.save(tmp_path / "agent")
+    loaded = fittedq.load(tmp_path / "agent", features=Waves())
+    np.testing.assert_array_equal(loaded.act(seen), agent.act(seen))
+    with pytest.raises(UserError, match="no file holds code"):
+        fittedq.load(tmp_path / "agent")

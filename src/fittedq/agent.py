@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from fittedq import algorithms
 from fittedq.action_sets import describe, described
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, to_host
+from fittedq.approx.linear import AbstractFeatures
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
@@ -27,7 +27,7 @@ from fittedq.evaluate import episode_returns, returns_at_once
 from fittedq.files import load_folder, save_folder
 from fittedq.greedy import CriticValue
 from fittedq.maximize.refine import refined
-from fittedq.settings import from_json, split_settings
+from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
 from fittedq.types import AbstractActionSet, Approximators
 
@@ -132,7 +132,7 @@ class Agent:
             arrays |= to_arrays("moments", self.moments)
         agent = {
             "algorithm": self.algorithm.name,
-            "settings": dataclasses.asdict(self.algorithm),
+            "settings": as_dict(self.algorithm),
             "obs_size": self.obs_size,
             "action_set": describe(self.action_set),
             "normalized": self.moments is not None,
@@ -144,17 +144,21 @@ class Agent:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
     @staticmethod
-    def load(path: str | Path, action_set: AbstractActionSet | None = None) -> Agent:
+    def load(
+        path: str | Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
+    ) -> Agent:
         """The agent of `save`; its networks are built from its settings, its environment is not.
 
-        `action_set` is needed where its bounds are functions of the state, which no file holds.
+        `action_set` is needed where its bounds are functions of the state, `features` where it was fitted with features
+        of the user's: no file holds code.
         """
         arrays, manifest = load_folder(Path(path))
         try:
             saved = manifest["agent"]
             cls = algorithms.find(saved["algorithm"])
             (settings,) = split_settings(from_json(saved["settings"]), cls)
-            algorithm = cls(**settings)
+            code: dict[str, Any] = {} if features is None else {"features": features}
+            algorithm = cls(**settings, **code)
             obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
             normalized, env_id = bool(saved["normalized"]), saved["env"]
         except (KeyError, TypeError) as error:

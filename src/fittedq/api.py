@@ -7,6 +7,7 @@ from typing import Any
 
 from fittedq.action_sets import Limits
 from fittedq.agent import Agent
+from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
@@ -75,8 +76,8 @@ def fit(
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
-    the dataset's box for the controller, as in `train`; the rows stay. Further settings are the algorithm's and
-    `FitSettings`'.
+    the dataset's box for the controller, as in `train`; the rows stay. `features=`
+    (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
@@ -102,21 +103,27 @@ def resume(
     steps: int | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
+    features: AbstractFeatures | None = None,
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
-    functions of the state.
+    functions of the state, `features` where `fit` was given some.
     """
-    return _to_the_end(continued(Path(folder), steps=steps, env=env, action_set=action_set), progress=False)
+    return _to_the_end(
+        continued(Path(folder), steps=steps, env=env, action_set=action_set, features=features), progress=False
+    )
 
 
-def load(path: str | Path, action_set: AbstractActionSet | None = None) -> Agent:
+def load(
+    path: str | Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
+) -> Agent:
     """The agent saved at `path` by `Agent.save`, or the best one of a run folder.
 
-    `action_set` is needed where its bounds are functions of the state, which no file holds.
+    `action_set` is needed where its bounds are functions of the state, `features` where `fit` was given some: no file
+    holds code.
     """
-    return find_agent(Path(path), action_set)
+    return find_agent(Path(path), action_set, features)
 
 
 def _to_the_end(run: Run, progress: bool) -> Agent:

@@ -20,6 +20,7 @@ from fittedq.action_sets import Limits, describe, described, narrowed, plain, re
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.approx.linear import AbstractFeatures
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
@@ -30,7 +31,7 @@ from fittedq.evaluate import check_spaces
 from fittedq.files import versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.record import RunFolder
-from fittedq.settings import from_json, split_settings
+from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
 from fittedq.types import AbstractActionSet
 
@@ -227,7 +228,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
-        settings = dataclasses.asdict(self.algorithm) | dataclasses.asdict(self.train_settings)
+        settings = as_dict(self.algorithm) | as_dict(self.train_settings)
         return {
             "algorithm": self.algorithm.name,
             "env": self.env_id,
@@ -354,10 +355,12 @@ def resume(
     steps: int | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
+    features: AbstractFeatures | None = None,
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
-    `steps` extends it; `env` stands in for an environment that has no id, `action_set` for one that no file holds.
+    `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `features` for what no file
+    holds.
     """
     config = RunFolder(folder).open()
     env = config["env"] if env is None else env
@@ -380,7 +383,7 @@ def resume(
         eval_env=config.get("eval_env"),
         action_set=_saved_set(config, action_set),
         seed=config["seed"],
-        settings=from_json(config["settings"]),
+        settings=from_json(config["settings"]) | ({} if features is None else {"features": features}),
         folder=folder,
     )
     run.restore()
@@ -395,14 +398,16 @@ def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> Ab
     return None if saved is None or saved["kind"] == "box" else described(saved, given)
 
 
-def find_agent(path: Path, action_set: AbstractActionSet | None = None) -> Agent:
+def find_agent(
+    path: Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
+) -> Agent:
     """The agent of an agent folder, or the best (else the last) of a run folder."""
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):
             if candidate.is_dir():
-                return Agent.load(candidate, action_set)
+                return Agent.load(candidate, action_set, features)
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    return Agent.load(path, action_set)
+    return Agent.load(path, action_set, features)
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

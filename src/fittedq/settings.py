@@ -34,10 +34,20 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def described(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields made by `setting`: those that files and command lines hold. What is left is code."""
+    return [field for field in dataclasses.fields(cls) if "about" in field.metadata]
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """The values of the settings."""
+    return {field.name: getattr(settings, field.name) for field in described(type(settings))}
+
+
 def check(settings: Any) -> None:
     """Raise UserError for the first field outside what its `setting` accepts."""
     hints = typing.get_type_hints(type(settings))
-    for field in dataclasses.fields(settings):
+    for field in described(type(settings)):
         value = getattr(settings, field.name)
         object.__setattr__(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.action_sets import Mixed
 from fittedq.algorithms.base import Algorithm
-from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
+from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.errors import UserError
@@ -34,7 +34,7 @@ from fittedq.settings import setting
 from fittedq.template import Budget
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
 
-APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial")
+APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial", "features")
 TREES = ("extra_trees", "random_forest")
 MOST_STARTS = 16
 """Random starts per state for the settings of whole-numbered actions."""
@@ -117,11 +117,28 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
     maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "certified", "exact"))
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
+    features: AbstractFeatures | None = None
+    """Features of the user's, in which q is linear (`approximator=features`): code, given again to what is loaded.
+
+    They see observations as fitted: normalized, unless `normalize_obs` is false.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.features is not None:
+            object.__setattr__(self, "approximator", "features")
+        elif self.approximator == "features":
+            raise UserError(
+                "setting approximator: found features without any; give them (features=…), also where a run is "
+                "resumed or an agent is loaded: no file holds code."
+            )
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         if self.approximator in TREES:
             forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
             return TreeCritic.start(action_set, forest)
+        if self.features is not None:
+            return LinearCritic.start(self.features, obs_size, action_set)
         if self.approximator == "polynomial":
             return LinearCritic.start(Polynomial(self.degree), obs_size, action_set)
         if self.approximator == "radial":

@@ -14,6 +14,7 @@ from rich.table import Table
 from fittedq.algorithms import REGISTRY, find
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.fitted import FitSettings, GrowSettings
+from fittedq.settings import described
 from fittedq.train import TrainSettings
 
 
@@ -33,7 +34,7 @@ class List:
             cls = find(self.algorithm)
             collecting = (GrowSettings,) if issubclass(cls, FittedAlgorithm) else (TrainSettings,)
             loops = (*(collecting if cls.online else ()), FitSettings)
-            fields = {field.name: field for group in (cls, *loops) for field in dataclasses.fields(group)}
+            fields = {field.name: field for group in (cls, *loops) for field in described(group)}
             rows = [_row(field) for field in fields.values()]
         if self.json:
             print(json.dumps(rows))
