@@ -24,6 +24,10 @@ class AbstractLoss(eqx.Module):
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
 
+    def prepare(self, component: Any, data: Any) -> Any:
+        """The component before it is fitted to D: one that keeps statistics of its data takes D's in."""
+        return component
+
     @abc.abstractmethod
     def __call__(
         self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray

@@ -170,7 +170,7 @@ class Run:
             self.eval_env = self.eval_env.spec.id
         self.trainer = self._trainer()
         nets = self.trainer.nets()
-        if schedule.gap_every and (nets.policy is None or isinstance(nets.critic, TreeCritic)):
+        if schedule.gap_every and (nets.policy is None or nets.critic is None or isinstance(nets.critic, TreeCritic)):
             raise UserError(
                 f"gap_every: {algorithm!r} with these settings has no policy, or no critic with a gradient, to "
                 "compare; leave it 0."

@@ -77,7 +77,7 @@ class Update(eqx.Module):
     ) -> tuple[Any, Any, Metrics]:
         """(component, optimizer state, metrics of the last gradient step)."""
         data = self.label(nets, frozen, batch, greedy, label_key)
-        component = getattr(nets, self.component)
+        component = self.loss.prepare(getattr(nets, self.component), data)
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
         if self.budget.epochs == 1 and minibatch == size:

@@ -10,11 +10,12 @@ from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.sac import SAC
 from fittedq.algorithms.sac_v import SACValue
 from fittedq.algorithms.smooth_fqi import SmoothFQI
+from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
 from fittedq.errors import UserError, nearest
 
 REGISTRY: dict[str, type[Algorithm]] = {
-    cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC)
+    cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG)
 }
 
 

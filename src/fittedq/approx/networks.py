@@ -197,8 +197,18 @@ class TanhGaussianPolicy(AbstractPolicy):
         return self.action_set.admissible(xp.tanh(mean + xp.exp(log_std) * normal), obs)
 
     def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
+        return self.replay(obs, jax.random.normal(key, (*obs.shape[:-1], self.action_set.size), obs.dtype))
+
+    def infer(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+        """ε = σ⁻¹(artanh(a in the unit box) − μ): the draw that gives `action`, which is kept off the box's faces."""
+        edge = 1.0 - 1e-6
         mean, log_std = self.parameters(obs)
-        normal = jax.random.normal(key, mean.shape, mean.dtype)
+        u = jnp.arctanh(jnp.clip(self.action_set.to_unit(action), -edge, edge))
+        return (u - mean) * jnp.exp(-log_std)
+
+    def replay(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
+        """(a, log π(a | s)) for the draw `normal`, differentiable in w."""
+        mean, log_std = self.parameters(obs)
         u = mean + jnp.exp(log_std) * normal
         log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
         return self.action_set.admissible(jnp.tanh(u), obs), log_prob

@@ -1,0 +1,147 @@
+"""Stochastic value gradients for every horizon (Heess et al. 2015; SAC-SVG: Amos et al. 2021).
+
+a  ~ π(· | s)                                                       collect
+y  = r + γ (1 − terminated) (min_j q̄_j(s', a') − β log π(a' | s')), a' ~ π(· | s')
+θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress, on real transitions
+ψ  ← ψ + α ∇ mean log p(s', r | s, a)                               model, where it is learned
+w  ← w + α ∇ mean [Σ_{t<n} γᵗ (r_t − β log π_t) + γⁿ tail(s_n)]     improve, through the model
+horizon 0 is DDPG's and SAC's step; horizon inf has no tail and no critic
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel
+from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
+from fittedq.errors import UserError
+from fittedq.greedy import PolicyAction
+from fittedq.losses import Regress, TuneTemperature
+from fittedq.noise import AbstractExploration, Gaussian, OwnNoise
+from fittedq.problems.dynamics import DYNAMICS
+from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
+from fittedq.settings import setting
+from fittedq.targets import Bellman, MinOverCritics, SoftValue
+from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.types import AbstractActionSet, Approximators
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVG(Algorithm):
+    name: ClassVar[str] = "svg"
+    title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
+    slots: ClassVar[dict[str, str]] = {
+        "buffer": "FIFO replay + model",
+        "greedy": "PolicyAction (live policy)",
+        "updates": "model: Likelihood; q: Bellman(min, soft); policy: ImproveThrough(horizon); temperature",
+        "sync": "Polyak on q",
+    }
+
+    horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, or inf (no tail)")
+    episode_length: int | None = setting(None, "steps of a rollout where the horizon is inf", low=1)
+    tail: str = setting("q", "what follows the horizon: q(s_n, a_n) or v(s_n)", choices=("q", "v"))
+    policy: str = setting("gaussian", "kind of policy", choices=("gaussian", "deterministic"))
+    noise: str = setting(
+        "fresh", "noise of the first step: drawn, or inferred from the data", choices=("fresh", "inferred")
+    )
+    critic_target: str = setting(
+        "td", "real transitions, or a rollout from s' (value expansion)", choices=("td", "rollout")
+    )
+    dynamics: str = setting("learned", "a learned model, or known physics", choices=("learned", *DYNAMICS))
+    model: AbstractModel | None = None
+    """A model of the user's, code: it is given again to what is loaded."""
+    n_models: int = setting(5, "networks of the learned model", low=1)
+    model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
+    model_learning_rate: float = setting(1e-3, "Adam's step for the model", above=0.0)
+    n_critics: int = setting(2, "size of the critic ensemble", low=1)
+    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    temperature: float | None = setting(None, "β; 0 is without entropy, none tunes it", low=0.0)
+    initial_temperature: float = setting(0.1, "β at the start, where it is tuned", above=0.0)
+    temperature_learning_rate: float = setting(3e-4, "Adam's step for log β", above=0.0)
+    target_entropy: float | None = setting(None, "H̄ in nats; none means −m nats in the unit box")
+    max_gradient: float = setting(10.0, "the policy's gradient is clipped to this norm", above=0.0)
+    noise_sigma: float = setting(0.1, "exploration of a deterministic policy, in half-widths", low=0.0)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.horizon, int | float) and not isinstance(self.horizon, bool):
+            object.__setattr__(self, "horizon", f"{self.horizon:g}")
+        super().__post_init__()
+        if self.horizon != "inf" and not self.horizon.isdecimal():
+            raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, … or inf.")
+        if self.horizon == "inf" and self.episode_length is None:
+            raise UserError("setting horizon: inf needs the length of an episode; set episode_length.")
+        if self.horizon == "0" and self.tail == "v":
+            raise UserError("setting tail: v(s_0) does not depend on the policy; choose q, or a horizon of 1 or more.")
+        if self.noise == "inferred" and self.policy == "deterministic":
+            raise UserError("setting noise: a deterministic policy has no noise to infer; choose fresh, or gaussian.")
+        if self.policy == "deterministic" and self.temperature != 0.0:
+            if self.temperature is not None:
+                raise UserError("setting temperature: a deterministic policy has no entropy; expected 0.")
+            object.__setattr__(self, "temperature", 0.0)
+
+    @property
+    def endless(self) -> bool:
+        """Horizon inf: no critic."""
+        return self.horizon == "inf"
+
+    @property
+    def learns_model(self) -> bool:
+        """Whether the model is fitted."""
+        return self.model is None and self.dynamics == "learned" and self.horizon != "0"
+
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+        critic_key, policy_key, value_key, model_key = jax.random.split(key, 4)
+        make = TanhGaussianPolicy if self.policy == "gaussian" else DeterministicPolicy
+        model = self.model
+        if self.learns_model:
+            model = GaussianModel(obs_size, action_set, self.model_hidden, model_key, members=self.n_models)
+        elif model is None and self.horizon != "0":
+            model = KnownModel(DYNAMICS[self.dynamics])
+        has_value = self.tail == "v" and not self.endless
+        beta = self.initial_temperature if self.temperature is None else self.temperature
+        return Approximators(
+            critic=None if self.endless else self.critic(obs_size, action_set, critic_key),
+            policy=make(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
+            value=VNetwork(obs_size, self.hidden, value_key, activation=self.activation) if has_value else None,
+            model=model,
+            log_temperature=jnp.asarray(math.log(beta)) if beta > 0 else None,
+        )
+
+    def template(self, action_set: AbstractActionSet) -> FQI:
+        combine = POLICY_CRITICS[self.policy_critic]
+        steps = self.episode_length if self.endless and self.episode_length else int(self.horizon)
+        tail = NoTail() if self.endless else ValueTail() if self.tail == "v" else CriticTail(combine)
+        updates: tuple[Update, ...] = ()
+        if self.learns_model:
+            updates += (Update("model", Likelihood(), optax.adam(self.model_learning_rate)),)
+        if not self.endless:
+            target = Bellman(self.gamma, MinOverCritics())
+            if self.critic_target == "rollout":
+                target = RolloutBellman(self.gamma, Rollout(steps, self.gamma, CriticTail(MinOverCritics())))
+            updates += (Update("critic", Regress(target), self.critic_optimizer()),)
+            if self.tail == "v":
+                updates += (Update("value", Regress(SoftValue(MinOverCritics())), self.critic_optimizer()),)
+        improve = ImproveThrough(Rollout(steps, self.gamma, tail), inferred=self.noise == "inferred")
+        updates += (Update("policy", improve, self.policy_optimizer()),)
+        if self.temperature is None:
+            entropy = self.target_entropy
+            if entropy is None:
+                entropy = -action_set.size + float(np.sum(np.log(action_set.half_width)))
+            tune = TuneTemperature(entropy)
+            updates += (Update("log_temperature", tune, optax.adam(self.temperature_learning_rate)),)
+        return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=None if self.endless else Polyak(self.tau)))
+
+    def exploration(self) -> AbstractExploration:
+        return OwnNoise() if self.policy == "gaussian" else Gaussian(self.noise_sigma)
+
+    def policy_optimizer(self) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.adam(self.policy_learning_rate))

@@ -1,0 +1,214 @@
+"""Dynamics models s', r = f(s, a, ξ): known functions, and ensembles of Gaussian networks.
+
+Every model maps noise to a next state, so that gradients pass through it, and says which noise gave an observed one.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.approx.networks import Mlp
+from fittedq.errors import UserError
+from fittedq.types import AbstractActionSet, Arr, Transition
+
+Dynamics = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+"""f(s [s], a [m], ξ [s]) → (s' [s], r, terminated): one step of one state, differentiable by JAX."""
+
+LOG_STD = (-7.0, 0.5)
+"""Range of a Gaussian model's log σ, in deviations of what it predicts."""
+
+
+class Predicted(eqx.Module):
+    """What follows (s, a): `continues` is the probability that the episode does not terminate there."""
+
+    next_obs: Float[Arr, "b s"]
+    reward: Float[Arr, "b"]
+    continues: Float[Arr, "b"]
+
+
+class AbstractModel(eqx.Module):
+    """f(s, a, ξ), ξ ~ N(0, I) of the state's size."""
+
+    @abc.abstractmethod
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        """The step that the noise gives."""
+
+    @abc.abstractmethod
+    def infer(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
+    ) -> Float[Arr, "b s"]:
+        """ξ = σ_f⁻¹(s' − μ_f): the noise that gives s'. Source: Heess et al. 2015, section 4."""
+
+
+class KnownModel(AbstractModel):
+    """Any JAX function f(s, a, ξ) → (s', r, terminated).
+
+    `infer` is exact where f is affine in ξ (least squares where ξ does not reach every coordinate).
+    """
+
+    dynamics: Dynamics = eqx.field(static=True)
+
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        next_obs, reward, terminated = jax.vmap(self.dynamics)(obs, action, noise)
+        if jnp.shape(next_obs) != jnp.shape(obs) or jnp.shape(reward) != jnp.shape(obs)[:1]:
+            raise UserError(
+                f"model: it returned a next state of shape {jnp.shape(next_obs)[1:]} and a reward of shape "
+                f"{jnp.shape(reward)[1:]}, expected {jnp.shape(obs)[1:]} and (); correct the model."
+            )
+        ends = jnp.broadcast_to(jnp.asarray(terminated, obs.dtype), obs.shape[:1])
+        return Predicted(next_obs, reward, 1.0 - ends)
+
+    def infer(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
+    ) -> Float[Arr, "b s"]:
+        def one(state: Any, act: Any, after: Any) -> Any:
+            def mean(noise: Any) -> Any:
+                return self.dynamics(state, act, noise)[0]
+
+            still = jnp.zeros_like(state)
+            return jnp.linalg.pinv(jax.jacobian(mean)(still)) @ (after - mean(still))
+
+        return jax.vmap(one)(obs, action, next_obs)
+
+    def check(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> None:
+        """Raise UserError unless its step and its derivative by the action are finite at these rows."""
+
+        def total(act: Any) -> Any:
+            step = self(obs, act, jnp.zeros_like(obs))
+            return jnp.sum(step.next_obs) + jnp.sum(step.reward), step
+
+        try:
+            slope, step = jax.grad(total, has_aux=True)(action)
+        except (TypeError, jax.errors.JAXTypeError) as error:
+            raise UserError(
+                f"model: JAX cannot differentiate it ({str(error).splitlines()[0]}); write it in jax.numpy."
+            ) from None
+        for name, value in (
+            ("next state", step.next_obs),
+            ("reward", step.reward),
+            ("derivative by the action", slope),
+        ):
+            if not bool(jnp.isfinite(value).all()):
+                row = int(jnp.argmin(jnp.isfinite(value.reshape(len(value), -1)).all(axis=1)))
+                raise UserError(f"model: its {name} is not finite in row {row}; correct the model.")
+
+
+class Moments(eqx.Module):
+    """Running mean and deviation of columns: the k-th batch counts 1/k, never less than a thousandth.
+
+    Not trained: `fold` moves them, gradients stop at them.
+    """
+
+    mean: Float[Arr, "d"]
+    square: Float[Arr, "d"]
+    batches: Float[Arr, ""]
+
+    @staticmethod
+    def start(size: int) -> Moments:
+        return Moments(jnp.zeros(size), jnp.ones(size), jnp.zeros(()))
+
+    @property
+    def deviation(self) -> Float[Arr, "d"]:
+        return jnp.sqrt(jnp.maximum(self.square - self.mean**2, 1e-8))
+
+    def fold(self, rows: Float[Arr, "b d"]) -> Moments:
+        """With one more batch."""
+        rate = jnp.maximum(1.0 / (self.batches + 1.0), 1e-3)
+        return Moments(
+            self.mean + rate * (rows.mean(axis=0) - self.mean),
+            self.square + rate * ((rows**2).mean(axis=0) - self.square),
+            self.batches + 1.0,
+        )
+
+    def to_unit(self, rows: Float[Arr, "b d"]) -> Float[Arr, "b d"]:
+        return (rows - jax.lax.stop_gradient(self.mean)) / jax.lax.stop_gradient(self.deviation)
+
+    def from_unit(self, rows: Float[Arr, "b d"]) -> Float[Arr, "b d"]:
+        return jax.lax.stop_gradient(self.mean) + jax.lax.stop_gradient(self.deviation) * rows
+
+
+class GaussianModel(AbstractModel):
+    """s' = s + D(μ_j(s, a) + σ_j(s, a) ξ), r = r_j(s, a), an ensemble of perceptrons j = 1 … n.
+
+    D undoes the normalization of what is predicted. Rows are dealt to the members in turn, so a batch costs as much as
+    one network. Source: Heess et al. 2015; Chua et al. 2018 (ensembles of Gaussian networks).
+    """
+
+    net: Mlp
+    inputs: Moments
+    outputs: Moments
+    action_set: AbstractActionSet
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_set: AbstractActionSet,
+        widths: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        members: int = 5,
+        activation: str = "silu",
+    ):
+        sizes = (obs_size + action_set.size, *widths, 2 * obs_size + 2)
+        self.net = Mlp(sizes, key, lead=(members,), activation=activation)
+        self.inputs, self.outputs = Moments.start(sizes[0]), Moments.start(obs_size + 1)
+        self.action_set = action_set
+
+    @property
+    def members(self) -> int:
+        return self.net.weights[0].shape[0]
+
+    def heads(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> tuple[Any, Any, Any]:
+        """(mean of [s' − s, r], log σ of s' − s, logit of termination), normalized; member b mod n gives row b."""
+        size, rows = obs.shape[-1], obs.shape[0]
+        x = self.inputs.to_unit(jnp.concatenate([obs, self.action_set.to_unit(action)], axis=-1))
+        padded = jnp.pad(x, ((0, -rows % self.members), (0, 0)))
+        dealt = padded.reshape(-1, self.members, padded.shape[-1]).swapaxes(0, 1)
+        out = self.net(dealt).swapaxes(0, 1).reshape(padded.shape[0], -1)[:rows]
+        low, high = LOG_STD
+        log_std = high - jax.nn.softplus(high - out[:, size + 1 : 2 * size + 1])
+        return out[:, : size + 1], low + jax.nn.softplus(log_std - low), out[:, -1]
+
+    def _step(self, obs: Any, action: Any) -> tuple[Any, Any, Predicted]:
+        """(μ, σ of s' in its own units, the step without noise)."""
+        mean, log_std, logit = self.heads(obs, action)
+        change = self.outputs.from_unit(mean)
+        deviation = jax.lax.stop_gradient(self.outputs.deviation)[:-1] * jnp.exp(log_std)
+        return obs + change[:, :-1], deviation, Predicted(obs, change[:, -1], jax.nn.sigmoid(-logit))
+
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        mean, deviation, step = self._step(obs, action)
+        return Predicted(mean + deviation * noise, step.reward, step.continues)
+
+    def infer(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
+    ) -> Float[Arr, "b s"]:
+        mean, deviation, _ = self._step(obs, action)
+        return (next_obs - mean) / deviation
+
+    def fold(self, batch: Transition) -> GaussianModel:
+        """With the batch counted in the normalization."""
+        inputs = jnp.concatenate([batch.obs, self.action_set.to_unit(batch.action)], axis=-1)
+        outputs = jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
+        where = lambda model: (model.inputs, model.outputs)  # noqa: E731
+        return eqx.tree_at(where, self, (self.inputs.fold(inputs), self.outputs.fold(outputs)))
+
+    def loss(self, batch: Transition) -> tuple[Float[Arr, "b"], Float[Arr, "b"]]:
+        """(−log N([s' − s]; μ, σ) − log N(r; r_j, 1) − log p(terminated), squared error of [s' − s, r]), per row.
+
+        In normalized units, constants left out.
+        """
+        mean, log_std, logit = self.heads(batch.obs, batch.action)
+        outputs = jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
+        error = self.outputs.to_unit(outputs) - mean
+        log_deviation = jnp.pad(log_std, ((0, 0), (0, 1)))
+        gaussian = jnp.sum(0.5 * (error * jnp.exp(-log_deviation)) ** 2 + log_deviation, axis=-1)
+        ends = batch.terminated.astype(logit.dtype)
+        return gaussian + jax.nn.softplus(logit) - ends * logit, jnp.mean(error**2, axis=-1)

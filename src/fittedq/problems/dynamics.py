@@ -1,0 +1,47 @@
+"""Known, differentiable physics: f(s, a, ξ) → (s', r, terminated) of one state, s as the policy observes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from fittedq.envs.native import Pendulum
+from fittedq.problems.lqr import LQR
+
+
+def pendulum(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
+    """Pendulum-v1 in its observations [cos θ, sin θ, θ̇]."""
+    env = Pendulum()
+    inner = jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
+    inner, reward, terminated = env.transition(inner, action, noise)
+    return env.observe(inner).astype(obs.dtype), reward, terminated
+
+
+def linear_quadratic(problem: LQR) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    """s' = As + Ba + √W ξ, r = −(sᵀQs + aᵀRa)."""
+    root = jnp.linalg.cholesky(jnp.asarray(problem.W))
+
+    def step(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
+        cost = obs @ problem.Q @ obs + action @ problem.R @ action
+        return problem.A @ obs + problem.B @ action + root @ noise, -cost, False
+
+    return step
+
+
+def brock_mirman(alpha: float = 0.36, technology: float = 1.0) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    """Growth with capital k, of whose output z kᵅ the action is the share consumed: r = log c, k' = z kᵅ − c.
+
+    The best share is 1 − αγ.
+    """
+
+    def step(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
+        output = technology * obs[0] ** alpha
+        consumed = action[0] * output
+        return jnp.stack([output - consumed]), jnp.log(consumed), False
+
+    return step
+
+
+DYNAMICS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {"pendulum": pendulum}

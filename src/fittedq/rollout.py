@@ -1,0 +1,165 @@
+"""The n-step value of a policy through a model: what SVG's actor climbs, and, as an option, what its critic learns."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.bellman import soft_value, td_target
+from fittedq.losses import AbstractLoss, Metrics
+from fittedq.targets import AbstractCombine, AbstractTarget, Labelled
+from fittedq.types import Approximators, Arr, Greedy, Transition
+
+
+class AbstractTail(eqx.Module):
+    """What stands for the rewards after the horizon."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+    ) -> Float[Arr, "b"]:
+        """Its value at s_n; `action` is (a_n, log π) where it is given, and `keys` are the (action's, critic's)."""
+
+
+class CriticTail(AbstractTail):
+    """q(s_n, a_n) − β log π(a_n | s_n), a_n ~ π. Source: chapter, "The SVG Spectrum"."""
+
+    combine: AbstractCombine
+
+    def __call__(
+        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+    ) -> Float[Arr, "b"]:
+        action, log_prob = policy.sample(obs, keys[0]) if action is None else action
+        q = self.combine(nets.critic, obs, action, keys[1])
+        return soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature))
+
+
+class ValueTail(AbstractTail):
+    """v(s_n). Source: Heess et al. 2015, section 4."""
+
+    def __call__(
+        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+    ) -> Float[Arr, "b"]:
+        return nets.value(obs)
+
+
+class NoTail(AbstractTail):
+    """0: the episode ends at the horizon."""
+
+    def __call__(
+        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+    ) -> Float[Arr, "b"]:
+        return jnp.zeros(obs.shape[0], obs.dtype)
+
+
+class Rollout(eqx.Module):
+    """J_n(s) = Σ_{t<n} γᵗ c_t (r_t − β log π(a_t | s_t)) + γⁿ c_n tail(s_n), c_t the chance of not having terminated.
+
+    s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy.
+    """
+
+    horizon: int = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
+    tail: AbstractTail
+
+    def __call__(
+        self,
+        nets: Approximators,
+        policy: Any,
+        obs: Float[Arr, "b s"],
+        key: PRNGKeyArray,
+        first: tuple[Any, Any] | None = None,
+        first_noise: Float[Arr, "b s"] | None = None,
+    ) -> Float[Arr, "b"]:
+        """J_n at each row; `first` is (a_0, log π(a_0 | s_0)) and `first_noise` ξ_0, where they come from data."""
+        action_key, critic_key = jax.random.split(key)
+        if self.horizon == 0:
+            return self.tail(nets, policy, obs, first, (action_key, critic_key))
+        temperature = jax.lax.stop_gradient(nets.temperature)
+
+        def step(carry: Any, index: Any, given: Any = None, noise: Any = None) -> tuple[Any, None]:
+            obs, weight, total = carry
+            step_key, noise_key = jax.random.split(jax.random.fold_in(action_key, index))
+            action, log_prob = policy.sample(obs, step_key) if given is None else given
+            noise = jax.random.normal(noise_key, obs.shape, obs.dtype) if noise is None else noise
+            predicted = nets.model(obs, action, noise)
+            total = total + weight * soft_value(predicted.reward, log_prob, temperature)
+            return (predicted.next_obs, self.gamma * weight * predicted.continues, total), None
+
+        ones = jnp.ones(obs.shape[0], obs.dtype)
+        carry, _ = step((obs, ones, jnp.zeros_like(ones)), 0, first, first_noise)
+        (last, weight, total), _ = jax.lax.scan(step, carry, jnp.arange(1, self.horizon))
+        tail_key = jax.random.fold_in(action_key, self.horizon)
+        return total + weight * self.tail(nets, policy, last, None, (tail_key, critic_key))
+
+
+class ImproveThrough(AbstractLoss):
+    """−mean_s J_n(s): with n = 0 and a critic at the end it is `Improve`, to the bit.
+
+    `inferred` replays the noise of the data: ε = σ_π⁻¹(u − μ_π) and ξ = σ_f⁻¹(s' − μ_f), detached, so that the first
+    step is the observed one. Source: Heess et al. 2015, section 4.2.
+    """
+
+    rollout: Rollout
+    inferred: bool = eqx.field(static=True, default=False)
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        return batch
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        first = first_noise = None
+        if self.inferred:
+            noise = jax.lax.stop_gradient(component.infer(data.obs, data.action))
+            first = component.replay(data.obs, noise)
+            if self.rollout.horizon > 0:
+                first_noise = jax.lax.stop_gradient(nets.model.infer(data.obs, data.action, data.next_obs))
+        value = self.rollout(nets, component, data.obs, key, first, first_noise)
+        loss = -jnp.mean(value)
+        return loss, {"loss": loss, "spread": jnp.std(value)}
+
+
+class RolloutBellman(AbstractTarget):
+    """D = {((s, a), r + γ (1 − terminated) J̄_n(s'))}: model-based value expansion (Feinberg et al. 2018)."""
+
+    gamma: float = eqx.field(static=True)
+    rollout: Rollout
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        next_value = self.rollout(nets, nets.policy, batch.next_obs, key)
+        return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+
+def held_out(batch: Transition, one_in: int = 16) -> Any:
+    """Which rows are never trained on: a function of the row, so a row of a replay stays where it is."""
+    bits = jax.lax.bitcast_convert_type(jnp.asarray(batch.next_obs, jnp.float32), jnp.uint32)
+    mixed = jnp.sum(bits * jnp.uint32(2654435761), axis=-1, dtype=jnp.uint32)
+    return (mixed >> 16) % one_in == 0
+
+
+class Likelihood(AbstractLoss):
+    """−mean log p(s', r, terminated | s, a) over the rows of D that are not held out."""
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+        return batch
+
+    def prepare(self, component: Any, data: Any) -> Any:
+        return component.fold(data)
+
+    def __call__(
+        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        loss, error = component.loss(data)
+        aside = held_out(data).astype(loss.dtype)
+
+        def mean(values: Any, weight: Any) -> Any:
+            return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+        trained = mean(loss, 1.0 - aside)
+        return trained, {"loss": trained, "held_out": mean(loss, aside), "held_out_error": mean(error, aside)}
