@@ -18,6 +18,7 @@ from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
+from fittedq.settings import parse_assignments, split_settings
 from fittedq.train import HostTrainer, TrainSettings
 from machine import describe
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--random-steps", type=int, default=10_000)
     parser.add_argument("--eval-every", type=int, default=10_000)
     parser.add_argument("--eval-episodes", type=int, default=10)
+    parser.add_argument("--set", dest="assignments", nargs="*", default=[], help="settings as key=value")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -38,8 +40,10 @@ def main() -> None:
         print(f"{args.out} is there already: kept")
         return
 
-    algorithm = find(args.algorithm)()
-    settings = TrainSettings(random_steps=args.random_steps)
+    cls = find(args.algorithm)
+    chosen = {"random_steps": args.random_steps} | parse_assignments(args.assignments)
+    own, loop = split_settings(chosen, cls, TrainSettings)
+    algorithm, settings = cls(**own), TrainSettings(**loop)
     trainer = HostTrainer(algorithm, GymSource(args.env, seed=args.seed), settings, args.seed)
     work = args.work / args.out.stem
     work.mkdir(parents=True, exist_ok=True)

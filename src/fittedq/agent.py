@@ -64,8 +64,8 @@ class Agent:
         action = self._policy.act(seen, np.zeros((batch.shape[0], self.action_set.size), np.float32))
         action = np.asarray(self.action_set.project(action, batch))
         if refine:
-            if isinstance(self.nets.critic, TreeCritic):
-                raise UserError("refine: found trees, expected a critic with a gradient; act without it.")
+            if self.nets.critic is None or isinstance(self.nets.critic, TreeCritic):
+                raise UserError("refine: found no critic with a gradient; act without it.")
             if self._objective is None:
                 self._objective = CriticValue(jax.tree.map(jnp.asarray, self.nets.critic))
             limits = {"steps": refine, "trust": trust, "deadline": deadline}
@@ -74,6 +74,8 @@ class Agent:
 
     def critic_value(self, seen: Float[np.ndarray, "b s"], action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
         """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
+        if self._critic is None:
+            raise UserError(f"{self.algorithm.name}: this agent has no critic, so it knows no values.")
         return self._critic(seen, action).min(axis=0)
 
     def gap(
@@ -86,6 +88,8 @@ class Agent:
         """
         batch, _ = self._batch(obs, self.obs_size, "observation")
         seen = np.asarray(self._normalize(batch), np.float32)
+        if self.nets.critic is None:
+            raise UserError(f"{self.algorithm.name}: this agent has no critic to compare its policy with.")
         limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
         return amortization_gap(self.nets.critic, seen, self.act(batch), self.action_set, **limits)
 
@@ -97,7 +101,7 @@ class Agent:
             raise UserError(
                 f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions, expected as many."
             )
-        q = self._critic(self._normalize(batch), actions).min(axis=0)
+        q = self.critic_value(self._normalize(batch), actions)
         return q[0] if single else q
 
     def evaluate(

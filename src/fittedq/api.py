@@ -104,14 +104,16 @@ def resume(
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
     features: AbstractFeatures | None = None,
+    model: Any = None,
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
-    functions of the state, `features` where `fit` was given some.
+    functions of the state, `features` or `model` where the run was given some.
     """
     return _to_the_end(
-        continued(Path(folder), steps=steps, env=env, action_set=action_set, features=features), progress=False
+        continued(Path(folder), steps=steps, env=env, action_set=action_set, features=features, model=model),
+        progress=False,
     )
 
 

@@ -21,6 +21,7 @@ from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.linear import AbstractFeatures
+from fittedq.approx.models import KnownModel
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
@@ -179,6 +180,8 @@ class Run:
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
             )
+        if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel):
+            raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
         if self.eval_env is None:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
         elif self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv):
@@ -355,12 +358,12 @@ def resume(
     steps: int | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
-    features: AbstractFeatures | None = None,
+    **code: Any,
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
-    `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `features` for what no file
-    holds.
+    `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `code`
+    (features=, model=) for what no file holds.
     """
     config = RunFolder(folder).open()
     env = config["env"] if env is None else env
@@ -383,7 +386,7 @@ def resume(
         eval_env=config.get("eval_env"),
         action_set=_saved_set(config, action_set),
         seed=config["seed"],
-        settings=from_json(config["settings"]) | ({} if features is None else {"features": features}),
+        settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},
         folder=folder,
     )
     run.restore()

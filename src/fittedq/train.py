@@ -20,6 +20,7 @@ import numpy as np
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, host_view, to_host
+from fittedq.approx.models import KnownModel
 from fittedq.data.dataset import Dataset
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
@@ -144,6 +145,13 @@ def initial_state(
     return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
 
 
+def check_model(nets: Approximators, obs: Any) -> None:
+    """Try a known model, if there is one, at first states."""
+    if isinstance(nets.model, KnownModel):
+        still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
+        nets.model.check(jnp.asarray(obs), nets.policy.action_set.project(jnp.asarray(still), jnp.asarray(obs)))
+
+
 def strong(tree: Any) -> Any:
     """The same arrays without weak types, which would compile a second program for the same shapes."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
@@ -264,6 +272,7 @@ class HostTrainer(AbstractTrainer):
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        check_model(state.nets, source.obs)
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
         self._policy = self.learner.host_policy()
         self._waiting: list[np.ndarray] = []
@@ -443,6 +452,7 @@ class CompiledTrainer(AbstractTrainer):
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
+        check_model(learner.nets, obs)
         self._state = strong(
             LoopState(
                 learner=learner,

@@ -21,7 +21,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
-from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel
+from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
 from fittedq.greedy import PolicyAction
@@ -56,9 +56,9 @@ class SVG(Algorithm):
     critic_target: str = setting(
         "td", "real transitions, or a rollout from s' (value expansion)", choices=("td", "rollout")
     )
-    dynamics: str = setting("learned", "a learned model, or known physics", choices=("learned", *DYNAMICS))
-    model: AbstractModel | None = None
-    """A model of the user's, code: it is given again to what is loaded."""
+    dynamics: str = setting("learned", "a learned model, or known physics", choices=("learned", "own", *DYNAMICS))
+    model: AbstractModel | Dynamics | None = None
+    """A model of the user's, or f(s, a, ξ) → (s', r, terminated) in JAX (`dynamics=own`): code, which no file holds."""
     n_models: int = setting(5, "networks of the learned model", low=1)
     model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
     model_learning_rate: float = setting(1e-3, "Adam's step for the model", above=0.0)
@@ -74,6 +74,8 @@ class SVG(Algorithm):
     def __post_init__(self) -> None:
         if isinstance(self.horizon, int | float) and not isinstance(self.horizon, bool):
             object.__setattr__(self, "horizon", f"{self.horizon:g}")
+        if self.model is not None:
+            object.__setattr__(self, "dynamics", "own")
         super().__post_init__()
         if self.horizon != "inf" and not self.horizon.isdecimal():
             raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, … or inf.")
@@ -96,15 +98,15 @@ class SVG(Algorithm):
     @property
     def learns_model(self) -> bool:
         """Whether the model is fitted."""
-        return self.model is None and self.dynamics == "learned" and self.horizon != "0"
+        return self.dynamics == "learned" and self.horizon != "0"
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key, value_key, model_key = jax.random.split(key, 4)
         make = TanhGaussianPolicy if self.policy == "gaussian" else DeterministicPolicy
-        model = self.model
+        model = self.model if self.model is None or isinstance(self.model, AbstractModel) else KnownModel(self.model)
         if self.learns_model:
             model = GaussianModel(obs_size, action_set, self.model_hidden, model_key, members=self.n_models)
-        elif model is None and self.horizon != "0":
+        elif self.dynamics in DYNAMICS and self.horizon != "0":
             model = KnownModel(DYNAMICS[self.dynamics])
         has_value = self.tail == "v" and not self.endless
         beta = self.initial_temperature if self.temperature is None else self.temperature
@@ -117,6 +119,8 @@ class SVG(Algorithm):
         )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
+        if self.dynamics == "own" and self.model is None:
+            raise UserError("setting dynamics: own needs the model itself; give model=… again.")
         combine = POLICY_CRITICS[self.policy_critic]
         steps = self.episode_length if self.endless and self.episode_length else int(self.horizon)
         tail = NoTail() if self.endless else ValueTail() if self.tail == "v" else CriticTail(combine)

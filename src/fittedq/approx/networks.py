@@ -70,7 +70,7 @@ class Mlp(eqx.Module):
         self.shifts = tuple(jnp.zeros((*lead, 1, width)) for width in hidden)
         self.activation, self.dropout = activation, dropout
 
-    def __call__(self, x: Float[Arr, "b i"], key: PRNGKeyArray | None = None) -> Float[Arr, "*lead b o"]:
+    def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         xp, activation = namespace(x, self.weights[0]), ACTIVATIONS[self.activation]
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from fittedq.envs.native import Pendulum
@@ -15,7 +16,7 @@ def pendulum(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
     """Pendulum-v1 in its observations [cos θ, sin θ, θ̇]."""
     env = Pendulum()
     inner = jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
-    inner, reward, terminated = env.transition(inner, action, noise)
+    inner, reward, terminated = env.transition(inner, action, jax.random.PRNGKey(0))  # it draws nothing
     return env.observe(inner).astype(obs.dtype), reward, terminated
 
 

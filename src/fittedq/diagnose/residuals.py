@@ -1,0 +1,78 @@
+"""First-order conditions of an optimal controller: how far a policy, a critic or a known model is from meeting them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from fittedq.approx.models import Dynamics
+from fittedq.types import AbstractActionSet, Arr
+
+
+def projected_residual(
+    action: Float[Arr, "b m"], slope: Float[Arr, "b m"], action_set: AbstractActionSet, obs: Float[Arr, "b s"]
+) -> Float[Arr, "b"]:
+    """‖a − Π_A(s)(a + g)‖, g the derivative of the objective by a: zero where a is first-order optimal in A(s).
+
+    In an interior optimum g itself vanishes; at an active bound only its part into the set does.
+    Source: chapter, "first-order conditions", with the bounds it leaves out.
+    """
+    return jnp.linalg.norm(action - action_set.project(action + slope, obs), axis=-1)
+
+
+def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+    """∇_a min_j q_j(s, a)."""
+    return jax.grad(lambda act: jnp.sum(jnp.min(critic(obs, act), axis=0)))(action)
+
+
+def bellman_slope(
+    dynamics: Dynamics,
+    value: Any,
+    obs: Float[Arr, "b s"],
+    action: Float[Arr, "b m"],
+    noise: Float[Arr, "b s"],
+    gamma: float,
+) -> Float[Arr, "b m"]:
+    """∂r/∂a + γ ∂v/∂s' · ∂f/∂a, of r(s, a) + γ v(f(s, a, ξ)); `value` maps a batch of states to numbers.
+
+    The condition still holds v: its average over ξ is what vanishes where a dynamics is random.
+    """
+
+    def objective(act: Any) -> Any:
+        next_obs, reward, terminated = jax.vmap(dynamics)(obs, act, noise)
+        return jnp.sum(reward + gamma * (1.0 - jnp.asarray(terminated, obs.dtype)) * value(next_obs))
+
+    return jax.grad(objective)(action)
+
+
+def euler_residual(
+    dynamics: Dynamics,
+    policy: Any,
+    obs: Float[Arr, "b s"],
+    noise: Float[Arr, "b s"],
+    next_noise: Float[Arr, "b s"],
+    gamma: float,
+) -> Float[Arr, "b m"]:
+    """r_a + γ f_aᵀ λ(s'), λ = r_s − f_sᵀ f_a⁻ᵀ r_a: Euler's equation, from which v is eliminated.
+
+    r_a = −γ f_aᵀ v'(s') at an optimum, so the envelope theorem's v'(s) = r_s + γ f_sᵀ v'(s') is λ(s), known without v.
+    As many actions as states, f_a invertible. `policy` maps a batch of states to actions.
+    """
+
+    def slopes(state: Any, act: Any, draw: Any) -> tuple[Any, Any, Any, Any]:
+        f_s, f_a = jax.jacobian(lambda s, a: dynamics(s, a, draw)[0], argnums=(0, 1))(state, act)
+        r_s, r_a = jax.grad(lambda s, a: dynamics(s, a, draw)[1], argnums=(0, 1))(state, act)
+        return f_s, f_a, r_s, r_a
+
+    def one(state: Any, act: Any, draw: Any, after: Any, next_act: Any, next_draw: Any) -> Any:
+        _, f_a, _, r_a = slopes(state, act, draw)
+        next_f_s, next_f_a, next_r_s, next_r_a = slopes(after, next_act, next_draw)
+        marginal = next_r_s - next_f_s.T @ jnp.linalg.solve(next_f_a.T, next_r_a)
+        return r_a + gamma * f_a.T @ marginal
+
+    action = policy(obs)
+    next_obs = jax.vmap(dynamics)(obs, action, noise)[0]
+    return jax.vmap(one)(obs, action, noise, next_obs, policy(next_obs), next_noise)
