@@ -203,9 +203,7 @@ def test_inferred_noise_replays_the_observed_step():
 
 def test_what_follows_a_termination_does_not_count():
     ends = KnownModel(lambda s, a, noise: (s + 1.0, jnp.sum(s), s[0] > 0.5))
-    nets = Approximators(
-        model=ends, policy=Linear(jnp.zeros((1, 1)), jnp.zeros((1, 1)), UNIT), value=QuadraticV(-jnp.eye(1))
-    )
+    nets = Approximators(model=ends, policy=Linear(jnp.zeros((1, 1)), jnp.zeros((1, 1))), value=QuadraticV(-jnp.eye(1)))
     value = Rollout(3, 0.5, ValueTail())(nets, nets.policy, jnp.array([[0.0], [1.0], [-5.0]]), KEY)
     np.testing.assert_allclose(value, [0.0 + 0.5 * 1.0, 1.0, -5 - 2 - 0.75 + 0.125 * 4.0], rtol=1e-6)
 

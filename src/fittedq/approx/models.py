@@ -56,7 +56,12 @@ class KnownModel(AbstractModel):
     dynamics: Dynamics = eqx.field(static=True)
 
     def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
-        next_obs, reward, terminated = jax.vmap(self.dynamics)(obs, action, noise)
+        try:
+            next_obs, reward, terminated = jax.vmap(self.dynamics)(obs, action, noise)
+        except jax.errors.JAXTypeError as error:
+            raise UserError(
+                f"model: JAX cannot differentiate it ({str(error).splitlines()[0]}); write it in jax.numpy."
+            ) from None
         if jnp.shape(next_obs) != jnp.shape(obs) or jnp.shape(reward) != jnp.shape(obs)[:1]:
             raise UserError(
                 f"model: it returned a next state of shape {jnp.shape(next_obs)[1:]} and a reward of shape "
@@ -84,12 +89,7 @@ class KnownModel(AbstractModel):
             step = self(obs, act, jnp.zeros_like(obs))
             return jnp.sum(step.next_obs) + jnp.sum(step.reward), step
 
-        try:
-            slope, step = jax.grad(total, has_aux=True)(action)
-        except (TypeError, jax.errors.JAXTypeError) as error:
-            raise UserError(
-                f"model: JAX cannot differentiate it ({str(error).splitlines()[0]}); write it in jax.numpy."
-            ) from None
+        slope, step = jax.grad(total, has_aux=True)(action)
         for name, value in (
             ("next state", step.next_obs),
             ("reward", step.reward),
