@@ -89,6 +89,30 @@ def draw(runs: Runs, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def svg_table() -> list[str]:
+    """Steps to −200 and the last return per method and seed; draws the mean curves beside it."""
+    curves: dict[str, list[dict]] = {}
+    for path in sorted((RESULTS / "svg").glob("*.json")):
+        curves.setdefault(path.stem.split("-Pendulum")[0], []).append(json.loads(path.read_text()))
+    lines = ["| method | steps per seed | last return per seed | seconds of training, median |", "|---|---|---|---|"]
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for name, runs in curves.items():
+        means = [[(point["step"], float(np.mean(point["returns"]))) for point in run["curve"]] for run in runs]
+        first = [next((step for step, mean in curve if mean > -200), None) for curve in means]
+        seconds = float(np.median([run["train_seconds"] for run in runs]))
+        lasts = ", ".join(f"{run['last']:.0f}" for run in runs)
+        lines.append(f"| {name} | {', '.join(map(str, first))} | {lasts} | {seconds:.0f} |")
+        axes.plot(
+            [step for step, _ in means[0]], np.mean([[m for _, m in curve] for curve in means], axis=0), label=name
+        )
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return, mean of the seeds")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(RESULTS / "svg_pendulum.png", dpi=110)
+    return lines
+
+
 def main() -> None:
     print("# Results\n\nMade by `benchmarks/summarize.py` from the JSON files beside it; each names its command,")
     print("versions, machine and date. Machines are noisy: read the ratios, measured in turn in one run.\n")
@@ -122,6 +146,9 @@ def main() -> None:
         print("## Learning, 100 000 steps\n\nMean return over 10 deterministic episodes, every 10 000 steps.\n")
         print("\n".join(learning_table(learning)) + "\n\n![learning curves](learning.png)\n")
         draw(learning, RESULTS / "learning.png")
+    if (RESULTS / "svg").is_dir():
+        print("\n## SVG on Pendulum-v1: steps until 20 evaluation episodes average above −200 (looked at every 500)\n")
+        print("\n".join(svg_table()) + "\n\n![SVG on Pendulum](svg_pendulum.png)\n")
     pendulum = load("pendulum")
     if pendulum:
         print("## Pendulum-v1, 10 000 steps\n\nMean return over 20 deterministic episodes.\n")
