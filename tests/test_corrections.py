@@ -53,7 +53,7 @@ def soft_nets(std_factor: float) -> Approximators:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_c03_every_algorithm_stops_the_bootstrap_at_the_end_and_at_no_time_limit(name):
     """r = 1, γ = .9, q ≡ v ≡ 10: 1 where terminated, 10 where truncated."""
-    options = {"temperature": 1e-6} if name.startswith(("sac", "smooth")) else {}
+    options = {"temperature": 1e-6} if name.startswith(("sac", "smooth", "svg")) else {}
     algorithm = REGISTRY[name](hidden=(4,), gamma=0.9, **options)
     box = Box((-1.0,), (1.0,))
     nets = algorithm.networks(1, box, KEY)

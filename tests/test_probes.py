@@ -24,7 +24,7 @@ SETTINGS = {
     "policy_learning_rate": 2e-3,
     "tau": 0.05,
 }
-COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
+COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi", "svg")}
 """At β = .02 the entropy moves no q* by more than .05."""
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.
 COLD["amortized_fqi"] = {"policy_loss": "improve"}
