@@ -26,6 +26,14 @@ POLICY_CRITICS: dict[str, AbstractCombine] = {
 }
 
 
+def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
+    """H̄: what was asked for, or −m nats over [−1, 1]^m, moved to the box's own units so that the policy does not depend
+    on them."""
+    if asked is not None:
+        return asked
+    return -action_set.size + float(np.sum(np.log(action_set.half_width)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):
     """The settings every algorithm shares. Subclasses are final, and each is one page."""

@@ -16,11 +16,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.greedy import PolicyAction
 from fittedq.losses import Improve, Regress, TuneTemperature
@@ -65,13 +64,8 @@ class SAC(Algorithm):
             Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.policy_optimizer()),
         )
         if self.temperature is None:
-            # −m nats over [−1, 1]^m, moved to the box's own units so that the policy does not depend on them.
-            entropy = self.target_entropy
-            if entropy is None:
-                entropy = -action_set.size + float(np.sum(np.log(action_set.half_width)))
-            updates += (
-                Update("log_temperature", TuneTemperature(entropy), optax.adam(self.temperature_learning_rate)),
-            )
+            tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
+            updates += (Update("log_temperature", tune, optax.adam(self.temperature_learning_rate)),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

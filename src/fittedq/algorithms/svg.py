@@ -16,11 +16,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
@@ -137,10 +136,7 @@ class SVG(Algorithm):
         improve = ImproveThrough(Rollout(steps, self.gamma, tail), inferred=self.noise == "inferred")
         updates += (Update("policy", improve, self.policy_optimizer()),)
         if self.temperature is None:
-            entropy = self.target_entropy
-            if entropy is None:
-                entropy = -action_set.size + float(np.sum(np.log(action_set.half_width)))
-            tune = TuneTemperature(entropy)
+            tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
             updates += (Update("log_temperature", tune, optax.adam(self.temperature_learning_rate)),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=None if self.endless else Polyak(self.tau)))
 

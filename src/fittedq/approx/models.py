@@ -165,10 +165,18 @@ class GaussianModel(AbstractModel):
     def members(self) -> int:
         return self.net.weights[0].shape[0]
 
+    def _reads(self, obs: Any, action: Any) -> Any:
+        """[s, a in the unit box], not yet normalized."""
+        return jnp.concatenate([obs, self.action_set.to_unit(action)], axis=-1)
+
+    def _predicts(self, batch: Transition) -> Any:
+        """[s' − s, r], not yet normalized."""
+        return jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
+
     def heads(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> tuple[Any, Any, Any]:
         """(mean of [s' − s, r], log σ of s' − s, logit of termination), normalized; member b mod n gives row b."""
         size, rows = obs.shape[-1], obs.shape[0]
-        x = self.inputs.to_unit(jnp.concatenate([obs, self.action_set.to_unit(action)], axis=-1))
+        x = self.inputs.to_unit(self._reads(obs, action))
         padded = jnp.pad(x, ((0, -rows % self.members), (0, 0)))
         dealt = padded.reshape(-1, self.members, padded.shape[-1]).swapaxes(0, 1)
         out = self.net(dealt).swapaxes(0, 1).reshape(padded.shape[0], -1)[:rows]
@@ -195,8 +203,7 @@ class GaussianModel(AbstractModel):
 
     def fold(self, batch: Transition) -> GaussianModel:
         """With the batch counted in the normalization."""
-        inputs = jnp.concatenate([batch.obs, self.action_set.to_unit(batch.action)], axis=-1)
-        outputs = jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
+        inputs, outputs = self._reads(batch.obs, batch.action), self._predicts(batch)
         where = lambda model: (model.inputs, model.outputs)  # noqa: E731
         return eqx.tree_at(where, self, (self.inputs.fold(inputs), self.outputs.fold(outputs)))
 
@@ -206,8 +213,7 @@ class GaussianModel(AbstractModel):
         In normalized units, constants left out.
         """
         mean, log_std, logit = self.heads(batch.obs, batch.action)
-        outputs = jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
-        error = self.outputs.to_unit(outputs) - mean
+        error = self.outputs.to_unit(self._predicts(batch)) - mean
         log_deviation = jnp.pad(log_std, ((0, 0), (0, 1)))
         gaussian = jnp.sum(0.5 * (error * jnp.exp(-log_deviation)) ** 2 + log_deviation, axis=-1)
         ends = batch.terminated.astype(logit.dtype)

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from fittedq.approx.models import Dynamics
+from fittedq.bellman import td_target
+from fittedq.greedy import CriticValue
+from fittedq.maximize.base import value_and_gradient
 from fittedq.types import AbstractActionSet, Arr
 
 
@@ -25,7 +28,7 @@ def projected_residual(
 
 def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
     """∇_a min_j q_j(s, a)."""
-    return jax.grad(lambda act: jnp.sum(jnp.min(critic(obs, act), axis=0)))(action)
+    return value_and_gradient(CriticValue(critic), obs, action)[1]
 
 
 def bellman_slope(
@@ -43,7 +46,7 @@ def bellman_slope(
 
     def objective(act: Any) -> Any:
         next_obs, reward, terminated = jax.vmap(dynamics)(obs, act, noise)
-        return jnp.sum(reward + gamma * (1.0 - jnp.asarray(terminated, obs.dtype)) * value(next_obs))
+        return jnp.sum(td_target(reward, terminated, value(next_obs), gamma))
 
     return jax.grad(objective)(action)
 
