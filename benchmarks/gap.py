@@ -15,12 +15,13 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 from fittedq import Dataset, checkpoint
 from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.evaluate import visited
 from fittedq.fitted import FitSettings, FittedTrainer
 from fittedq.train import HostTrainer, TrainSettings
 from machine import describe
@@ -70,7 +71,8 @@ def main() -> None:
         while trainer.step < until:
             trainer.advance(until - trainer.step)
         now = agent()
-        obs = visited(now.act, args.env, now.obs_size, now.action_set, STATES, args.seed)
+        obs = now.trajectory(args.env, STATES, args.seed).obs
+        obs = obs[np.linspace(0, len(obs) - 1, STATES).astype(int)]
         begin = time.perf_counter()
         gap = now.gap(obs, tol=TOLERANCE, state_time_limit=STATE_SECONDS)
         seconds = time.perf_counter() - begin

@@ -19,14 +19,16 @@ from fittedq.algorithms import REGISTRY
 from fittedq.algorithms.svg import SVG
 from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.bellman import gaussian_log_prob
-from fittedq.diagnose.gradients import gradient_health, model_error
+from fittedq.diagnose.gradients import gradient_health, model_error, windows
 from fittedq.diagnose.residuals import bellman_slope, critic_slope, euler_residual, projected_residual
+from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.losses import Improve
 from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
 from fittedq.problems.lqr import LQR
 from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
 from fittedq.targets import FirstCritic, MinOverCritics
+from fittedq.train import HostTrainer, TrainSettings
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Box, Transition
 
 KEY = jax.random.PRNGKey(3)
@@ -210,7 +212,7 @@ def test_what_follows_a_termination_does_not_count():
 
 def test_a_model_learns_and_never_sees_what_is_held_out():
     model = GaussianModel(3, UNIT, (32,), KEY, members=3)
-    loss, optimizer = Likelihood(), optax.adam(3e-3)
+    loss, optimizer = Likelihood(1e6), optax.adam(3e-3)
     optimizer_state = optimizer.init(model)
     nets = Approximators()
 
@@ -334,9 +336,11 @@ def test_gradients_of_an_unstable_rollout_are_called_so():
     wild = LQR(3.0 * problem.A, problem.B, problem.Q, problem.R, problem.W, problem.gamma)
     policy = Linear(jnp.asarray(gain), jnp.asarray(covariance))
     obs = jax.random.normal(KEY, (64, 1))
-    rollouts = tuple(Rollout(n, 0.9, NoTail()) for n in (1, 4, 8))
     models = [KnownModel(linear_quadratic(dynamics)) for dynamics in (wild, problem)]
-    warned, calm = (gradient_health(rollouts, Approximators(policy=policy, model=model), obs, KEY) for model in models)
+    warned, calm = (
+        gradient_health(Rollout(8, 0.9, NoTail()), (1, 4, 8), Approximators(policy=policy, model=model), obs, KEY)
+        for model in models
+    )
     assert warned.warning is not None and "shorten the horizon" in warned.warning
     assert calm.warning is None and (calm.relative_deviation > 0).all()
 
@@ -349,9 +353,125 @@ def test_a_models_error_is_zero_where_it_is_right_and_grows_where_it_is_not():
     states = np.array(obs, np.float32)
     right = KnownModel(lambda s, a, noise: (0.95 * s + 0.3 * a, 0.0 * a[0], False))
     wrong = KnownModel(lambda s, a, noise: (0.9 * s + 0.3 * a, 0.0 * a[0], False))
-    args = (states[:-1], action.astype(np.float32), states[1:], 8)
-    assert model_error(right, *args).max() < 1e-5
-    assert (np.diff(model_error(wrong, *args)) > 0).all()
+    seen = windows(in_order(states, action.astype(np.float32)), 8)
+    assert model_error(right, seen).max() < 1e-5
+    assert (np.diff(model_error(wrong, seen)) > 0).all()
+
+
+def in_order(states, action, ends=()):
+    """Transitions of one environment along `states`, with episodes cut off after the rows of `ends`."""
+    truncated = np.isin(np.arange(len(action)), ends)
+    still = np.zeros(len(action), np.float32)
+    return Transition(states[:-1], action, still, states[1:], np.zeros(len(action), bool), truncated)
+
+
+def test_windows_stay_within_episodes_and_keep_environments_apart():
+    count = 12
+    chain = np.arange(count + 1, dtype=np.float32)[:, None]
+    rows = in_order(chain, np.zeros((count, 1), np.float32), ends=(4,))
+    seen = windows(rows, 3, count=100)
+    assert sorted(set(seen.obs[:, 0, 0].tolist())) == [0, 1, 2, 5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(np.diff(seen.obs[:, :, 0], axis=1), 1.0)
+    both = Transition(*(np.stack([column, column + 100 * (index in (0, 3))], 1).reshape(2 * count, *column.shape[1:])
+                        for index, column in enumerate(rows)))  # fmt: skip
+    twice = windows(both, 3, count=100, stride=2)
+    assert sorted(set(twice.obs[:, 0, 0].tolist())) == [0, 1, 2, 5, 6, 7, 8, 9, 100, 101, 102, 105, 106, 107, 108, 109]
+    assert windows(both, 3, stride=1) is None
+    assert windows(rows, 8) is None
+
+
+@pytest.mark.parametrize("horizon", [0, 1, 2, 4])
+def test_a_horizon_that_is_held_equals_one_that_is_set(horizon):
+    algorithm = SVG(dynamics="pendulum", horizon="4", hidden=(16,))
+    box = Box((-2.0,), (2.0,))
+    nets = algorithm.networks(3, box, KEY)
+    obs = jax.random.normal(KEY, (32, 3))
+    tail = CriticTail(MinOverCritics())
+
+    def value(policy, rollout, nets):
+        return rollout(nets, policy, obs, KEY).mean()
+
+    held = jax.value_and_grad(value)(nets.policy, Rollout(4, 0.9, tail), nets.replace("horizon", jnp.asarray(horizon)))
+    fixed = jax.value_and_grad(value)(nets.policy, Rollout(horizon, 0.9, tail), nets)
+    if horizon == 0:  # the draws differ there: that of SVG(0) is DDPG's and SAC's own
+        key = jax.random.split(KEY)
+        fixed = jax.value_and_grad(
+            lambda policy: tail(nets, policy, obs, None, (jax.random.fold_in(key[0], 0), key[1])).mean()
+        )(nets.policy)
+    for one, other in zip(jax.tree.leaves(held), jax.tree.leaves(fixed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6)
+
+
+def wandering(steps=400):
+    """A pendulum under random torque."""
+    rng = np.random.default_rng(0)
+    action = rng.uniform(-2, 2, (steps, 1)).astype(np.float32)
+    step, states = jax.jit(pendulum), [np.array([1.0, 0.0, 0.0], np.float32)]
+    for torque in action:
+        states.append(np.asarray(step(states[-1], torque, states[0])[0]))
+    return in_order(np.array(states), action)
+
+
+def test_the_automatic_horizon_is_the_longest_that_is_sound():
+    rows, box = wandering(), Box((-2.0,), (2.0,))
+
+    def chosen(**settings):
+        algorithm = SVG(**{"horizon": "auto", "max_horizon": 4, "hidden": (16,), "dynamics": "pendulum"} | settings)
+        nets, figures = algorithm.measure(algorithm.networks(3, box, KEY), rows, 1, KEY)
+        assert int(nets.horizon) == figures["health/horizon"]
+        return int(nets.horizon), figures
+
+    longest, figures = chosen(max_gradient_growth=1e6)
+    assert longest == 4 and figures["health/model_error_4"] < 1e-3
+    assert chosen(max_gradient_growth=1e-6)[0] == 0
+    assert chosen(max_gradient_growth=1e-6, tail="v")[0] == 1
+    # A network that was never trained is off by about one deviation after a step or two.
+    untrained, figures = chosen(dynamics="learned", max_gradient_growth=1e6, max_model_error=1e-3)
+    assert untrained == 0 and figures["health/model_error_1"] > 1e-3
+    within = figures["health/model_error_2"]
+    assert chosen(dynamics="learned", max_gradient_growth=1e6, max_model_error=within)[0] == 2
+
+
+def test_an_automatic_horizon_resumes_exactly():
+    settings = {"horizon": "auto", "max_horizon": 2, "hidden": (8,), "model_hidden": (8,), "health_every": 20}
+    loop = TrainSettings(random_steps=10, batch_size=8)
+
+    def trainer():
+        return HostTrainer(SVG(**settings), GymSource("Pendulum-v1", seed=0), loop, 0)
+
+    whole, half, rest = trainer(), trainer(), trainer()
+    progress = whole.advance(70)
+    half.advance(30)
+    rest.restore(*half.snapshot())
+    assert rest.advance(40).metrics == progress.metrics and "health/horizon" in progress.metrics
+    for one, other in zip(*(jax.tree.leaves(run.learner.state) for run in (whole, rest)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_model_rests_where_it_learns_by_heart():
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(257, 2)).astype(np.float32)  # nothing to be learned
+    data = jax.tree.map(jnp.asarray, in_order(states, rng.uniform(-1, 1, (256, 1)).astype(np.float32)))
+
+    def trained(max_overfit):
+        loss = Likelihood(max_overfit)
+        model, optimizer = GaussianModel(2, UNIT, (64, 64), KEY, members=1), optax.adam(3e-3)
+        state = optimizer.init(model)
+
+        @jax.jit
+        def step(model, state):
+            model = loss.prepare(model, data)
+            gradient, metrics = jax.grad(loss, has_aux=True)(model, Approximators(), data, KEY)
+            change, state = optimizer.update(gradient, state, model)
+            return optax.apply_updates(model, change), state, metrics
+
+        for _ in range(600):
+            model, state, metrics = step(model, state)
+        return {name: float(value) for name, value in metrics.items()}
+
+    stopped, by_heart = trained(0.3), trained(1e6)
+    assert by_heart["overfit"] > 0.6
+    assert stopped["overfit"] < 0.5 and stopped["held_out"] < by_heart["held_out"] - 1.0
 
 
 @pytest.mark.parametrize(
@@ -363,6 +483,8 @@ def test_a_models_error_is_zero_where_it_is_right_and_grows_where_it_is_not():
         ({"horizon": "0", "tail": "v"}, "setting tail"),
         ({"policy": "deterministic", "noise": "inferred"}, "setting noise"),
         ({"policy": "deterministic", "temperature": 0.5}, "setting temperature"),
+        ({"horizon": "auto", "noise": "inferred"}, "setting noise"),
+        ({"horizon": "auto", "health_every": 0}, "setting health_every"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, words):
@@ -398,6 +520,7 @@ def test_a_bad_model_is_one_sentence(dynamics, words):
         {"horizon": "2", "policy": "deterministic"},
         {"horizon": "2", "critic_target": "rollout", "temperature": 0.0},
         {"horizon": "inf", "episode_length": 5, "dynamics": "pendulum"},
+        {"horizon": "auto", "max_horizon": 2, "health_every": 10},
         {"horizon": "2", "model": pendulum},
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError
-from fittedq.evaluate import episode_returns, returns_at_once
+from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import load_folder, save_folder
 from fittedq.greedy import CriticValue
 from fittedq.maximize.refine import refined
 from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import AbstractActionSet, Approximators, Transition
 
 
 class Agent:
@@ -116,6 +117,16 @@ class Agent:
         """The returns of `evaluate`, one by one as they come."""
         if episodes < 1:
             raise UserError(f"episodes: found {episodes}, expected at least 1.")
+        for rows in islice(self._episodes(env, episodes, seed, **refinement), episodes):
+            yield float(sum(rows.reward.tolist()))
+
+    def trajectory(self, env: EnvLike | AbstractJaxEnv, steps: int, seed: int = 0) -> Transition:
+        """At least `steps` transitions of π, three whole episodes or more, one after another, in the environment's
+        units."""
+        return whole_episodes(self._episodes(env, max(3, steps), seed), steps)
+
+    def _episodes(self, env: EnvLike | AbstractJaxEnv, most: int, seed: int, **refinement: Any) -> Iterator[Transition]:
+        """Episodes one after another; of a JAX environment `most`, at once."""
         if isinstance(env, str) and env.startswith("jax/"):
             env = find_jax_env(env)
         if isinstance(env, AbstractJaxEnv):
@@ -124,10 +135,19 @@ class Agent:
             if env.obs_size != self.obs_size or env.action_set != self.action_set:
                 raise UserError("environment: its observations or actions differ from those the agent was trained on.")
             policy, moments = jax.device_put((self.nets.policy, self.moments))
-            yield from returns_at_once(policy, moments, env, episodes, seed)
+            yield from episodes_at_once(policy, moments, env, most, seed)
         else:
-            act = partial(self.act, **refinement)
-            yield from episode_returns(act, env, self.obs_size, self.action_set, episodes, seed)
+            yield from episodes(partial(self.act, **refinement), env, self.obs_size, self.action_set, seed)
+
+    def as_seen(self, rows: Transition) -> Transition:
+        """Transitions as the networks see them: normalized, where the agent normalizes."""
+        obs, next_obs = (np.asarray(self._normalize(part), np.float32) for part in (rows.obs, rows.next_obs))
+        return rows._replace(obs=obs, next_obs=next_obs)
+
+    def measure(self, rows: Transition) -> dict[str, float]:
+        """`Algorithm.measure` of this agent along consecutive transitions in the environment's units."""
+        key = jax.random.key_data(jax.random.key(0))
+        return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]
 
     def save(self, path: str | Path) -> None:
         """A folder of tensors and a manifest, whole or not there."""

@@ -1,9 +1,10 @@
-"""Returns of a policy's mode (for SAC the squashed mean) over fresh episodes."""
+"""Fresh episodes of a policy's mode (for SAC the squashed mean)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import EnvLike, action_box, make_env
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, AbstractPolicy, Box
+from fittedq.types import AbstractActionSet, AbstractPolicy, Box, Transition
 
 EVALUATION_SEED = 2**31
 """Added to a run's seed: evaluation never sees a training episode's seed sequence."""
@@ -38,76 +39,67 @@ def check_spaces(env: gymnasium.Env, obs_size: int, action_set: AbstractActionSe
         )
 
 
-def episode_returns(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, episodes: int, seed: int
-) -> Iterator[float]:
-    """Undiscounted returns on an environment of its own, episode e reset with a seed of (seed, e)."""
+def episodes(
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int
+) -> Iterator[Transition]:
+    """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
+
+    On an environment of its own, which closes with the iterator.
+    """
     made = make_env(env)
     try:
         check_spaces(made, obs_size, action_set)
         shape, dtype = made.action_space.shape, made.action_space.dtype
         assert shape is not None
-        for episode in range(episodes):
+        for episode in count():
             sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-            obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
-            total, done = 0.0, False
+            first, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
+            obs, steps, done = np.asarray(first, np.float32), [], False
             while not done:
-                action = act(np.asarray(obs, np.float32)[None])[0]
-                obs, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
-                total += float(reward)
-                done = terminated or truncated
-            yield total
+                action = act(obs[None])[0]
+                after, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
+                next_obs = np.asarray(after, np.float32)
+                steps.append((obs, action, float(reward), next_obs, terminated, truncated))
+                obs, done = next_obs, terminated or truncated
+            yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
     finally:
         made.close()
 
 
-def visited(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, count: int, seed: int
-) -> np.ndarray:
-    """`count` observations [count, s] met by the policy, spread evenly over at least three episodes."""
-    made = make_env(env)
-    seen: list[np.ndarray] = []
-    try:
-        check_spaces(made, obs_size, action_set)
-        shape, dtype = made.action_space.shape, made.action_space.dtype
-        assert shape is not None
-        episode = 0
-        while episode < 3 or len(seen) < count:
-            sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-            obs, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
-            done = False
-            while not done:
-                seen.append(np.asarray(obs, np.float32))
-                action = act(seen[-1][None])[0]
-                obs, _, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
-                done = terminated or truncated
-            episode += 1
-    finally:
-        made.close()
-    return np.stack(seen)[np.linspace(0, len(seen) - 1, count).astype(int)]
-
-
-def returns_at_once(
-    policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, episodes: int, seed: int
-) -> list[float]:
-    """The same on a JAX environment, all episodes in one compiled loop."""
+def episodes_at_once(
+    policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, number: int, seed: int
+) -> list[Transition]:
+    """`number` episodes of a JAX environment, all in one compiled loop."""
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED)
-    return [float(value) for value in np.asarray(_rollouts(policy, moments, env, key, episodes))]
+    rows, alive = jax.device_get(_rollouts(policy, moments, env, key, number))
+    return [Transition(*(column[alive[:, episode], episode] for column in rows)) for episode in range(number)]
 
 
-@partial(jax.jit, static_argnames="episodes")
-def _rollouts(policy: Any, moments: Any, env: Any, key: Any, episodes: int) -> Any:
+def whole_episodes(episodes: Iterable[Transition], steps: int, at_least: int = 3) -> Transition:
+    """The first episodes that have `steps` transitions together, at least so many of them, one after another."""
+    taken: list[Transition] = []
+    for rows in episodes:
+        taken.append(rows)
+        if len(taken) >= at_least and sum(len(rows.reward) for rows in taken) >= steps:
+            break
+    return Transition(*(np.concatenate(column) for column in zip(*taken, strict=True)))
+
+
+@partial(jax.jit, static_argnames="number")
+def _rollouts(policy: Any, moments: Any, env: Any, key: Any, number: int) -> Any:
+    """(rows [t, b], which of them belong to the first episode [t, b])."""
+
     def step(carry: Any, key: Any) -> Any:
-        state, obs, total, alive = carry
+        state, obs, alive = carry
         seen = obs if moments is None else moments.normalize(obs)
-        action = policy.act(seen, jnp.zeros((episodes, env.action_set.size)))
-        state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(
-            state, env.action_set.project(action, obs), jax.random.split(key, episodes)
+        action = env.action_set.project(policy.act(seen, jnp.zeros((number, env.action_set.size))), obs)
+        state, next_obs, after, reward, terminated, truncated = jax.vmap(auto_reset(env))(
+            state, action, jax.random.split(key, number)
         )
-        total = total + jnp.where(alive, reward, 0.0)
-        return (state, obs, total, alive & ~(terminated | truncated)), None
+        rows = Transition(obs, action, reward, next_obs, terminated, truncated)
+        return (state, after, alive & ~(terminated | truncated)), (rows, alive)
 
     reset_key, step_key = jax.random.split(key)
-    state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
-    start = (state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
-    return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[0][2]
+    state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, number))
+    start = (state, obs, jnp.ones(number, bool))
+    return jax.lax.scan(step, start, jax.random.split(step_key, env.episode_length))[1]

@@ -36,12 +36,15 @@ from fittedq.settings import check, setting
 from fittedq.targets import Labelled
 from fittedq.template import Update
 from fittedq.train import (
+    MEASURED,
     AbstractTrainer,
     Arrays,
     Learner,
     Progress,
+    check_model,
     from_arrays,
     initial_state,
+    measured,
     never,
     normalize_rows,
     spread,
@@ -589,10 +592,12 @@ class BatchTrainer(AbstractTrainer):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None
-        self._settings = settings
+        self._algorithm, self._settings, self._seed = algorithm, settings, seed
+        self._figures: dict[str, float] = {}
         self._rows = Rows(dataset, settings.normalize_obs)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        check_model(state.nets, self.seen_obs(settings.batch_size))
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
@@ -606,8 +611,14 @@ class BatchTrainer(AbstractTrainer):
             self.step += count
             # One call in flight at a time, or the clock would run ahead of the learner.
             self.learner.wait()
+            every = self._algorithm.measure_every
+            if every and (self.step - count) // every < self.step // every:
+                newest = self._rows(slice(max(0, self._rows.size - MEASURED), self._rows.size))
+                self.learner.state, self._figures = measured(
+                    self._algorithm, self.learner.state, newest, 1, self.obs_size, self._seed
+                )
         self.updates = self.step
-        return Progress(self.step, self.updates, 0, [], self.learner.metrics())
+        return Progress(self.step, self.updates, 0, [], self.learner.metrics() | self._figures)
 
     def nets(self) -> Approximators:
         return self.learner.state.nets
@@ -619,11 +630,12 @@ class BatchTrainer(AbstractTrainer):
         return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
-        meta = {"step": self.step, "rng": self._rng.bit_generator.state}
+        meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
         return to_arrays("learner", self.learner.state), meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
-        self.step = self.updates = meta["step"]
+        self.step, self._figures = meta["step"], meta["figures"]
+        self.updates = self.step
         self._rng.bit_generator.state = meta["rng"]
         self.learner.state = jax.device_put(from_arrays("learner", self.learner.state, arrays))
         return True

@@ -60,7 +60,8 @@ class NoTail(AbstractTail):
 class Rollout(eqx.Module):
     """J_n(s) = Σ_{t<n} γᵗ c_t (r_t − β log π(a_t | s_t)) + γⁿ c_n tail(s_n), c_t the chance of not having terminated.
 
-    s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy.
+    s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy. Where the approximators hold a horizon,
+    n is that, and `horizon` the most it may be.
     """
 
     horizon: int = eqx.field(static=True)
@@ -92,9 +93,22 @@ class Rollout(eqx.Module):
             return (predicted.next_obs, self.gamma * weight * predicted.continues, total), None
 
         ones = jnp.ones(obs.shape[0], obs.dtype)
-        carry, _ = step((obs, ones, jnp.zeros_like(ones)), 0, first, first_noise)
-        (last, weight, total), _ = jax.lax.scan(step, carry, jnp.arange(1, self.horizon))
-        tail_key = jax.random.fold_in(action_key, self.horizon)
+        carry, begin = (obs, ones, jnp.zeros_like(ones)), 0
+        if first is not None:
+            (carry, _), begin = step(carry, 0, first, first_noise), 1
+        horizon = self.horizon
+        if nets.horizon is None:
+            through = step
+        else:
+            horizon = nets.horizon
+
+            def through(carry: Any, index: Any) -> tuple[Any, None]:
+                return jax.lax.cond(
+                    index < horizon, lambda carry: step(carry, index)[0], lambda carry: carry, carry
+                ), None
+
+        (last, weight, total), _ = jax.lax.scan(through, carry, jnp.arange(begin, self.horizon))
+        tail_key = jax.random.fold_in(action_key, horizon)
         return total + weight * self.tail(nets, policy, last, None, (tail_key, critic_key))
 
 
@@ -144,22 +158,37 @@ def held_out(batch: Transition, one_in: int = 16) -> Any:
 
 
 class Likelihood(AbstractLoss):
-    """−mean log p(s', r, terminated | s, a) over the rows of D that are not held out."""
+    """−mean log p(s', r, terminated | s, a) over the rows of D that are not held out.
+
+    It stops early: while the held-out rows' running loss is more than `max_overfit` nats per number above that of the
+    others, its gradient is 0. New data bring the two together again.
+    """
+
+    max_overfit: float = eqx.field(static=True)
 
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
         return batch
 
     def prepare(self, component: Any, data: Any) -> Any:
-        return component.fold(data)
+        component = component.fold(data)
+        trained, aside, _ = self._losses(component, data)
+        per_number = jnp.stack([trained, aside])[None] / (data.obs.shape[-1] + 1)
+        return eqx.tree_at(lambda model: model.losses, component, component.losses.fold(per_number))
 
     def __call__(
         self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
+        trained, aside, error = self._losses(component, data)
+        overfit = jax.lax.stop_gradient(component.losses.mean[1] - component.losses.mean[0])
+        metrics = {"loss": trained, "held_out": aside, "held_out_error": error, "overfit": overfit}
+        return jnp.where(overfit > self.max_overfit, 0.0, trained), metrics
+
+    def _losses(self, component: Any, data: Any) -> tuple[Any, Any, Any]:
+        """(mean loss of the trained rows, of the held-out ones, mean squared error of the held-out ones)."""
         loss, error = component.loss(data)
         aside = held_out(data).astype(loss.dtype)
 
         def mean(values: Any, weight: Any) -> Any:
             return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
-        trained = mean(loss, 1.0 - aside)
-        return trained, {"loss": trained, "held_out": mean(loss, aside), "held_out_error": mean(error, aside)}
+        return mean(loss, 1.0 - aside), mean(loss, aside), mean(error, aside)

@@ -26,7 +26,7 @@ from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.gym import EnvLike, GymSource, make_env
-from fittedq.envs.native import AbstractJaxEnv, find_jax_env
+from fittedq.envs.native import AbstractJaxEnv, find_jax_env, physics
 from fittedq.errors import UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import versions
@@ -147,7 +147,6 @@ class Run:
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
-        self.algorithm: Algorithm = cls(**given)
         self.train_settings = loop_settings(**loop_given)
         self.schedule, self.seed = schedule, seed
         self.data = None if data is None else data.limited(action_set)
@@ -158,6 +157,9 @@ class Run:
         if isinstance(env, str) and env.startswith("jax/"):
             env = find_jax_env(env)
         self.env = env
+        if given.get("dynamics") == "env" and given.get("model") is None and env is not None:
+            given["model"] = physics(env)
+        self.algorithm: Algorithm = cls(**given)
         if env is not None and not cls.online:
             raise UserError(
                 f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give "

@@ -168,6 +168,7 @@ class Sync(eqx.Module):
     value: AbstractFollow | None = None
     model: AbstractFollow | None = None
     log_temperature: AbstractFollow | None = None
+    horizon: AbstractFollow | None = None
 
     def freeze(self, nets: Approximators) -> Approximators:
         """The first frozen copies."""

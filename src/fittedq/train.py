@@ -164,6 +164,20 @@ def normalize_rows(rows: np.ndarray, moments: RunningMoments, obs_size: int, act
         rows[..., columns] = moments.normalize(rows[..., columns])
 
 
+MEASURED = 2_000
+"""Newest transitions that a method's own measures see."""
+
+
+def measured(
+    algorithm: Algorithm, state: LearnerState, rows: np.ndarray, stride: int, obs_size: int, seed: int
+) -> tuple[LearnerState, dict[str, float]]:
+    """The state with what `Algorithm.measure` sets, and its figures; drawn from the step, not from a stream."""
+    key = jax.random.fold_in(jax.random.key_data(jax.random.key(seed)), int(state.step))
+    seen = Transition.unpack(rows, obs_size, rows.shape[1] - Transition.width(obs_size, 0))
+    nets, figures = algorithm.measure(state.nets, seen, stride, key)
+    return eqx.tree_at(lambda state: state.nets, state, nets), figures
+
+
 MAX_UNROLLED = 4
 """Longest pattern of delayed updates that is compiled without branches."""
 
@@ -262,7 +276,8 @@ class HostTrainer(AbstractTrainer):
     ):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = source.obs_size, source.action_set
-        self._source, self._settings = source, settings
+        self._algorithm, self._source, self._settings, self._seed = algorithm, source, settings, seed
+        self._figures: dict[str, float] = {}
         self._exploration, self._host_set = host_view(algorithm.exploration()), host_view(self.action_set)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         self._replay = Replay(settings.replay_size, Transition.width(self.obs_size, self.action_set.size))
@@ -282,11 +297,25 @@ class HostTrainer(AbstractTrainer):
         returns: list[float] = []
         until = self.step + steps
         while self.step < until and not stop():
+            before = self.step
             for _ in range(self._settings.chunk):
                 returns += self._collect()
             self._learn()
+            self._measure(before)
         self._flush()
-        return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics())
+        return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics() | self._figures)
+
+    def _measure(self, before: int) -> None:
+        every = self._algorithm.measure_every
+        if not every or self.updates == 0 or before // every == self.step // every:
+            return
+        self._flush()
+        rows = self._replay.newest(MEASURED)
+        if self._moments is not None:
+            normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+        self.learner.state, self._figures = measured(
+            self._algorithm, self.learner.state, rows, self._source.n_envs, self.obs_size, self._seed
+        )
 
     def _begin_with(self, data: Dataset) -> None:
         """Fill the replay with a dataset's newest rows."""
@@ -385,13 +414,14 @@ class HostTrainer(AbstractTrainer):
             "owed": self._owed,
             "replay_position": self._replay.position,
             "rng": self._rng.bit_generator.state,
+            "figures": self._figures,
             "source": source_meta,
         }
         return arrays, meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
-        self._owed = meta["owed"]
+        self._owed, self._figures = meta["owed"], meta["figures"]
         self._rng.bit_generator.state = meta["rng"]
         self._replay.restore(arrays["replay/rows"], meta["replay_position"])
         self._noise = arrays["noise"].copy()
@@ -447,7 +477,8 @@ class CompiledTrainer(AbstractTrainer):
             )
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = env.obs_size, action_set or env.action_set
-        self._env, self._settings = env, settings
+        self._algorithm, self._env, self._settings, self._seed = algorithm, env, settings, seed
+        self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
@@ -528,8 +559,29 @@ class CompiledTrainer(AbstractTrainer):
         return strong(state), (ended, finite)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
-        # One compiled loop: it ends soon, and `stop` is asked between loops.
-        length = -(-steps // self._settings.n_envs)
+        # Compiled loops: they end soon, and `stop` is asked between them.
+        returns: list[float] = []
+        until, every = self.step + steps, self._algorithm.measure_every
+        while self.step < until and not stop():
+            before = self.step
+            next_measure = (before // every + 1) * every if every else until
+            returns += self._loop(-(-(min(until, next_measure) - before) // self._settings.n_envs))
+            if every and self.updates and before // every < self.step // every:
+                self._measure()
+        metrics = self._fqi.logs(self._state.learner) | self._figures
+        return Progress(self.step, self.updates, self.episodes, returns, metrics)
+
+    def _measure(self) -> None:
+        rows, moments = self._state.replay.newest(MEASURED), self.moments()
+        if moments is not None:
+            normalize_rows(rows, moments, self.obs_size, self.action_set.size)
+        learner, self._figures = measured(
+            self._algorithm, self._state.learner, rows, self._settings.n_envs, self.obs_size, self._seed
+        )
+        self._state = eqx.tree_at(lambda state: state.learner, self._state, learner)
+
+    def _loop(self, length: int) -> list[float]:
+        """So many compiled steps; returns of the episodes that ended."""
         self._state, (ended, finite) = self._run(self._state, length)
         finite = np.asarray(finite)
         if not finite.all():
@@ -542,7 +594,7 @@ class CompiledTrainer(AbstractTrainer):
         self.updates = int(self._state.learner.step)
         returns = [float(value) for value in np.asarray(ended).ravel() if np.isfinite(value)]
         self.episodes += len(returns)
-        return Progress(self.step, self.updates, self.episodes, returns, self._fqi.logs(self._state.learner))
+        return returns
 
     def nets(self) -> Approximators:
         return self._state.learner.nets
@@ -556,11 +608,12 @@ class CompiledTrainer(AbstractTrainer):
         return obs if moments is None else np.asarray(moments.normalize(obs))
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
-        meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes}
+        meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes, "figures": self._figures}
         return to_arrays("loop", self._state), meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self._figures = meta["figures"]
         self._state = jax.device_put(from_arrays("loop", self._state, arrays))
         return True
 

@@ -223,6 +223,8 @@ class Approximators(eqx.Module):
     value: Any = None
     model: Any = None
     log_temperature: Any = None
+    horizon: Any = None
+    """Steps through the model, where that number is measured rather than set."""
 
     def replace(self, component: str, value: Any) -> Approximators:
         """These components with one exchanged."""
@@ -245,7 +247,7 @@ class Approximators(eqx.Module):
         return 0.0 if self.log_temperature is None else jnp.exp(self.log_temperature)
 
 
-COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature")
+COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon")
 
 
 class Greedy(eqx.Module):

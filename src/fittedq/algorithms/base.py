@@ -17,7 +17,7 @@ from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
 from fittedq.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.template import FQI
-from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
+from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Transition
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -79,6 +79,21 @@ class Algorithm(abc.ABC):
     def sized(self, nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
         """`nets` in the shapes of saved `arrays`, for approximators that grow with their data."""
         return nets
+
+    @property
+    def measure_every(self) -> int:
+        """Steps of a run between calls of `measure`; 0: never."""
+        return 0
+
+    def measure(
+        self, nets: Approximators, rows: Transition, stride: int, key: PRNGKeyArray
+    ) -> tuple[Approximators, dict[str, float]]:
+        """(the approximators, figures): what a method finds out from consecutive transitions, and may set itself by.
+
+        `rows` are the newest, in order, on the host; those of `stride` environments take turns.
+        """
+        del rows, stride, key
+        return nets, {}
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""

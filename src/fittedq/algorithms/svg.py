@@ -16,12 +16,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
+from fittedq.diagnose.gradients import gradient_health, longest_sound, model_error, windows
 from fittedq.errors import UserError
 from fittedq.greedy import PolicyAction
 from fittedq.losses import Regress, TuneTemperature
@@ -31,7 +33,10 @@ from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Roll
 from fittedq.settings import setting
 from fittedq.targets import Bellman, MinOverCritics, SoftValue
 from fittedq.template import FQI, Polyak, Sync, Update
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import AbstractActionSet, Approximators, Transition
+
+MEASURED = 64
+"""Windows of transitions on which gradients and model are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,17 @@ class SVG(Algorithm):
         "sync": "Polyak on q",
     }
 
-    horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, or inf (no tail)")
+    horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, auto, or inf (no tail)")
+    max_horizon: int = setting(8, "the longest n that auto may choose", low=1)
+    max_model_error: float = setting(
+        0.3, "auto: the most that the model may be off after n steps, in the states' deviations", above=0.0
+    )
+    max_gradient_growth: float = setting(
+        10.0, "auto: the most that n steps may multiply the gradient's deviation", above=0.0
+    )
+    health_every: int | None = setting(
+        None, "steps between measures of gradients and model by horizon; none: 1000 for auto, else never (0)", low=0
+    )
     episode_length: int | None = setting(None, "steps of a rollout where the horizon is inf", low=1)
     tail: str = setting("q", "what follows the horizon: q(s_n, a_n) or v(s_n)", choices=("q", "v"))
     policy: str = setting("gaussian", "kind of policy", choices=("gaussian", "deterministic"))
@@ -55,12 +70,19 @@ class SVG(Algorithm):
     critic_target: str = setting(
         "td", "real transitions, or a rollout from s' (value expansion)", choices=("td", "rollout")
     )
-    dynamics: str = setting("learned", "a learned model, or known physics", choices=("learned", "own", *DYNAMICS))
+    dynamics: str = setting(
+        "learned",
+        "a learned model, or known physics: env is the environment's",
+        choices=("learned", "env", "own", *DYNAMICS),
+    )
     model: AbstractModel | Dynamics | None = None
     """A model of the user's, or f(s, a, ξ) → (s', r, terminated) in JAX (`dynamics=own`): code, which no file holds."""
     n_models: int = setting(5, "networks of the learned model", low=1)
     model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
     model_learning_rate: float = setting(1e-3, "Adam's step for the model", above=0.0)
+    max_overfit: float = setting(
+        0.5, "the model rests while its held-out loss is this much above its loss, in nats per number", above=0.0
+    )
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
     temperature: float | None = setting(None, "β; 0 is without entropy, none tunes it", low=0.0)
@@ -73,15 +95,21 @@ class SVG(Algorithm):
     def __post_init__(self) -> None:
         if isinstance(self.horizon, int | float) and not isinstance(self.horizon, bool):
             object.__setattr__(self, "horizon", f"{self.horizon:g}")
-        if self.model is not None:
+        if self.model is not None and self.dynamics != "env":
             object.__setattr__(self, "dynamics", "own")
         super().__post_init__()
-        if self.horizon != "inf" and not self.horizon.isdecimal():
-            raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, … or inf.")
+        if self.horizon not in ("inf", "auto") and not self.horizon.isdecimal():
+            raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, …, auto or inf.")
         if self.horizon == "inf" and self.episode_length is None:
             raise UserError("setting horizon: inf needs the length of an episode; set episode_length.")
         if self.horizon == "0" and self.tail == "v":
             raise UserError("setting tail: v(s_0) does not depend on the policy; choose q, or a horizon of 1 or more.")
+        if self.horizon == "auto" and self.health_every == 0:
+            raise UserError("setting health_every: found 0, but horizon auto is chosen by what is measured; raise it.")
+        if self.horizon == "auto" and self.noise == "inferred":
+            raise UserError(
+                "setting noise: inferred needs a horizon that is fixed; choose fresh, or a number of steps."
+            )
         if self.noise == "inferred" and self.policy == "deterministic":
             raise UserError("setting noise: a deterministic policy has no noise to infer; choose fresh, or gaussian.")
         if self.policy == "deterministic" and self.temperature != 0.0:
@@ -99,6 +127,53 @@ class SVG(Algorithm):
         """Whether the model is fitted."""
         return self.dynamics == "learned" and self.horizon != "0"
 
+    @property
+    def longest(self) -> int:
+        """The most steps through the model."""
+        if self.horizon == "auto":
+            return self.max_horizon
+        return self.episode_length if self.endless and self.episode_length else int(self.horizon)
+
+    def rollout(self) -> Rollout:
+        """What the policy climbs."""
+        combine = POLICY_CRITICS[self.policy_critic]
+        tail = NoTail() if self.endless else ValueTail() if self.tail == "v" else CriticTail(combine)
+        return Rollout(self.longest, self.gamma, tail)
+
+    @property
+    def shortest(self) -> int:
+        """The least steps after which something depends on the policy."""
+        return 0 if self.tail == "q" and not self.endless else 1
+
+    @property
+    def measure_every(self) -> int:
+        if self.longest == 0:
+            return 0
+        return (1000 if self.horizon == "auto" else 0) if self.health_every is None else self.health_every
+
+    def measure(
+        self, nets: Approximators, rows: Transition, stride: int, key: PRNGKeyArray
+    ) -> tuple[Approximators, dict[str, float]]:
+        """Gradients and model by horizon, and, where it is auto, the longest horizon at which both are sound."""
+        if nets.model is None or self.longest == 0:
+            return nets, {}
+        doubled = (2**power for power in range(self.longest.bit_length()))
+        between = range(1, self.longest) if self.horizon == "auto" else doubled
+        horizons = sorted({self.shortest, *between, self.longest})
+        seen = windows(rows, self.longest, MEASURED, stride)
+        if seen is None:
+            return nets, {}
+        health = gradient_health(self.rollout(), horizons, nets, seen.obs[:, 0], key)
+        errors = np.asarray(model_error(nets.model, seen))
+        figures = {f"health/gradient_norm_{n}": float(norm) for n, norm in zip(horizons, health.norm, strict=True)}
+        figures |= {f"health/gradient_deviation_{n}": float(d) for n, d in zip(horizons, health.deviation, strict=True)}
+        figures |= {f"health/model_error_{n}": float(errors[n - 1]) for n in horizons if n > 0}
+        if self.horizon == "auto":
+            horizon = longest_sound(errors, health, self.max_model_error, self.max_gradient_growth)
+            nets = nets.replace("horizon", jnp.asarray(horizon, jnp.int32))
+            figures["health/horizon"] = float(horizon)
+        return nets, figures
+
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key, value_key, model_key = jax.random.split(key, 4)
         make = TanhGaussianPolicy if self.policy == "gaussian" else DeterministicPolicy
@@ -115,25 +190,26 @@ class SVG(Algorithm):
             value=VNetwork(obs_size, self.hidden, value_key, activation=self.activation) if has_value else None,
             model=model,
             log_temperature=jnp.asarray(math.log(beta)) if beta > 0 else None,
+            horizon=jnp.asarray(self.shortest, jnp.int32) if self.horizon == "auto" else None,
         )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        if self.dynamics == "own" and self.model is None:
-            raise UserError("setting dynamics: own needs the model itself; give model=… again.")
-        combine = POLICY_CRITICS[self.policy_critic]
-        steps = self.episode_length if self.endless and self.episode_length else int(self.horizon)
-        tail = NoTail() if self.endless else ValueTail() if self.tail == "v" else CriticTail(combine)
+        if self.dynamics in ("own", "env") and self.model is None and self.horizon != "0":
+            raise UserError(
+                f"setting dynamics: {self.dynamics} needs the model itself; give "
+                + ("model=…." if self.dynamics == "own" else "a JAX environment to train in.")
+            )
         updates: tuple[Update, ...] = ()
         if self.learns_model:
-            updates += (Update("model", Likelihood(), optax.adam(self.model_learning_rate)),)
+            updates += (Update("model", Likelihood(self.max_overfit), optax.adam(self.model_learning_rate)),)
         if not self.endless:
             target = Bellman(self.gamma, MinOverCritics())
             if self.critic_target == "rollout":
-                target = RolloutBellman(self.gamma, Rollout(steps, self.gamma, CriticTail(MinOverCritics())))
+                target = RolloutBellman(self.gamma, Rollout(self.longest, self.gamma, CriticTail(MinOverCritics())))
             updates += (Update("critic", Regress(target), self.critic_optimizer()),)
             if self.tail == "v":
                 updates += (Update("value", Regress(SoftValue(MinOverCritics())), self.critic_optimizer()),)
-        improve = ImproveThrough(Rollout(steps, self.gamma, tail), inferred=self.noise == "inferred")
+        improve = ImproveThrough(self.rollout(), inferred=self.noise == "inferred")
         updates += (Update("policy", improve, self.policy_optimizer()),)
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))

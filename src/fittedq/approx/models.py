@@ -89,7 +89,7 @@ class KnownModel(AbstractModel):
             step = self(obs, act, jnp.zeros_like(obs))
             return jnp.sum(step.next_obs) + jnp.sum(step.reward), step
 
-        slope, step = jax.grad(total, has_aux=True)(action)
+        slope, step = jax.jit(jax.grad(total, has_aux=True))(action)
         for name, value in (
             ("next state", step.next_obs),
             ("reward", step.reward),
@@ -98,6 +98,11 @@ class KnownModel(AbstractModel):
             if not bool(jnp.isfinite(value).all()):
                 row = int(jnp.argmin(jnp.isfinite(value.reshape(len(value), -1)).all(axis=1)))
                 raise UserError(f"model: its {name} is not finite in row {row}; correct the model.")
+        if not bool((slope != 0.0).any()):
+            raise UserError(
+                "model: the derivative of its step by the action is zero everywhere; write it without rounding, "
+                "integer casts or stop_gradient."
+            )
 
 
 class Moments(eqx.Module):
@@ -144,6 +149,8 @@ class GaussianModel(AbstractModel):
     net: Mlp
     inputs: Moments
     outputs: Moments
+    losses: Moments
+    """Running losses of trained and of held-out rows, per number predicted."""
     action_set: AbstractActionSet
 
     def __init__(
@@ -159,6 +166,7 @@ class GaussianModel(AbstractModel):
         sizes = (obs_size + action_set.size, *widths, 2 * obs_size + 2)
         self.net = Mlp(sizes, key, lead=(members,), activation=activation)
         self.inputs, self.outputs = Moments.start(sizes[0]), Moments.start(obs_size + 1)
+        self.losses = Moments.start(2)
         self.action_set = action_set
 
     @property

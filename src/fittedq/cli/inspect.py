@@ -15,11 +15,13 @@ from fittedq.action_sets import describe, plain
 from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
+from fittedq.diagnose.residuals import critic_residual
+from fittedq.diagnose.values import overestimation, policy_drift
 from fittedq.errors import UserError
-from fittedq.evaluate import visited
 from fittedq.files import make_folder, read_json
 from fittedq.progress import counted
 from fittedq.run import find_agent
+from fittedq.types import Transition
 
 AT_ONCE = 10
 """States certified between two looks at the clock."""
@@ -27,14 +29,17 @@ AT_ONCE = 10
 
 @dataclass(frozen=True)
 class Inspect:
-    """What a run or an agent is; with --gap, how far its policy is from the maximum of its own critic, proven."""
+    """What a run or an agent is; with --gap, how far its policy is from the maximum of its own critic, proven; with
+    --health, what its critic promises against what follows, and how gradients through its model fare."""
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
     gap: bool = False
     """Measure the amortization gap, max_a q(s, a) − q(s, π(s)), on real states."""
+    health: bool = False
+    """Look at first-order residuals, overestimation, the drift from best to last, and the model by horizon."""
     states: int = 100
-    """States to look at."""
+    """States to look at; for --health the steps of whole episodes, at least three."""
     data: Path | None = None
     """Take the states from this dataset; by default from episodes of the agent."""
     env: str | None = None
@@ -57,14 +62,27 @@ class Inspect:
     def run(self) -> int:
         agent = find_agent(self.path)
         about = _about(self.path, agent)
-        if not self.gap:
-            _say(about, self.json)
-            return 0
         if self.states < 1 or self.worst < 0 or not self.tol > 0 or not self.within > 0:
             raise UserError(
                 f"inspect: found --states {self.states}, --worst {self.worst}, --tol {self.tol}, --within "
                 f"{self.within}; expected at least one state and shares above 0."
             )
+        findings: dict[str, Any] = {}
+        if self.health:
+            findings["health"] = self._health(agent)
+        if self.gap:
+            findings |= self._gap(agent)
+        if self.json:
+            print(json.dumps(about | findings))
+            return 0
+        _say(about)
+        if "health" in findings:
+            _say_health(findings["health"])
+        if "gap" in findings:
+            _say_gap(findings["gap"], findings["worst"])
+        return 0
+
+    def _gap(self, agent: Agent) -> dict[str, Any]:
         obs = self._states(agent)
         parts = [
             agent.gap(obs[first : first + AT_ONCE], tol=self.tol, state_time_limit=self.state_seconds)
@@ -85,29 +103,57 @@ class Inspect:
         ]
         if self.pictures is not None:
             self._draw(agent, gap)
-        if self.json:
-            print(json.dumps(about | {"gap": summary, "worst": worst}))
-        else:
-            _say(about, False)
-            _say_gap(summary, worst)
-        return 0
+        return {"gap": summary, "worst": worst}
+
+    def _health(self, agent: Agent) -> dict[str, float]:
+        rows, figures = self._trajectory(agent), {}
+        if agent.nets.critic is not None:
+            seen = np.asarray(agent.as_seen(rows).obs)
+            residual = critic_residual(agent.nets.critic, seen, agent.act(rows.obs), agent.action_set)
+            if np.isfinite(residual).all():
+                figures |= {"residual_median": float(np.median(residual)), "residual_worst": float(residual.max())}
+            over = overestimation(agent.critic_value(seen, np.asarray(rows.action)), rows, agent.algorithm.gamma)
+            if len(over):
+                figures |= {"overestimation_mean": float(over.mean()), "overestimation_worst": float(over.max())}
+        best, last = self.path / "best", self.path / "last"
+        if best.is_dir() and last.is_dir():
+            before, after = Agent.load(best).act(rows.obs), Agent.load(last).act(rows.obs)
+            drift = policy_drift(before, after, agent.action_set)
+            figures |= {"drift_mean": float(drift.mean()), "drift_worst": float(drift.max())}
+        return figures | agent.measure(rows)
+
+    def _trajectory(self, agent: Agent) -> Transition:
+        """Consecutive transitions in the environment's units: the dataset's first, else the agent's own."""
+        if self.data is None:
+            return agent.trajectory(self._env(agent), self.states, self.seed)
+        data = self._dataset(agent)
+        return data.transitions(slice(0, min(len(data), max(self.states, 1))))
+
+    def _env(self, agent: Agent) -> str:
+        env = self.env or agent.env_id
+        if env is None:
+            raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
+        return env
+
+    def _dataset(self, agent: Agent) -> Dataset:
+        assert self.data is not None
+        data = Dataset.open(self.data)
+        if data.obs_size != agent.obs_size:
+            raise UserError(
+                f"dataset {self.data}: its observations have {data.obs_size} numbers, the agent's have "
+                f"{agent.obs_size}; take states of the agent's own plant."
+            )
+        return data
 
     def _states(self, agent: Agent) -> np.ndarray:
         """Observations in the environment's units."""
         rng = np.random.default_rng(self.seed)
         if self.data is not None:
-            data = Dataset.open(self.data)
-            if data.obs_size != agent.obs_size:
-                raise UserError(
-                    f"dataset {self.data}: its observations have {data.obs_size} numbers, the agent's have "
-                    f"{agent.obs_size}; take states of the agent's own plant."
-                )
+            data = self._dataset(agent)
             rows = np.sort(rng.permutation(len(data))[: self.states])
             return np.asarray(data.columns["obs"][rows], np.float32)
-        env = self.env or agent.env_id
-        if env is None:
-            raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
-        return visited(agent.act, env, agent.obs_size, agent.action_set, self.states, self.seed)
+        obs = np.asarray(agent.trajectory(self._env(agent), self.states, self.seed).obs)
+        return obs[np.linspace(0, len(obs) - 1, self.states).astype(int)]
 
     def _draw(self, agent: Agent, gap: Gap) -> None:
         from fittedq.diagnose.pictures import draw_state
@@ -146,14 +192,43 @@ def _about(path: Path, agent: Agent) -> dict[str, Any]:
     return about
 
 
-def _say(about: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(about))
-        return
+def _say(about: dict[str, Any]) -> None:
     console = Console()
     for name, value in about.items():
         if value is not None:
             console.print(f"{name:>16}  {value}", highlight=False, soft_wrap=True)
+
+
+def _say_health(figures: dict[str, float]) -> None:
+    console = Console()
+    lines = []
+    if "residual_median" in figures:
+        lines.append(
+            f"        residual  ‖a − Π(a + ∇q)‖ in half-widths: median {figures['residual_median']:.3g}, worst "
+            f"{figures['residual_worst']:.3g}"
+        )
+    if "overestimation_mean" in figures:
+        lines.append(
+            f"  overestimation  q(s, a) less the return that followed: mean {figures['overestimation_mean']:.4g}, "
+            f"most {figures['overestimation_worst']:.4g}"
+        )
+    elif "residual_median" in figures:
+        lines.append("  overestimation  not seen: episodes are cut off while the discount is still above 0.05")
+    if "drift_mean" in figures:
+        lines.append(
+            f"    policy drift  from best to last, in half-widths: mean {figures['drift_mean']:.3g}, most "
+            f"{figures['drift_worst']:.3g}"
+        )
+    norms = {name.rsplit("_", 1)[1]: value for name, value in figures.items() if "gradient_norm" in name}
+    for horizon, norm in norms.items():
+        error = figures.get(f"health/model_error_{horizon}")
+        lines.append(
+            f"      horizon {horizon:>3}  ‖∇J‖ {norm:.3g}, its deviation over states "
+            f"{figures[f'health/gradient_deviation_{horizon}']:.3g}"
+            + ("" if error is None else f", model off by {error:.3g} deviations of s")
+        )
+    for text in lines or ["health: nothing to measure (no critic and no model)"]:
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _say_gap(summary: dict[str, float], worst: list[dict[str, Any]]) -> None:

@@ -50,10 +50,20 @@ class Replay:
         """The rows held, as stored (not in order of age once the replay is full)."""
         return self.rows[: self.size]
 
+    def newest(self, count: int) -> Float[np.ndarray, "n width"]:
+        """Up to `count` rows, oldest first."""
+        return self.rows[newest(count, self.size, self.position, self.capacity)]
+
     def restore(self, rows: Float[np.ndarray, "size width"], position: int) -> None:
         """Put back what `content` gave."""
         self.size, self.position = rows.shape[0], position
         self.rows[: self.size] = rows
+
+
+def newest(count: int, size: int, position: int, capacity: int) -> np.ndarray:
+    """Where a ring holds its newest rows, oldest first."""
+    count = min(count, size)
+    return (position - count + np.arange(count)) % capacity
 
 
 class DeviceReplay(eqx.Module):
@@ -79,6 +89,10 @@ class DeviceReplay(eqx.Module):
             jnp.minimum(self.size + count, capacity),
             (self.position + count) % capacity,
         )
+
+    def newest(self, count: int) -> Float[np.ndarray, "n width"]:
+        """Up to `count` rows, oldest first, on the host."""
+        return np.array(self.rows[newest(count, int(self.size), int(self.position), self.rows.shape[0])])
 
     def sample(self, key: PRNGKeyArray, batch: int) -> Float[Array, "batch width"]:
         return self.rows[jax.random.randint(key, (batch,), 0, self.size)]

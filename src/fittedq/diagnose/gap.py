@@ -16,10 +16,11 @@ from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import TreeCritic
+from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, Solved
 from fittedq.maximize.ascent import ProjectedAscent
-from fittedq.maximize.base import Solution, first_order_residual, is_box, step_scale, value_and_gradient
+from fittedq.maximize.base import Solution, is_box
 from fittedq.maximize.certified import certified
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
@@ -145,7 +146,7 @@ def amortization_gap(
         best_value=best_value.astype(float),
         upper_bound=np.asarray(solution.upper_bound, float),
         scale=np.maximum(best_value, values.max(axis=1)) - values.min(axis=1).astype(float),
-        residual=_residual(critic, obs, policy_action, action_set),
+        residual=critic_residual(critic, obs, policy_action, action_set),
         status=np.asarray(solution.status, np.int32),
     )
 
@@ -172,19 +173,6 @@ def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: Abstrac
         states = np.repeat(state[None], len(action), axis=0)
         values[row] = critic(states, np.asarray(action_set.project(action, states))).min(axis=0)
     return values
-
-
-def _residual(critic: AbstractCritic, obs: np.ndarray, action: np.ndarray, action_set: AbstractActionSet) -> np.ndarray:
-    if isinstance(critic, TreeCritic):
-        return np.full(len(obs), np.nan)
-    on_device = jax.tree.map(jnp.asarray, critic)
-    return np.asarray(_compiled_residual(on_device, jnp.asarray(obs), jnp.asarray(action), action_set), float)
-
-
-@eqx.filter_jit
-def _compiled_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr:
-    _, gradient = value_and_gradient(CriticValue(critic), obs, action)
-    return first_order_residual(action, gradient, step_scale(action_set, obs), action_set, obs)
 
 
 CHEAP_STARTS, CHEAP_STEPS = 4, 25

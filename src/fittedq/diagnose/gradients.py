@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,10 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.models import AbstractModel
 from fittedq.rollout import Rollout
-from fittedq.types import Approximators, Arr
+from fittedq.types import Approximators, Arr, Transition
+
+EXPLODED = 100.0
+"""A gradient that grows more than this from the shortest horizon to the longest is warned of."""
 
 
 class GradientHealth(eqx.Module):
@@ -23,9 +27,14 @@ class GradientHealth(eqx.Module):
     relative_deviation: Float[np.ndarray, "h"]
 
     @property
+    def deviation(self) -> Float[np.ndarray, "h"]:
+        """The root of the summed variance."""
+        return self.norm * self.relative_deviation
+
+    @property
     def warning(self) -> str | None:
         """One sentence where gradients explode (stiff contact does that), else None."""
-        if np.isfinite(self.norm).all() and self.norm[-1] <= 100 * max(self.norm[0], 1e-12):
+        if np.isfinite(self.norm).all() and self.norm[-1] <= EXPLODED * max(self.norm[0], 1e-12):
             return None
         return (
             f"gradients through the model grow from {self.norm[0]:.3g} at horizon {self.horizons[0]} to "
@@ -34,39 +43,90 @@ class GradientHealth(eqx.Module):
 
 
 def gradient_health(
-    rollouts: tuple[Rollout, ...], nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray
+    rollout: Rollout, horizons: Sequence[int], nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray
 ) -> GradientHealth:
-    """How ∇_w J_n behaves for each of the rollouts, from the states of `obs`."""
-    weights, treedef = jax.tree.flatten(nets.policy)
+    """How ∇_w J_n behaves for each n of `horizons`, none above the rollout's own, from the states of `obs`."""
+    norms, deviations = _gradients(rollout, nets, jnp.asarray(obs), jnp.asarray(horizons, jnp.int32), key)
+    norms, deviations = np.asarray(norms), np.asarray(deviations)
+    return GradientHealth(tuple(horizons), norms, deviations / np.maximum(norms, 1e-12))
 
-    def figures(rollout: Rollout) -> tuple[float, float]:
+
+@eqx.filter_jit
+def _gradients(rollout: Rollout, nets: Approximators, obs: Any, horizons: Any, key: Any) -> tuple[Any, Any]:
+    def one_horizon(horizon: Any) -> tuple[Any, Any]:
+        until = nets.replace("horizon", horizon)
+
         def gradient(state: Any, draw: Any) -> Any:
-            def value(weights: Any) -> Any:
-                return rollout(nets, jax.tree.unflatten(treedef, weights), state[None], draw)[0]
+            slope = jax.grad(lambda policy: rollout(until, policy, state[None], draw)[0])(nets.policy)
+            return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope)])
 
-            return jnp.concatenate([leaf.ravel() for leaf in jax.grad(value)(weights)])
-
-        each = jax.jit(jax.vmap(gradient))(obs, jax.random.split(key, obs.shape[0]))
+        each = jax.vmap(gradient)(obs, jax.random.split(key, obs.shape[0]))
         mean = each.mean(axis=0)
-        norm = float(jnp.linalg.norm(mean))
-        return norm, float(jnp.sqrt(jnp.mean(jnp.sum((each - mean) ** 2, axis=1)))) / max(norm, 1e-12)
+        return jnp.linalg.norm(mean), jnp.sqrt(jnp.mean(jnp.sum((each - mean) ** 2, axis=1)))
 
-    norms, deviations = zip(*map(figures, rollouts), strict=True)
-    return GradientHealth(tuple(r.horizon for r in rollouts), np.array(norms), np.array(deviations))
+    # One horizon at a time, so that a short one costs little.
+    return jax.lax.map(one_horizon, horizons)
 
 
-def model_error(
-    model: AbstractModel, obs: Float[Arr, "t s"], action: Float[Arr, "t m"], next_obs: Float[Arr, "t s"], horizon: int
-) -> Float[np.ndarray, "horizon"]:
-    """‖ŝ_k − s_k‖ over the states' deviation, mean over every start of one trajectory, k = 1 … horizon.
+class Windows(eqx.Module):
+    """b stretches of k consecutive transitions within episodes; obs has one state more."""
 
-    The observed actions are replayed without noise from each observed state.
+    obs: Float[Arr, "b t s"]
+    action: Float[Arr, "b k m"]
+
+
+def windows(rows: Transition, length: int, count: int = 256, stride: int = 1) -> Windows | None:
+    """`count` windows of `length` steps, spread evenly over rows in the order they were taken; None: there is none.
+
+    `stride` is the number of environments whose rows take turns. Rows follow one another where s' of one is s of the
+    next, to the bit, and no episode ends between them. Windows repeat where there are fewer than `count`.
     """
-    starts = len(obs) - horizon + 1
-    state, deviation = jnp.asarray(obs[:starts]), jnp.std(jnp.asarray(obs), axis=0) + 1e-8
-    errors = []
-    for step in range(horizon):
-        state = model(state, jnp.asarray(action[step : step + starts]), jnp.zeros_like(state)).next_obs
-        off = (state - next_obs[step : step + starts]) / deviation
-        errors.append(float(jnp.mean(jnp.sqrt(jnp.mean(off**2, axis=1)))))
-    return np.array(errors)
+    obs, next_obs = np.asarray(rows.obs), np.asarray(rows.next_obs)
+    ends = np.asarray(rows.terminated, bool) | np.asarray(rows.truncated, bool)
+    reach = stride * (length - 1)
+    if len(obs) <= reach:
+        return None
+    follows = (next_obs[:-stride] == obs[stride:]).all(axis=1) & ~ends[:-stride]
+    whole = np.ones(len(obs) - reach, bool)
+    for step in range(length - 1):
+        whole &= follows[step * stride :][: len(whole)]
+    starts = np.flatnonzero(whole)
+    if not len(starts):
+        return None
+    starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
+    index = starts[:, None] + stride * np.arange(length)
+    return Windows(
+        np.concatenate([obs[index], next_obs[index[:, -1:]]], axis=1),
+        np.asarray(rows.action)[index],
+    )
+
+
+@eqx.filter_jit
+def model_error(model: AbstractModel, seen: Windows) -> Float[Arr, "k"]:
+    """√mean_i ((ŝ_k − s_k) / σ)_i², mean over the windows, for k = 1 … their length; σ the states' deviation.
+
+    The observed actions are replayed without noise from each window's first state.
+    """
+    seen = jax.tree.map(jnp.asarray, seen)
+    deviation = jnp.std(seen.obs, axis=(0, 1)) + 1e-8
+
+    def step(state: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
+        action, after = now
+        state = model(state, action, jnp.zeros_like(state)).next_obs
+        return state, jnp.mean(jnp.sqrt(jnp.mean(((state - after) / deviation) ** 2, axis=1)))
+
+    rows = (seen.action.swapaxes(0, 1), seen.obs[:, 1:].swapaxes(0, 1))
+    return jax.lax.scan(step, seen.obs[:, 0], rows)[1]
+
+
+def longest_sound(errors: Float[np.ndarray, "k"], health: GradientHealth, max_error: float, max_growth: float) -> int:
+    """The longest n such that at it and below error_n ≤ max_error and deviation_n ≤ max_growth · deviation_0.
+
+    `errors` are the model's at 1, 2, …; deviation_0 is the gradient's at the shortest horizon, which is always allowed.
+    """
+    longest, shortest = health.horizons[0], max(float(health.deviation[0]), 1e-12)
+    for horizon, deviation in zip(health.horizons[1:], health.deviation[1:], strict=True):
+        if not (errors[horizon - 1] <= max_error and deviation <= max_growth * shortest):
+            break
+        longest = horizon
+    return longest

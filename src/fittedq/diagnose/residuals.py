@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from fittedq.approx.models import Dynamics
+from fittedq.approx.trees import TreeCritic
 from fittedq.bellman import td_target
 from fittedq.greedy import CriticValue
-from fittedq.maximize.base import value_and_gradient
-from fittedq.types import AbstractActionSet, Arr
+from fittedq.maximize.base import first_order_residual, step_scale, value_and_gradient
+from fittedq.types import AbstractActionSet, AbstractCritic, Arr
 
 
 def projected_residual(
@@ -24,6 +27,26 @@ def projected_residual(
     Source: chapter, "first-order conditions", with the bounds it leaves out.
     """
     return jnp.linalg.norm(action - action_set.project(action + slope, obs), axis=-1)
+
+
+def critic_residual(
+    critic: AbstractCritic,
+    obs: Float[np.ndarray, "b s"],
+    action: Float[np.ndarray, "b m"],
+    action_set: AbstractActionSet,
+) -> Float[np.ndarray, "b"]:
+    """`projected_residual` of min_j q_j in half-widths, by its greatest coordinate; NaN where the critic has no
+    gradient."""
+    if isinstance(critic, TreeCritic):
+        return np.full(len(obs), np.nan)
+    on_device = jax.tree.map(jnp.asarray, critic)
+    return np.asarray(_critic_residual(on_device, jnp.asarray(obs), jnp.asarray(action), action_set), float)
+
+
+@eqx.filter_jit
+def _critic_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr:
+    slope = critic_slope(critic, obs, action)
+    return first_order_residual(action, slope, step_scale(action_set, obs), action_set, obs)
 
 
 def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:

@@ -57,6 +57,37 @@ class AbstractJaxEnv(eqx.Module):
         return EnvState(inner, jnp.zeros((), jnp.int32)), self.observe(inner)
 
 
+class AbstractPhysics(AbstractJaxEnv):
+    """An environment whose observation says all there is to know, so that one step is a function of it."""
+
+    @abc.abstractmethod
+    def recall(self, obs: Float[Array, "s"]) -> Any:
+        """The inner state that is observed as `obs`."""
+
+
+def physics(env: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    """f(s, a, ξ) → (s', r, terminated) of an environment's own step from an observed state; ξ is not used.
+
+    Raises UserError for an environment that JAX cannot differentiate, or whose state its observation does not hold.
+    """
+    if not isinstance(env, AbstractPhysics):
+        why = (
+            "its observation does not hold its state (AbstractPhysics)"
+            if isinstance(env, AbstractJaxEnv)
+            else "it is stepped on the host, which JAX cannot differentiate"
+        )
+        raise UserError(
+            f"setting dynamics: env needs an environment of known physics, but for {env!r} {why}; choose learned, or "
+            "give a function with model=."
+        )
+
+    def step(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
+        inner, reward, terminated = env.transition(env.recall(obs), action, jax.random.PRNGKey(0))
+        return env.observe(inner).astype(obs.dtype), reward.astype(obs.dtype), terminated
+
+    return step
+
+
 def auto_reset(env: AbstractJaxEnv) -> Callable[..., Any]:
     """(state, action, key) → (state, next_obs, obs, reward, terminated, truncated): a step that begins a new episode
     where one ends. `next_obs` is the true last observation, `obs` the one to act on next."""
@@ -75,7 +106,7 @@ def auto_reset(env: AbstractJaxEnv) -> Callable[..., Any]:
     return step
 
 
-class Pendulum(AbstractJaxEnv):
+class Pendulum(AbstractPhysics):
     """Gymnasium's Pendulum-v1: θ̈ = 3g/(2l) sin θ + 3/(ml²) a, r = −(θ² + 0.1 θ̇² + 0.001 a²), 200 steps."""
 
     dt: float = eqx.field(static=True, default=0.05)
@@ -99,6 +130,9 @@ class Pendulum(AbstractJaxEnv):
     def observe(self, inner: Any) -> Float[Array, "s"]:
         return jnp.stack([jnp.cos(inner[0]), jnp.sin(inner[0]), inner[1]])
 
+    def recall(self, obs: Float[Array, "s"]) -> Any:
+        return jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
+
     def transition(
         self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
     ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
@@ -110,7 +144,16 @@ class Pendulum(AbstractJaxEnv):
         return jnp.stack([angle + speed * self.dt, speed]), reward, jnp.zeros((), bool)
 
 
-JAX_ENVS: dict[str, Callable[[], AbstractJaxEnv]] = {"jax/Pendulum-v1": Pendulum}
+def _mjx_cart_pole() -> AbstractJaxEnv:
+    from fittedq.envs.physics import cart_pole  # MuJoCo is an extra
+
+    return cart_pole()
+
+
+JAX_ENVS: dict[str, Callable[[], AbstractJaxEnv]] = {
+    "jax/Pendulum-v1": Pendulum,
+    "jax/MjxCartPole-v1": _mjx_cart_pole,
+}
 
 
 def find_jax_env(name: str) -> AbstractJaxEnv:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from fittedq.envs.native import Pendulum
+from fittedq.envs.native import Pendulum, physics
 from fittedq.problems.lqr import LQR
-
-
-def pendulum(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
-    """Pendulum-v1 in its observations [cos θ, sin θ, θ̇]."""
-    env = Pendulum()
-    inner = jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
-    inner, reward, terminated = env.transition(inner, action, jax.random.PRNGKey(0))  # it draws nothing
-    return env.observe(inner).astype(obs.dtype), reward, terminated
+from fittedq.problems.plants import CartPole
 
 
 def linear_quadratic(problem: LQR) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
@@ -45,4 +37,10 @@ def brock_mirman(alpha: float = 0.36, technology: float = 1.0) -> Callable[[Any,
     return step
 
 
-DYNAMICS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {"pendulum": pendulum}
+pendulum = physics(Pendulum())
+"""Pendulum-v1 in its observations [cos θ, sin θ, θ̇]."""
+
+cart_pole = physics(CartPole())
+"""A cart that balances a pole, in [x, ẋ, θ, θ̇]."""
+
+DYNAMICS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {"pendulum": pendulum, "cart_pole": cart_pole}

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from fittedq.envs.native import AbstractJaxEnv
+from fittedq.envs.native import AbstractPhysics
 from fittedq.types import Box
 
 AT_WIDTH = float(np.arctanh(np.sqrt(0.95)))
@@ -45,7 +45,7 @@ def runge_kutta(
     return state
 
 
-class CartPole(AbstractJaxEnv):
+class CartPole(AbstractPhysics):
     """θ̈ = [g sin θ − cos θ (F + m l θ̇² sin θ) / M] / [l (4/3 − m cos² θ / M)], ẍ = (F + m l (θ̇² sin θ − θ̈ cos θ)) / M.
 
     M = cart + pole mass, l half the pole's length, θ = 0 upright; no friction. State and observation [x, ẋ, θ, θ̇] in
@@ -86,6 +86,9 @@ class CartPole(AbstractJaxEnv):
     def observe(self, inner: Any) -> Float[Array, "4"]:
         return inner
 
+    def recall(self, obs: Float[Array, "4"]) -> Any:
+        return obs
+
     def derivative(self, state: Float[Array, "4"], force: Float[Array, ""]) -> Float[Array, "4"]:
         """ṡ under a constant force."""
         _, velocity, angle, rate = state
@@ -108,7 +111,7 @@ class CartPole(AbstractJaxEnv):
         return state, jnp.where(failed, 0.0, reward), failed
 
 
-class TwoTanks(AbstractJaxEnv):
+class TwoTanks(AbstractPhysics):
     """A ḣ₁ = k u − a₁ √(2 g h₁), A ḣ₂ = a₁ √(2 g h₁) − a₂ √(2 g h₂): a pump fills the upper tank, which drains into the
     lower one.
 
@@ -150,6 +153,9 @@ class TwoTanks(AbstractJaxEnv):
 
     def observe(self, inner: Any) -> Float[Array, "3"]:
         return inner
+
+    def recall(self, obs: Float[Array, "3"]) -> Any:
+        return obs
 
     def derivative(self, levels: Float[Array, "2"], voltage: Float[Array, ""]) -> Float[Array, "2"]:
         """[ḣ₁, ḣ₂] under a constant voltage, in cm/s."""

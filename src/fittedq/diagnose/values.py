@@ -1,0 +1,48 @@
+"""What a critic promises against what followed, and how far policies are from one another."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.types import AbstractActionSet, Transition
+
+UNSEEN = 0.05
+"""Of a return whose episode was cut off, the most that may lie after the cut, as the discount there."""
+
+
+def discounted_returns(rows: Transition, gamma: float) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
+    """(G_t = Σ_{k ≥ t} γ^(k−t) r_k up to the end of t's episode, the discount of what lies after it).
+
+    `rows` are transitions in the order they were taken, of whole episodes or not. The discount is 0 where the episode
+    terminated, and γ to the steps left where it was cut off.
+    """
+    reward, terminated = np.asarray(rows.reward, np.float64), np.asarray(rows.terminated, bool)
+    ends = terminated | np.asarray(rows.truncated, bool)
+    ends[-1] = True
+    returns, beyond = np.zeros(len(reward)), np.zeros(len(reward))
+    following, after = 0.0, 0.0
+    for step in reversed(range(len(reward))):
+        if ends[step]:
+            following, after = 0.0, 0.0 if terminated[step] else 1.0
+        following, after = reward[step] + gamma * following, gamma * after
+        returns[step], beyond[step] = following, after
+    return returns, beyond
+
+
+def overestimation(q: Float[np.ndarray, "t"], rows: Transition, gamma: float) -> Float[np.ndarray, "n"]:
+    """q(s_t, a_t) − G_t at every step whose return was seen but for a weight of 0.05: above 0 the critic promises more.
+
+    `q` are a critic's values of the rows, taken by the policy whose critic it is. A critic with entropy (SAC's) also
+    counts −β log π, which no return holds. Source: theory, C10 (the overestimation of max); van Hasselt et al. 2016.
+    """
+    returns, beyond = discounted_returns(rows, gamma)
+    seen = beyond <= UNSEEN
+    return np.asarray(q, np.float64)[seen] - returns[seen]
+
+
+def policy_drift(
+    before: Float[np.ndarray, "b m"], after: Float[np.ndarray, "b m"], action_set: AbstractActionSet
+) -> Float[np.ndarray, "b"]:
+    """‖π_after(s) − π_before(s)‖ in half-widths of the box, from the two policies' actions in the same states."""
+    return np.linalg.norm((after - before) / np.asarray(action_set.half_width), axis=1)
