@@ -423,6 +423,7 @@ def test_the_automatic_horizon_is_the_longest_that_is_sound():
 
     longest, figures = chosen(max_gradient_growth=1e6)
     assert longest == 4 and figures["health/model_error_4"] < 1e-3
+    assert figures["health/exploding"] == 0.0
     assert chosen(max_gradient_growth=1e-6)[0] == 0
     assert chosen(max_gradient_growth=1e-6, tail="v")[0] == 1
     # A network that was never trained is off by about one deviation after a step or two.
@@ -470,8 +471,8 @@ def test_the_model_rests_where_it_learns_by_heart():
         return {name: float(value) for name, value in metrics.items()}
 
     stopped, by_heart = trained(0.3), trained(1e6)
-    assert by_heart["overfit"] > 0.6
-    assert stopped["overfit"] < 0.5 and stopped["held_out"] < by_heart["held_out"] - 1.0
+    assert by_heart["overfit"] > 10 and by_heart["held_out"] > 100
+    assert 0.3 < stopped["overfit"] < 2 and stopped["held_out"] < 10  # a step or two late: the average lags
 
 
 @pytest.mark.parametrize(

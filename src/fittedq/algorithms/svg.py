@@ -168,6 +168,7 @@ class SVG(Algorithm):
         figures = {f"health/gradient_norm_{n}": float(norm) for n, norm in zip(horizons, health.norm, strict=True)}
         figures |= {f"health/gradient_deviation_{n}": float(d) for n, d in zip(horizons, health.deviation, strict=True)}
         figures |= {f"health/model_error_{n}": float(errors[n - 1]) for n in horizons if n > 0}
+        figures["health/exploding"] = float(health.warning is not None)
         if self.horizon == "auto":
             horizon = longest_sound(errors, health, self.max_model_error, self.max_gradient_growth)
             nets = nets.replace("horizon", jnp.asarray(horizon, jnp.int32))

@@ -106,7 +106,7 @@ class KnownModel(AbstractModel):
 
 
 class Moments(eqx.Module):
-    """Running mean and deviation of columns: the k-th batch counts 1/k, never less than a thousandth.
+    """Running mean and deviation of columns: the k-th batch counts 1/k, never less than `slowest`.
 
     Not trained: `fold` moves them, gradients stop at them.
     """
@@ -123,9 +123,9 @@ class Moments(eqx.Module):
     def deviation(self) -> Float[Arr, "d"]:
         return jnp.sqrt(jnp.maximum(self.square - self.mean**2, 1e-8))
 
-    def fold(self, rows: Float[Arr, "b d"]) -> Moments:
+    def fold(self, rows: Float[Arr, "b d"], slowest: float = 1e-3) -> Moments:
         """With one more batch."""
-        rate = jnp.maximum(1.0 / (self.batches + 1.0), 1e-3)
+        rate = jnp.maximum(1.0 / (self.batches + 1.0), slowest)
         return Moments(
             self.mean + rate * (rows.mean(axis=0) - self.mean),
             self.square + rate * ((rows**2).mean(axis=0) - self.square),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fittedq.action_sets import describe, plain
 from fittedq.agent import Agent
+from fittedq.cli.train import EXPLODING
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
 from fittedq.diagnose.residuals import critic_residual
@@ -227,6 +228,8 @@ def _say_health(figures: dict[str, float]) -> None:
             f"{figures[f'health/gradient_deviation_{horizon}']:.3g}"
             + ("" if error is None else f", model off by {error:.3g} deviations of s")
         )
+    if figures.get("health/exploding"):
+        lines.append(f"         warning  {EXPLODING}")
     for text in lines or ["health: nothing to measure (no critic and no model)"]:
         console.print(text, highlight=False, soft_wrap=True)
 

@@ -24,6 +24,10 @@ from fittedq.run import Report, Run, Schedule
 from fittedq.settings import parse_assignments
 
 INTERRUPTED = 130
+EXPLODING = (
+    "gradients through the model grow more than a hundredfold up to the longest horizon (health/gradient_norm_…), as "
+    "stiff contact makes them; shorten the horizon."
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,13 @@ def follow(run: Run, *, as_json: bool) -> int:
     for note in run.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     report: Report | None = None
+    warned = False
     with interruptible() as interrupted:
         reports = run.execute(stop=lambda: bool(interrupted))
         for report in reports if as_json else shown(reports, run.schedule.steps):
+            if report.metrics.get("health/exploding") and not warned:
+                console.print(f"warning: {EXPLODING}", highlight=False, soft_wrap=True)
+                warned = True
             if as_json and report.fraction == 0:
                 record = {name: plain(value) for name, value in report.record().items()}
                 try:

@@ -162,7 +162,7 @@ class BraxEnv(AbstractPhysics):
         self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
     ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
         after = self._env.step(inner, jnp.clip(action, -1.0, 1.0))
-        return after, after.reward, after.done > 0.5
+        return after, jnp.asarray(after.reward), jnp.asarray(after.done) > 0.5
 
 
 CART_POLE = """
