@@ -24,9 +24,9 @@ from fittedq.train import CompiledTrainer, TrainSettings
 from machine import describe
 
 ENV = "jax/MjxCartPole-v1"
-DIRECT = {"policy": "deterministic", "hidden": (64, 64), "batch_size": 64, "policy_learning_rate": 1e-3}
+DIRECT = {"policy": "deterministic", "hidden": (64, 64), "batch_size": 32, "policy_learning_rate": 1e-3}
 ENTRIES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "svg(inf)": ("svg", DIRECT | {"horizon": "inf", "episode_length": 40, "dynamics": "env"}, 5_000),
+    "svg(inf)": ("svg", DIRECT | {"horizon": "inf", "episode_length": 30, "dynamics": "env"}, 5_000),
     "sac": ("sac", {}, 40_000),
 }
 
