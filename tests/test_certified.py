@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
@@ -101,7 +102,8 @@ def count_unsound(seed: int, boxes: int, activation: str, layer_norm: bool, widt
     state = rng.integers(0, states, boxes)
     radius = 1.5 * np.exp(-rng.exponential(2, (boxes, 1))) * rng.uniform(0, 1, (boxes, m)) ** 2
     center = np.clip(rng.uniform(-1, 2, (boxes, m)), -1 + radius, 2 - radius)
-    upper = _min_of([net.upper(state, center, radius) for net in folded])
+    slope_steps = int(rng.integers(0, 4))
+    upper = _min_of([net.upper(state, center, radius, slope_steps) for net in folded])
     epsilon = rng.uniform(-1, 1, (24, boxes, m))
     # Corners and the bound's own best corner are where bounds fail first.
     epsilon[:8] = np.sign(epsilon[:8])
@@ -136,6 +138,47 @@ def test_bounds_close_quadratically_as_boxes_shrink(layer_norm):
     q = net.values(rows, center)[0]
     loose = [np.median(net.upper(rows, center, np.full((50, 2), r)).constant - q) for r in (0.04, 0.01)]
     assert loose[1] < loose[0] / 8
+
+
+def triangle_relaxation(net: FoldedNetwork, row: int, center: np.ndarray, radius: np.ndarray) -> float:
+    """max of q over a box where every ReLU may be anything in its triangle, by a linear program: no choice of lines
+    gives less."""
+    (first, second), last = net.piece.layers, net.piece.last
+    m, n, k = len(center), first.weight.shape[1], second.weight.shape[1]
+    layers = net.runs(np.array([row])).enclose(center[None], radius[None])
+    rows, limits, bounds = [], [], list(zip(center - radius, center + radius, strict=True))
+    blocks = ((first.weight, net.offset[row], slice(0, m), m), (second.weight, second.bias, slice(m, m + n), m + n))
+    for layer, (weight, bias, inputs, start) in zip(layers, blocks, strict=True):
+        low, high = (end[0] for end in layer.range)
+        for unit in range(weight.shape[1]):
+            above = np.zeros(m + n + k)
+            above[inputs], above[start + unit] = weight[:, unit], -1
+            rows.append(above)  # h ≥ z
+            limits.append(-bias[unit])
+            share = high[unit] / (high[unit] - low[unit]) if low[unit] < 0 < high[unit] else float(low[unit] >= 0)
+            below = np.zeros(m + n + k)
+            below[inputs], below[start + unit] = -share * weight[:, unit], 1
+            rows.append(below)  # h ≤ chord
+            limits.append(share * bias[unit] - share * min(low[unit], 0) * (high[unit] > 0))
+            bounds.append((0, None))
+    cost = np.concatenate([np.zeros(m + n), -last.weight[:, 0]])
+    return -linprog(cost, np.array(rows), np.array(limits), bounds=bounds).fun + last.bias[0]
+
+
+def test_improved_slopes_close_in_on_the_best_lines_there_are():
+    critic, m = make_critic(5, 6, (24, 24)), 6
+    obs, rng = make_obs(5, 12), np.random.default_rng(5)
+    low, high = np.full((12, m), -1.0), np.full((12, m), 2.0)
+    (net,) = (FoldedNetwork(net, obs.astype(float), low, high) for net in networks(critic, OBS, m, ""))
+    state, radius = np.arange(12), rng.uniform(0.1, 0.5, (12, m))
+    center = rng.uniform(-0.5, 1.5, (12, m))
+    best = np.array([triangle_relaxation(net, *box) for box in zip(state, center, radius, strict=True)])
+    bounds = [net.upper(state, center, radius, steps).bound for steps in (0, 2, 30)]
+    for bound in bounds:
+        assert (bound >= best - 1e-7).all()
+    left = [np.mean(bound - best) for bound in bounds]
+    assert left[1] < 0.5 * left[0] and left[2] < 0.2 * left[0]
+    assert (bounds[1] <= bounds[0]).all() and (bounds[2] <= bounds[1]).all()
 
 
 def exact_1d(critic: QNetwork, obs: np.ndarray) -> np.ndarray:

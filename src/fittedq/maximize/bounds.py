@@ -26,6 +26,11 @@ with magnitudes within a factor of eight of the network's own: the bound's round
 evaluation's."""
 ELEMENTARY_ULPS = 32
 """Units of rounding allowed to one elementary function and the operations around it (tanh, exp, sqrt)."""
+SLOPE_STEPS, SLOPE_DECAY = 2, 0.8
+"""Steps that improve the lines below piecewise linear activations, and how much smaller each is than the one before."""
+SLOPE_ACTIONS, SLOPE_WIDTH = 5, 96
+"""Action dimensions from which, and widths up to which, those steps are worth their time: boxes multiply with the
+dimensions, a step's cost grows with the width."""
 
 Vector = Float[np.ndarray, "_"]
 Matrix = Float[np.ndarray, "_ _"]
@@ -126,9 +131,9 @@ def _finite(network: Network) -> Network:
 
 
 class Norm(NamedTuple):
-    """Layer norm on a box: gain · z / σ + shift ∈ scale · z + tilted · (tilt · ε) + shift ± error, within [low, high].
+    """Layer norm on a box: gain · z / σ + shift ∈ scale · z + tilted · (tilt · δ) + shift ± error, within [low, high].
 
-    1/σ is linear in ε up to second order, so the bound is too.
+    1/σ is linear in δ = a − center up to second order, so the bound is too.
     """
 
     scale: Float[np.ndarray, "b n"]
@@ -141,45 +146,38 @@ class Norm(NamedTuple):
 
 
 class Enclosure(NamedTuple):
-    """One hidden layer over b boxes: z ∈ middle + slope · ε ± error, within middle ± spread, ε ∈ [−1, 1]^m.
+    """One hidden layer over b boxes: z ∈ middle + slope · δ ± error, within middle ± spread, |δ| ≤ radius.
 
-    `band` holds lines around the activation on that range, or on the range of `norm` where there is one.
+    `slope` is None for the first layer, where it is the weight; `size` is its absolute value. `band` holds lines around
+    the activation on that range, or on the range of `norm` where there is one.
     """
 
-    slope: Float[np.ndarray, "b m n"]
-    size: Float[np.ndarray, "b m n"]
+    radius: Float[np.ndarray, "b m"]
+    slope: Float[np.ndarray, "b m n"] | None
+    size: Float[np.ndarray, "b m n"] | None
     middle: Float[np.ndarray, "b n"]
     error: Float[np.ndarray, "b n"] | None
     spread: Float[np.ndarray, "b n"]
     band: Band
     norm: Norm | None = None
 
-    def activated(self) -> tuple[np.ndarray, np.ndarray]:
-        """f(z), or f(norm(z)): the slope and, as one more row, the middle [b,m+1,n]; and the error [b,n]."""
-        factor, offset, loss = self.band.slope, self.band.offset, self.band.error
-        b, m, n = self.slope.shape
-        form = np.empty((b, m + 1, n))
-        error = 0.0 if self.error is None else self.error
-        if self.norm is None:
-            np.multiply(self.slope, factor[:, None], out=form[:, :m])
-            np.add(self.middle * factor, offset, out=form[:, m])
-            return form, np.abs(factor) * error + loss
-        norm, scale = self.norm, factor * self.norm.scale
-        tilt = (factor * norm.tilted)[:, None] * norm.tilt[:, :, None]
-        np.add(self.slope * scale[:, None], tilt, out=form[:, :m])
-        form[:, m] = self.middle * scale + factor * norm.shift + offset
-        return form, np.abs(scale) * error + np.abs(factor) * norm.error + loss
+    @property
+    def range(self) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b n"]]:
+        """(least, greatest) of what the activation is given."""
+        if self.norm is not None:
+            return self.norm.low, self.norm.high
+        return self.middle - self.spread, self.middle + self.spread
 
 
-def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray | None, spread: np.ndarray) -> Norm:
+def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, radius: np.ndarray, spread: np.ndarray) -> Norm:
     """The norm's linear form: with v = mean z² + 1e-5, 1/σ = v^-1/2 is convex, so a chord and its parallel bound it."""
     assert layer.gain is not None and layer.shift is not None
     outer, inner = np.abs(middle) + spread, np.maximum(np.abs(middle) - spread, 0)
-    # v = mean middle² + variation · ε + rest, and the rest is of second order.
+    # v = mean middle² + variation · δ + rest, and the rest is of second order.
     variation = 2 * np.einsum("bmn,bn->bm", slope, middle) / middle.shape[1]
     v = (middle**2).mean(axis=1) + LAYER_NORM_EPSILON
-    loose = spread - np.abs(slope).sum(axis=1)
-    linear = np.abs(variation).sum(axis=1)
+    loose = spread - _reach(np.abs(slope), radius)
+    linear = _dot(np.abs(variation), radius)
     rest_high = (spread**2).mean(axis=1) + 2 * _dot(np.abs(middle), loose) / middle.shape[1]
     rest_low = -2 * _dot(np.abs(middle), loose) / middle.shape[1]
     v_low = np.maximum((inner**2).mean(axis=1) + LAYER_NORM_EPSILON, v - linear + rest_low)
@@ -196,7 +194,8 @@ def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray
     at_middle = chord * (v + (rest_high + rest_low) / 2) + (top + bottom) / 2
     t_error = np.abs(chord) * (rest_high - rest_low) / 2 + (top - bottom) / 2 + 1e-12 * t_high
     tilt = chord[:, None] * variation
-    t_change = np.minimum(np.abs(tilt).sum(axis=1) + t_error, np.maximum(t_high - at_middle, at_middle - t_low))
+    tilt_reach = _dot(np.abs(tilt), radius)
+    t_change = np.minimum(tilt_reach + t_error, np.maximum(t_high - at_middle, at_middle - t_low))
     size = np.abs(layer.gain)
     norm_error = size * (np.abs(middle) * t_error[:, None] + spread * t_change[:, None])
     z_low, z_high = middle - spread, middle + spread
@@ -210,7 +209,7 @@ def _norm(layer: Layer, slope: np.ndarray, middle: np.ndarray, error: np.ndarray
     y_high = np.maximum(layer.gain * least, layer.gain * greatest) + layer.shift + room
     scale, tilted = layer.gain * at_middle[:, None], layer.gain * middle
     # The affine form is often the narrower one on small boxes.
-    reach_of_form = np.abs(scale) * spread + np.abs(tilted) * np.abs(tilt).sum(axis=1, keepdims=True) + norm_error
+    reach_of_form = np.abs(scale) * spread + np.abs(tilted) * tilt_reach[:, None] + norm_error
     form_middle = scale * middle + layer.shift
     y_low = np.maximum(y_low, form_middle - reach_of_form - room)
     y_high = np.maximum(y_low, np.minimum(y_high, form_middle + reach_of_form + room))
@@ -299,11 +298,14 @@ class Runs:
             out[part, weight.shape[1] :] = 0
         return out.reshape(*x.shape[:-1], self.widths[number])
 
-    def product_back(self, x: Float[np.ndarray, "b n"], number: int) -> Float[np.ndarray, "b k"]:
+    def product_back(
+        self, x: Float[np.ndarray, "b n"], number: int, absolute: bool = False
+    ) -> Float[np.ndarray, "b k"]:
         """x · weightᵀ of layer `number`."""
-        out = np.empty((len(x), self.widths[number - 1]))
+        width = self.widths[number - 1] if number else self.runs[0][0].layers[0].weight.shape[0]
+        out = np.empty((len(x), width))
         for piece, start, end in self.runs:
-            weight = piece.layers[number].weight
+            weight = piece.absolute[number] if absolute else piece.layers[number].weight
             np.matmul(x[start:end, : weight.shape[1]], weight.T, out=out[start:end, : weight.shape[0]])
             out[start:end, weight.shape[0] :] = 0
         return out
@@ -338,60 +340,139 @@ class Runs:
     def enclose(self, center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]) -> list[Enclosure]:
         """Every hidden layer over the boxes center ± radius, from the first to the last."""
         layers: list[Enclosure] = []
-        b, m = center.shape
         for number, layer in enumerate(self.runs[0][0].layers):
+            margin = self.margins[:, number, None]
             if number == 0:
-                slope, error = np.zeros((b, m, self.widths[0])), None
-                for piece, start, end in self.runs:
-                    weight = piece.layers[0].weight
-                    np.multiply(weight, radius[start:end, :, None], out=slope[start:end, :, : weight.shape[1]])
                 middle = self.product(center, 0) + self.offset
+                slope = size = error = None
+                spread = self.product(radius, 0, absolute=True) + margin
             else:
-                inner, inner_error = layers[-1].activated()
+                inner, inner_error = self.activated(layers[-1])
                 form = self.product(inner, number)
-                slope, middle = form[:, :m], form[:, m] + self.bias(number)
-                error = self.product(inner_error, number, absolute=True)
-            size = np.abs(slope)
-            spread = size.sum(axis=1) + self.margins[:, number, None]
-            if error is not None:
-                spread += error
+                slope, middle = form[:, :-1], form[:, -1] + self.bias(number)
+                size, error = np.abs(slope), self.product(inner_error, number, absolute=True)
+                spread = _reach(size, radius) + margin + error
             if layer.gain is None:
                 norm, band = None, self.activation.band(middle - spread, middle + spread)
             else:
-                norm = _norm(layer, slope, middle, error, spread)
+                norm = _norm(layer, self.first_slope() if slope is None else slope, middle, radius, spread)
                 band = self.activation.band(norm.low, norm.high)
-            layers.append(Enclosure(slope, size, middle, error, spread, band, norm))
+            layers.append(Enclosure(radius, slope, size, middle, error, spread, band, norm))
         return layers
 
-    def upper(self, layers: list[Enclosure]) -> Upper:
-        """A linear function on each box that is nowhere below q, by going backward through what `enclose` gave."""
+    def first_slope(self) -> Float[np.ndarray, "b m n"]:
+        """The first layer's weight, box by box."""
+        out = np.zeros((len(self.own), self.runs[0][0].layers[0].weight.shape[0], self.widths[0]))
+        for piece, start, end in self.runs:
+            weight = piece.layers[0].weight
+            out[start:end, :, : weight.shape[1]] = weight
+        return out
+
+    def activated(self, layer: Enclosure) -> tuple[np.ndarray, np.ndarray]:
+        """f(z), or f(norm(z)): the slope and, as one more row, the middle [b,m+1,n]; and the error [b,n]."""
+        factor, offset, loss = layer.band.slope, layer.band.offset, layer.band.error
+        (b, n), m = layer.middle.shape, layer.radius.shape[1]
+        form = np.empty((b, m + 1, n))
+        error = 0.0 if layer.error is None else layer.error
+        norm = layer.norm
+        scale = factor if norm is None else factor * norm.scale
+        if layer.slope is None:
+            for piece, start, end in self.runs:
+                weight = piece.layers[0].weight
+                width = weight.shape[1]
+                np.multiply(weight, scale[start:end, None, :width], out=form[start:end, :m, :width])
+                form[start:end, :m, width:] = 0
+        else:
+            np.multiply(layer.slope, scale[:, None], out=form[:, :m])
+        np.add(layer.middle * scale, offset, out=form[:, m])
+        if norm is None:
+            return form, np.abs(scale) * error + loss
+        form[:, :m] += (factor * norm.tilted)[:, None] * norm.tilt[:, :, None]
+        form[:, m] += factor * norm.shift
+        return form, np.abs(scale) * error + np.abs(factor) * norm.error + loss
+
+    def upper(self, layers: list[Enclosure], slope_steps: int | None = None) -> Upper:
+        """A linear function on each box that is nowhere below q, by going backward through what `enclose` gave.
+
+        Of a piecewise linear activation any line through 0 between its two pieces is below it. The slopes of these
+        lines begin at the nearer piece's and follow the bound's subgradient for `slope_steps`: where the bound is
+        greatest, a neuron whose argument is positive wants a steeper line, one whose argument is negative a flatter
+        one. The least bound that was met counts. Source: Xu et al. 2021, with a step of our own.
+        """
+        if slope_steps is None:
+            worth_it = layers[0].radius.shape[1] >= SLOPE_ACTIONS and max(self.widths) <= SLOPE_WIDTH
+            slope_steps = SLOPE_STEPS if worth_it else 0
+        below = [self.activation.slope_below(layer.band) for layer in layers]
+        upper, incoming = self.backward(layers, below)
+        least = upper
+        if isinstance(self.activation, PiecewiseLinear) and slope_steps:
+            rates = [_per_half_range(*layer.range) for layer in layers]
+            for step in range(slope_steps):
+                arguments = self.at_greatest(layers, below, incoming, upper)
+                below = [
+                    np.clip(slope + SLOPE_DECAY**step * rate * argument, self.activation.kink, 1)
+                    for slope, rate, argument in zip(below, rates, arguments, strict=True)
+                ]
+                upper, incoming = self.backward(layers, below)
+                least = _least(least, upper)
+        return least._replace(benefit=self.benefit(layers, incoming))
+
+    def backward(self, layers: list[Enclosure], below: list[np.ndarray]) -> tuple[Upper, list[np.ndarray]]:
+        """(a linear upper bound with the slopes `below` under the activations, the weight of each layer's f(z))."""
         weight, constant = self.last()
         constant = constant + self.own
         slope: Any = 0.0
-        benefit: Any = 0.0
+        incoming = []
         for number in range(len(layers) - 1, -1, -1):
             layer = layers[number]
-            loss = np.abs(weight) * layer.band.error
-            constant += _dot(weight, layer.band.offset) + loss.sum(axis=1)
-            above, below = layer.band.slope, self.activation.slope_below(layer.band)
+            incoming.append(weight)
+            constant += _dot(weight, layer.band.offset) + _dot(np.abs(weight), layer.band.error)
             # Sums of both signs rather than `where`: no branch to mispredict.
-            weight = np.maximum(weight, 0) * above + np.minimum(weight, 0) * below
+            positive = np.maximum(weight, 0)
+            weight = positive * layer.band.slope + (weight - positive) * below[number]
             if layer.norm is not None:
                 norm = layer.norm
-                norm_loss = np.abs(weight) * norm.error
-                constant += weight @ norm.shift + norm_loss.sum(axis=1)
-                loss = loss + norm_loss
+                constant += weight @ norm.shift + _dot(np.abs(weight), norm.error)
                 slope = slope + _dot(weight, norm.tilted)[:, None] * norm.tilt
                 weight = weight * norm.scale
-            share = loss / np.maximum(layer.spread, np.finfo(float).tiny)
-            benefit = benefit + (layer.size @ share[:, :, None])[..., 0]
             if number == 0:
                 constant += _dot(weight, layer.middle)
-                slope = slope + (layer.slope @ weight[:, :, None])[..., 0]
+                slope = slope + self.product_back(weight, 0)
             else:
-                constant += (weight * self.bias(number)).sum(axis=1)
+                constant += _dot(weight, self.bias(number))
                 weight = self.product_back(weight, number)
-        return Upper(constant, slope, benefit)
+        return Upper(constant, slope * layers[0].radius, np.zeros_like(layers[0].radius)), incoming[::-1]
+
+    def at_greatest(
+        self, layers: list[Enclosure], below: list[np.ndarray], incoming: list[np.ndarray], upper: Upper
+    ) -> list[np.ndarray]:
+        """The argument of each activation where `upper` is greatest, by the lines that make it."""
+        delta = np.sign(upper.slope) * layers[0].radius
+        z, arguments = layers[0].middle + self.product(delta, 0), []
+        for number, (layer, slope, weight) in enumerate(zip(layers, below, incoming, strict=True)):
+            if layer.norm is not None:
+                norm = layer.norm
+                z = norm.scale * z + norm.tilted * _dot(norm.tilt, delta)[:, None] + norm.shift
+            arguments.append(z)
+            if number + 1 < len(layers):
+                band = layer.band
+                lines = np.where(weight > 0, band.slope * z + (band.offset + band.error), slope * z)
+                z = self.product(lines, number + 1) + self.bias(number + 1)
+        return arguments
+
+    def benefit(self, layers: list[Enclosure], incoming: list[np.ndarray]) -> Float[np.ndarray, "b m"]:
+        """What halving each side promises: the error of each neuron's lines, by that side's share of its spread."""
+        benefit: Any = 0.0
+        for layer, weight in zip(layers, incoming, strict=True):
+            loss = np.abs(weight) * layer.band.error
+            if layer.norm is not None:
+                loss = loss + np.abs(weight) * np.abs(layer.band.slope) * layer.norm.error
+            share = loss / np.maximum(layer.spread, np.finfo(float).tiny)
+            if layer.size is None:
+                benefit = benefit + self.product_back(share, 0, absolute=True)
+            else:
+                benefit = benefit + (layer.size @ share[:, :, None])[..., 0]
+        return benefit * layers[0].radius
 
 
 class FoldedNetwork:
@@ -427,11 +508,15 @@ class FoldedNetwork:
         )
 
     def upper(
-        self, state: Int[np.ndarray, "b"], center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]
+        self,
+        state: Int[np.ndarray, "b"],
+        center: Float[np.ndarray, "b m"],
+        radius: Float[np.ndarray, "b m"],
+        slope_steps: int | None = None,
     ) -> Upper:
         """A linear function on each box that is nowhere below q, evaluated in real arithmetic."""
         runs = self.runs(state)
-        return runs.upper(runs.enclose(center, radius))
+        return runs.upper(runs.enclose(center, radius), slope_steps)
 
     def local(self, state: int, layers: list[Enclosure], row: int, reach: Float[np.ndarray, "m"]) -> Local:
         """The network on box `row` of `layers`, |a| ≤ reach there, without the neurons that are linear on it.
@@ -568,6 +653,25 @@ def _normalized(layer: Layer, z: np.ndarray) -> tuple[np.ndarray, Any]:
 
 def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("bn,bn->b", left, right)
+
+
+def _reach(size: Float[np.ndarray, "b m n"], radius: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b n"]:
+    """Σ_i |slope_i| radius_i: how far a linear form goes from its middle."""
+    return (radius[:, None] @ size)[:, 0]
+
+
+def _per_half_range(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """One over half of [low, high] where 0 lies inside, else 0: lines there are the function itself."""
+    return np.divide(2.0, high - low, out=np.zeros_like(low), where=(low < 0) & (high > 0))
+
+
+def _least(first: Upper, second: Upper) -> Upper:
+    """Box by box the one with the lower bound."""
+    better = second.bound < first.bound
+    return first._replace(
+        constant=np.where(better, second.constant, first.constant),
+        slope=np.where(better[:, None], second.slope, first.slope),
+    )
 
 
 def _centered(layer: Layer) -> Layer:
