@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -116,9 +117,9 @@ def fitted_critic(size: str, m: int, activation: str, layer_norm: bool, steps: i
 def learned_agent(run: str) -> Agent:
     """The agent of the newest checkpoint in benchmarks/work/RUN."""
     _, name, *env, _ = run.split("-")
-    width = name.lstrip("abcdefghijklmnopqrstuvwxyz_")  # "sac64": SAC with layers 64–64
-    algorithm = find("td3" if name == "td3" else name.removesuffix(width))
-    algorithm = algorithm(hidden=(int(width),) * 2) if name != "td3" and width else algorithm()
+    match = re.fullmatch(r"(sac|td3)(\d*)", name)  # "sac64": SAC with layers 64–64
+    assert match, f"{run}: expected a run of SAC or TD3"
+    algorithm = find(match[1])(**({"hidden": (int(match[2]),) * 2} if match[2] else {}))
     env_id = "-".join(env)
     made = gym.make(env_id)
     action_set, size = Box(made.action_space.low, made.action_space.high), made.observation_space.shape[0]

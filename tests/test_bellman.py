@@ -89,6 +89,13 @@ def test_c15_squashed_density_integrates_to_one_over_the_box():
     assert mass(bellman.gaussian_log_prob(*arrays[:2])) < 0.9 * half_width
 
 
+def test_the_least_of_an_ensemble_passes_its_gradient_to_one_member():
+    values = jnp.asarray([[1.0, 5.0, 2.0], [3.0, 4.0, 2.0], [2.0, 6.0, 2.0]])
+    assert np.array_equal(bellman.least(values), [1.0, 4.0, 2.0])
+    gradient = jax.grad(lambda v: jnp.sum(bellman.least(v) * jnp.asarray([1.0, 10.0, 100.0])))(values)
+    assert np.array_equal(gradient, [[1.0, 0.0, 100.0], [0.0, 10.0, 0.0], [0.0, 0.0, 0.0]])
+
+
 # ---------------------------------------------------------------------- the smooth operator (G6)
 
 

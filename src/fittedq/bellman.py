@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -63,6 +64,15 @@ def smooth_backup(
     β log ∫ exp((r + γ v(s')) / β) da; on q it is linear in s', and a sample is unbiased.
     """
     return reward + gamma * jnp.sum(next_probability * next_v, axis=-1)
+
+
+def least(values: Float[Arr, "n *b"]) -> Float[Arr, "*b"]:
+    """min_j values_j, whose gradient goes to the first least one alone.
+
+    The gradient of `jnp.min` shares it among those equal to the minimum. Where a compiler computes the values once more
+    for the comparison, rounded otherwise, none of them is, and the share is 0/0.
+    """
+    return functools.reduce(lambda low, value: jnp.where(value < low, value, low), values)
 
 
 def gaussian_log_prob(normal: Float[Arr, "*b m"], log_std: Float[Arr, "*b m"]) -> Float[Arr, "*b"]:

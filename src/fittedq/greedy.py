@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from fittedq.bellman import least
 from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
@@ -65,7 +66,7 @@ class CriticValue(eqx.Module):
     critic: AbstractCritic
 
     def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
-        return self.critic(obs, action).min(axis=0)
+        return least(self.critic(obs, action))
 
 
 class Solved(AbstractGreedy):

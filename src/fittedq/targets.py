@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.bellman import smooth_max, soft_value, td_target
+from fittedq.bellman import least, smooth_max, soft_value, td_target
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr, Box, Greedy, Transition
 
 
@@ -44,7 +44,7 @@ class MinOverCritics(AbstractCombine):
         dropout_key, subset_key = jax.random.split(key)
         if self.subset is not None and self.subset < critic.size:
             critic = critic.subset(jax.random.choice(subset_key, critic.size, (self.subset,), replace=False))
-        return jnp.min(critic(obs, action, dropout_key), axis=0)
+        return least(critic(obs, action, dropout_key))
 
 
 class FirstCritic(AbstractCombine):

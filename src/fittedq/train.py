@@ -28,6 +28,7 @@ from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import UserError
 from fittedq.noise import explore
+from fittedq.packing import Packing
 from fittedq.settings import check, setting
 from fittedq.template import FQI, LearnerState
 from fittedq.types import AbstractActionSet, Approximators, Arr, Transition
@@ -185,15 +186,14 @@ MAX_UNROLLED = 4
 class Learner:
     """`FQI.learn`, compiled for K batches a call.
 
-    Between calls the state is a flat list of device buffers, donated each time: no pytree is rebuilt in the hot loop.
+    Between calls the state is a few device buffers (`Packing`), donated each time: no tree is rebuilt in the hot loop.
     """
 
     def __init__(self, fqi: FQI, state: LearnerState, obs_size: int, action_size: int):
         self._fqi = fqi
-        self._leaves, self._treedef = jax.tree.flatten(state)
-        positions = {id(leaf): index for index, leaf in enumerate(self._leaves)}
-        self._policy_positions = [positions[id(leaf)] for leaf in jax.tree.leaves(state.nets.policy)]
-        self._host_policy = HostCopy(state.nets.policy)
+        self._packing = Packing(state)
+        self._buffers = self._packed(state)
+        self._host_policy = HostCopy(self._packing, self._buffers, lambda state: state.nets.policy)
         self._policy_every = min((u.budget.every for u in fqi.updates if u.component == "policy"), default=1)
         self._policy_count = self._count = int(state.step)
 
@@ -203,7 +203,7 @@ class Learner:
         self._period = fqi.period if fqi.period <= MAX_UNROLLED else 1
         """Programs are compiled for each phase of the period, and loops unrolled over it, so that none branches."""
 
-        def run(leaves: list[Any], rows: Any, phase: int | None) -> list[Any]:
+        def run(buffers: list[Any], rows: Any, phase: int | None) -> list[Any]:
             self.compilations += 1  # runs when JAX traces, which it does once per program
 
             def learn(state: LearnerState, rows: Any) -> tuple[LearnerState, None]:
@@ -212,7 +212,7 @@ class Learner:
                     state = fqi.learn(state, Transition.unpack(rows[index], obs_size, action_size), now)
                 return state, None
 
-            state = jax.tree.unflatten(self._treedef, leaves)
+            state = self._packing.unpack(buffers)
             groups, rest = divmod(rows.shape[0], self._period)
             if groups > 1:
                 grouped = rows[: groups * self._period].reshape(groups, self._period, *rows.shape[1:])
@@ -220,7 +220,7 @@ class Learner:
                 state, _ = learn(state, rows[rows.shape[0] - rest :])
             else:
                 state, _ = learn(state, rows)
-            return jax.tree.leaves(strong(state))
+            return self._packing.pack(strong(state))
 
         self._run = jax.jit(run, donate_argnums=0, static_argnums=2)
 
@@ -228,7 +228,7 @@ class Learner:
         """One iteration per batch of `rows` [K, b, width]; returns before it is done."""
         # A period too long to unroll is left to branches in the program.
         phase = (self._count + 1) % self._period if self._period == self._fqi.period else None
-        self._leaves = self._run(self._leaves, rows, phase)
+        self._buffers = self._run(self._buffers, rows, phase)
         self._count += rows.shape[0]
 
     @property
@@ -242,17 +242,22 @@ class Learner:
 
     def wait(self) -> None:
         """Return when the last call is done."""
-        jax.block_until_ready(self._leaves)
+        jax.block_until_ready(self._buffers)
 
     @property
     def state(self) -> LearnerState:
-        return jax.tree.unflatten(self._treedef, self._leaves)
+        # Copies: a view of a device buffer would keep it from being donated.
+        return jax.device_put(self._packing.unpack([np.array(buffer) for buffer in self._buffers]))
 
     @state.setter
     def state(self, state: LearnerState) -> None:
-        self._leaves, self._count = jax.tree.leaves(state), int(state.step)
-        self._host_policy.refresh(jax.tree.leaves(state.nets.policy))
+        self._buffers, self._count = self._packed(state), int(state.step)
+        self._host_policy.refresh(self._buffers)
         self._policy_count = self._count
+
+    def _packed(self, state: LearnerState) -> list[Any]:
+        # `device_put` may alias NumPy's memory, which must not be donated.
+        return [jnp.array(buffer, copy=True) for buffer in self._packing.pack(to_host(state))]
 
     def host_policy(self) -> Any:
         """The newest policy, for acting in NumPy: always the same object, refreshed.
@@ -260,7 +265,7 @@ class Learner:
         Waits for the learner, unless the policy was not due for an update since: then acting goes on meanwhile.
         """
         if self._count // self._policy_every > self._policy_count // self._policy_every:
-            self._host_policy.refresh(self._leaves[position] for position in self._policy_positions)
+            self._host_policy.refresh(self._buffers)
             self._policy_count = self._count
         return self._host_policy.view
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
+
+from fittedq.packing import Packing
 
 
 def to_host(module: Any) -> Any:
@@ -50,14 +52,16 @@ def _plain_class(cls: type) -> type:
 
 
 class HostCopy:
-    """A host view of a module whose leaves can be refreshed in place."""
+    """A host view of a part of a packed tree, refreshed in place."""
 
-    def __init__(self, module: Any):
-        leaves, treedef = jax.tree.flatten(module)
-        self._leaves = [np.array(leaf) for leaf in leaves]
-        self.view = host_view(jax.tree.unflatten(treedef, self._leaves))
+    def __init__(self, packing: Packing, buffers: Sequence[Any], part: Callable[[Any], Any]):
+        self._places = packing.places(part)
+        held = (buffer if place in self._places else () for place, buffer in enumerate(buffers))
+        self._buffers = [np.array(buffer) for buffer in held]
+        self.view = host_view(part(packing.unpack(self._buffers)))
 
-    def refresh(self, leaves: Iterable[Any]) -> None:
-        """Copy the newest leaves over the old, in the order of `jax.tree.leaves`."""
-        for mine, newest in zip(self._leaves, leaves, strict=True):
-            np.copyto(mine, newest)  # the view it takes of a device buffer ends here, so the buffer can be donated
+    def refresh(self, buffers: Sequence[Any]) -> None:
+        """Copy the newest buffers over the old."""
+        for place in self._places:
+            # The view it takes of a device buffer ends here, so the buffer can be donated.
+            np.copyto(self._buffers[place], buffers[place])

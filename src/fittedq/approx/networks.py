@@ -72,7 +72,10 @@ class Mlp(eqx.Module):
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         xp, activation = namespace(x, self.weights[0]), ACTIVATIONS[self.activation]
-        last = len(self.weights) - 1
+        last, lead = len(self.weights) - 1, self.weights[0].shape[:-2]
+        if lead:
+            # One product per member; left to broadcasting, XLA makes one wide product and transposes its result.
+            x = xp.broadcast_to(x, (*lead, *x.shape[-2:]))
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = xp.matmul(x, weight) + bias
             if layer == last:
