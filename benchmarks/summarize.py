@@ -36,13 +36,14 @@ def spread(values: list[float]) -> str:
 
 def learning_table(runs: Runs) -> list[str]:
     lines = [
-        "| environment | algorithm | library | seeds | last agent, each seed | best along the way, each seed |",
+        "| environment | algorithm | library | seeds | last agent, each run | best along the way, each run |",
         "|---|---|---|---|---|---|",
     ]
     for (env, algorithm, library), group in runs.items():
         last = spread([run["last"] for run in group])
         best = spread([run["best"] for run in group])
-        lines.append(f"| {env} | {algorithm} | {library} | {len(group)} | {last} | {best} |")
+        seeds = ", ".join(str(run["seed"]) for run in group)
+        lines.append(f"| {env} | {algorithm} | {library} | {seeds} | {last} | {best} |")
     return lines
 
 
@@ -174,7 +175,8 @@ def main() -> None:
         print("\n`fittedq-chunk` acts with a policy up to 16 steps old; the others never do.\n")
     learning = load("learning")
     if learning:
-        print("## Learning, 100 000 steps\n\nMean return over 10 deterministic episodes, every 10 000 steps.\n")
+        print("## Learning, 100 000 steps\n\nMean return over 10 deterministic episodes, every 10 000 steps.")
+        print("A seed that stands twice was run again with a later learner on another machine (2026-11-25).\n")
         print("\n".join(learning_table(learning)) + "\n\n![learning curves](learning.png)\n")
         draw(learning, RESULTS / "learning.png")
     if (RESULTS / "svg").is_dir():
