@@ -631,13 +631,13 @@ class BatchTrainer(AbstractTrainer):
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
-        return to_arrays("learner", self.learner.state), meta
+        return to_arrays("learner", self.learner.host_state()), meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self._figures = meta["step"], meta["figures"]
         self.updates = self.step
         self._rng.bit_generator.state = meta["rng"]
-        self.learner.state = jax.device_put(from_arrays("learner", self.learner.state, arrays))
+        self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
         return True
 
     def close(self) -> None:

@@ -26,10 +26,11 @@ class Packing:
     def pack(self, tree: Any) -> list[Any]:
         """The buffers of `tree`; compiled with what made the tree, or in NumPy for NumPy leaves."""
         leaves = jax.tree.leaves(tree)
-        on_host = isinstance(leaves[0], np.ndarray)
-        small = [_words(leaf, on_host) for leaf, place in zip(leaves, self._place, strict=True) if place == 0]
-        shared = np.concatenate(small) if on_host else jnp.concatenate(small)
-        return [shared, *(leaf for leaf, place in zip(leaves, self._place, strict=True) if place)]
+        join = np.concatenate if isinstance(leaves[0], np.ndarray) else jnp.concatenate
+        small = [
+            leaf.reshape(-1).view(np.uint32) for leaf, place in zip(leaves, self._place, strict=True) if place == 0
+        ]
+        return [join(small), *(leaf for leaf, place in zip(leaves, self._place, strict=True) if place)]
 
     def unpack(self, buffers: Sequence[Any]) -> Any:
         """The tree; of NumPy buffers its leaves are views, which follow the buffers."""
@@ -40,16 +41,9 @@ class Packing:
                 continue
             words = buffers[0][start : start + math.prod(shape)]
             start += math.prod(shape)
-            on_host = isinstance(words, np.ndarray)
-            leaves.append((words.view(dtype) if on_host else jax.lax.bitcast_convert_type(words, dtype)).reshape(shape))
+            leaves.append(words.view(dtype).reshape(shape))
         return jax.tree.unflatten(self._treedef, leaves)
 
     def places(self, part: Callable[[Any], Any]) -> list[int]:
         """The buffers that hold `part(tree)`, the shared one always."""
         return sorted({0, *jax.tree.leaves(part(jax.tree.unflatten(self._treedef, self._place)))})
-
-
-def _words(leaf: Any, on_host: bool) -> Any:
-    if on_host:
-        return np.ascontiguousarray(leaf).reshape(-1).view(np.uint32)
-    return jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)

@@ -244,10 +244,14 @@ class Learner:
         """Return when the last call is done."""
         jax.block_until_ready(self._buffers)
 
+    def host_state(self) -> LearnerState:
+        """The state with NumPy leaves."""
+        # Copies: a view of a device buffer would keep it from being donated.
+        return self._packing.unpack([np.array(buffer) for buffer in self._buffers])
+
     @property
     def state(self) -> LearnerState:
-        # Copies: a view of a device buffer would keep it from being donated.
-        return jax.device_put(self._packing.unpack([np.array(buffer) for buffer in self._buffers]))
+        return jax.device_put(self.host_state())
 
     @state.setter
     def state(self, state: LearnerState) -> None:
@@ -270,7 +274,7 @@ class Learner:
         return self._host_policy.view
 
     def metrics(self) -> dict[str, float]:
-        return self._fqi.logs(self.state)
+        return self._fqi.logs(self.host_state())
 
 
 class HostTrainer(AbstractTrainer):
@@ -405,7 +409,7 @@ class HostTrainer(AbstractTrainer):
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         source_arrays, source_meta = self._source.snapshot()
         arrays = {
-            **to_arrays("learner", self.learner.state),
+            **to_arrays("learner", self.learner.host_state()),
             **{f"source/{name}": array for name, array in source_arrays.items()},
             "replay/rows": self._replay.content(),
             "noise": self._noise,
@@ -432,7 +436,7 @@ class HostTrainer(AbstractTrainer):
         self._noise = arrays["noise"].copy()
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
-        self.learner.state = jax.device_put(from_arrays("learner", self.learner.state, arrays))
+        self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
         self._policy = self.learner.host_policy()
         prefix = "source/"
         source_arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -600,11 +600,9 @@ class FoldedNetwork:
         error = 4 * unit * size * self.scaled
         for number, (layer, enclosure) in enumerate(zip(self.piece.layers, layers, strict=True)):
             error = self._product_error(number, size, error, unit)
-            low, high = enclosure.middle - enclosure.spread, enclosure.middle + enclosure.spread
             if enclosure.norm is not None:
                 _, _, error = _normed(layer, enclosure.middle, enclosure.spread, error, unit)
-                low, high = enclosure.norm.low, enclosure.norm.high
-            size, error = _activated(self.activation, low, high, error, unit)
+            size, error = _activated(self.activation, *enclosure.range, error, unit)
         return self._product_error(len(layers), size, error, unit)[:, 0]
 
     def _product_error(self, number: int, size: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
