@@ -1,11 +1,22 @@
-"""Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller."""
+"""Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
-from fittedq.action_sets import Limits, Mixed, Polytope, StateBox
-from fittedq.agent import Agent
-from fittedq.api import fit, load, resume, train
-from fittedq.data.dataset import Dataset
-from fittedq.errors import UserError
-from fittedq.types import Box, Transition
+What stands here is imported when it is first used: `import fittedq` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fittedq.action_sets import Limits, Mixed, Polytope, StateBox
+    from fittedq.agent import Agent
+    from fittedq.api import fit, load, resume, train
+    from fittedq.data.dataset import Dataset
+    from fittedq.errors import UserError
+    from fittedq.types import Box, Transition
 
 __all__ = [
     "Agent",
@@ -22,3 +33,33 @@ __all__ = [
     "resume",
     "train",
 ]
+
+_HOMES = {
+    "fittedq.action_sets": ("Limits", "Mixed", "Polytope", "StateBox"),
+    "fittedq.agent": ("Agent",),
+    "fittedq.api": ("fit", "load", "resume", "train"),
+    "fittedq.data.dataset": ("Dataset",),
+    "fittedq.errors": ("UserError",),
+    "fittedq.types": ("Box", "Transition"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+class _Package(ModuleType):
+    """Public names, imported at their first use."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'fittedq' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOME[name]), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing the module fittedq.train must not hide the function of that name.
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -28,6 +28,7 @@ from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import load_folder, save_folder
 from fittedq.greedy import CriticValue
 from fittedq.maximize.refine import refined
+from fittedq.programs import keep_programs
 from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import from_arrays, to_arrays
 from fittedq.types import AbstractActionSet, Approximators, Transition
@@ -45,6 +46,7 @@ class Agent:
         moments: RunningMoments | None = None,
         env_id: str | None = None,
     ):
+        keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
         self._objective: CriticValue | None = None

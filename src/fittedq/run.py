@@ -31,6 +31,7 @@ from fittedq.errors import UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
+from fittedq.programs import keep_programs
 from fittedq.record import RunFolder
 from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
@@ -141,6 +142,7 @@ class Run:
         eval_env: AnyEnv | None = None,
         action_set: AbstractActionSet | Limits | None = None,
     ):
+        keep_programs()
         cls = algorithms.find(algorithm)
         fitted = issubclass(cls, FittedAlgorithm)
         loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings

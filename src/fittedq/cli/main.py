@@ -1,34 +1,57 @@
-"""`fittedq COMMAND`: a user's mistake is one sentence on standard error and exit code 2."""
+"""`fittedq COMMAND`: a user's mistake is one sentence on standard error and exit code 2.
+
+A command's module is imported once that command is chosen: help, versions and mistyped names do not wait for JAX.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from pathlib import Path
+from typing import Any, NamedTuple
 
-import tyro
+from fittedq.errors import UserError, nearest
 
-from fittedq.errors import UserError
+
+class Command(NamedTuple):
+    """Where a command is defined, and what it does in a line."""
+
+    name: str
+    about: str
+
+    def load(self) -> Any:
+        """The command's class, named as the command is."""
+        return getattr(importlib.import_module(f"fittedq.cli.{self.name}"), self.name.capitalize())
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("train", "Train a controller in an environment or from a dataset."),
+        Command("resume", "Continue a run from its last whole checkpoint."),
+        Command("eval", "Returns of a saved agent over fresh episodes."),
+        Command("inspect", "What a run or an agent is, and how good its policy is by its critic."),
+        Command("list", "The algorithms, or one algorithm's settings."),
+        Command("data", "Collect, import, check and export datasets of transitions."),
+    )
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
-    _keep_compilations()
-    from fittedq.cli.data import Data
-    from fittedq.cli.eval import Eval
-    from fittedq.cli.inspect import Inspect
-    from fittedq.cli.list import List
-    from fittedq.cli.resume import Resume
-    from fittedq.cli.train import Train
-
-    commands = {"train": Train, "resume": Resume, "eval": Eval, "inspect": Inspect, "list": List, "data": Data}
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="fittedq", description="From transitions to a controller.", args=arguments
-        )
-        code = command.run()
-        sys.stdout.flush()
-        return code
+        if name in ("--help", "-h", "help"):
+            print(_help())
+            return 0
+        if name == "--version":
+            from importlib import metadata
+
+            print(f"fittedq {metadata.version('fittedq')}")
+            return 0
+        if name not in COMMANDS:
+            raise UserError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}")
+        return _run(COMMANDS[name], rest)
     except UserError as error:
         print(f"fittedq: {error}", file=sys.stderr)
         return 2
@@ -41,12 +64,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _keep_compilations() -> None:
-    """Keep compiled programs between runs, unless the user has said where or not at all."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and "FITTEDQ_NO_CACHE" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "fittedq" / "compiled")
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+def _run(command: Command, arguments: list[str]) -> int:
+    import tyro
+
+    code = tyro.cli(command.load(), prog=f"fittedq {command.name}", args=arguments).run()
+    sys.stdout.flush()
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: fittedq COMMAND …",
+            "",
+            "From transitions, logged or collected, to a controller for continuous actions.",
+            "",
+            *(f"  {command.name:<{width}}  {command.about}" for command in COMMANDS.values()),
+            "",
+            "`fittedq COMMAND --help` shows what a command takes; `fittedq --version` the version.",
+        ]
+    )
 
 
 def entry() -> None:

@@ -1,0 +1,58 @@
+"""Compiled programs are kept on disk: what was compiled once starts at once the next time, with any seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+MIN_FREE = 2**26
+"""Bytes free on the disk below which nothing is kept."""
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in the user's cache folder.
+
+    `JAX_COMPILATION_CACHE_DIR` or `jax.config` says where instead, and `FITTEDQ_NO_CACHE` that they are not kept. A
+    folder that cannot be written, or is full, costs time and nothing else.
+    """
+    if "FITTEDQ_NO_CACHE" in os.environ or jax.config.values["jax_compilation_cache_dir"]:
+        return
+    try:
+        folder = cache_folder()
+        # Nobody else may write there: a program read from it is run.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What a full disk cuts off would be in the way for good.
+        if shutil.disk_usage(folder).free < MIN_FREE:
+            return
+    except (OSError, RuntimeError):  # the latter where the user has no home
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default only what took a second is kept; a start compiles a dozen programs, most of them faster.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+
+
+def cache_folder() -> Path:
+    """Where programs are kept: a folder for each processor and each set of versions, which never read another's."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    versions = [f"{name}-{metadata.version(name)}" for name in ("fittedq", "jax", "jaxlib")]
+    key = hashlib.sha256("\n".join([*versions, _processor()]).encode()).hexdigest()[:16]
+    return base / "fittedq" / "compiled" / key
+
+
+def _processor() -> str:
+    """The processor's model and instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
+    told = [first[name] for name in ("model name", "flags", "Features") if name in first]
+    return "\n".join([platform.machine(), platform.processor(), *told])
