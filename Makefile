@@ -1,8 +1,9 @@
-# make venv: the environment; make demo: train a real controller; make test: the tests; make check: lint, types, imports.
+# make venv: the environment; make demo: train a real controller; make test: the tests;
+# make test-all: these and the long ones; make check: lint, types, imports.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test check slow bench-env clean
+.PHONY: venv demo test test-all check bench-env clean
 
 venv: .venv/.ready
 
@@ -14,11 +15,16 @@ venv: .venv/.ready
 demo: venv
 	$(BIN)/python examples/pendulum.py
 
-test: venv
-	$(BIN)/python -m pytest
+# A process for each core, a module of tests at a time.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --durations 20
 
-slow: venv
-	$(BIN)/python -m pytest -m slow
+test: venv
+	$(PYTEST)
+	$(PYTEST) --as-shipped
+
+test-all: venv
+	$(PYTEST) -m ''
+	$(PYTEST) -m '' --as-shipped
 
 check: venv
 	$(BIN)/ruff check .

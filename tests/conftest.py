@@ -1,12 +1,63 @@
-"""Every array annotation of the library is checked in every test; whole numbers count as numbers (PEP 484)."""
+"""How the tests are run: programs are compiled soon, kept, and given up with their module; annotations are checked."""
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-# Programs are compiled for speed of compilation: the tests run hundreds of small ones, each for a moment.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
+import pytest
 from jaxtyping import install_import_hook
 
+# Whole numbers count as numbers (PEP 484).
 install_import_hook("fittedq", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+# The programs of the tests run for a moment: what counts is how soon they are compiled.
+SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+ONE_THREAD = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--as-shipped", action="store_true", help="run the tests marked as_shipped, on users' programs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The environment of this process, its workers, and the programs that tests start; a caller's flags come last."""
+    if hasattr(config, "workerinput"):
+        return  # a worker has its parent's
+    flags = "" if config.option.as_shipped else f"{SOON} {ONE_THREAD}"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    folder = config.cache.mkdir("programs") / _processor()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def _processor() -> str:
+    """A name for this processor: the keys of compiled programs hold versions and flags, but not where they may run."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
+    told = [first[name] for name in ("model name", "flags", "Features") if name in first]
+    return hashlib.sha256("\n".join([platform.machine(), platform.processor(), *told]).encode()).hexdigest()[:16]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.as_shipped:
+        others = [item for item in items if item.get_closest_marker("as_shipped") is None]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_end_with_their_module() -> Iterator[None]:
+    """Thousands of compiled programs would fill the memory."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

@@ -25,7 +25,6 @@ from fittedq.envs.native import Pendulum
 from fittedq.errors import UserError
 from fittedq.evaluate import EVALUATION_SEED
 from fittedq.types import Box
-from test_checkpoint import compiled_once  # noqa: F401
 
 SIZE, ACTIONS = 3, Box((-2.0,), (2.0,))
 WIDE = Box((-1.0, 0.0), (3.0, 0.5))

@@ -362,6 +362,7 @@ def test_rounding_of_weights_that_cancel_is_inside_the_bound():
     assert exceeded >= 3
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_the_compiled_critic_stays_below_the_bound(layer_norm):
     critic = make_critic(6, 2, (64, 64), layer_norm=layer_norm)

@@ -9,11 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -58,24 +56,11 @@ def make(name: str) -> Run:
     return Run(algorithm, env, Schedule(steps=2 * HALF), seed=7, settings=TINY | settings)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder of compiled programs for this process and those it starts."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    folder = tmp_path_factory.mktemp("compiled")
-    for name, value in zip(names, (str(folder), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 # ---------------------------------------------------------------------- bit for bit
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory, compiled_once: Path) -> dict[str, tuple[Any, Any, Any]]:
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, Any]]:
     """Of each case: the state at half-time, after a straight run, and after a new process took over at half-time."""
     first, second = tmp_path_factory.mktemp("half"), tmp_path_factory.mktemp("whole")
     halfway, straight = {}, {}
@@ -86,13 +71,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory, compiled_once: Path) -> dic
         trainer.advance(HALF)
         checkpoint.save(first / f"{name}-straight", trainer)
         straight[name] = load_folder(first / f"{name}-straight" / f"step-{2 * HALF:010d}")
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled_once),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", CONTINUE, str(first), str(second)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}") for name in CASES}
     return {name: (halfway[name], straight[name], resumed[name]) for name in CASES}

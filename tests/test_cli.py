@@ -18,7 +18,6 @@ from gymnasium import spaces
 
 from fittedq import algorithms
 from fittedq.cli.main import main
-from test_checkpoint import compiled_once  # noqa: F401
 
 TINY = ["--set", "hidden=16,16", "--set", "batch_size=16", "--set", "random_steps=30", "--set", "replay_size=1000"]
 

@@ -246,6 +246,7 @@ def collecting(kind: str, algorithm):
     return CompiledTrainer(algorithm, JaxEcho(), COMPILED, seed=0), "loop/replay/rows", "loop/noise"
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("kind", ["host", "compiled"])
 def test_c10_the_stored_action_is_the_executed_one_and_lies_in_the_box(kind):
     trainer, rows, _ = collecting(kind, TD3(hidden=(4,), noise_sigma=2.0))

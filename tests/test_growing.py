@@ -10,7 +10,6 @@ from fittedq import UserError
 from fittedq.algorithms import NFQCA, AmortizedFQI
 from fittedq.envs.gym import GymSource
 from fittedq.fitted import GrowingTrainer, GrowSettings
-from test_checkpoint import compiled_once  # noqa: F401
 
 SMALL = {"hidden": (16, 16), "minibatch": 32, "epochs": 1}
 
