@@ -192,3 +192,32 @@ def test_c17_one_sampled_next_state_is_biased_under_the_exponential_and_not_on_q
     sampled = [bellman.smooth_max(GAMMA * jnp.asarray(pair), no_weight, BETA) for pair in itertools.product(v, v)]
     assert float(inside) == pytest.approx(BETA * np.log(2), rel=1e-6)
     assert np.mean(sampled) > float(inside) + 0.1
+
+
+# ---------------------------------------------------------------------- where values lie
+
+
+@pytest.mark.parametrize("reward", [-1.0, 0.0, 2.0])
+@pytest.mark.parametrize("bonus", [-1.5, 0.0, 0.7])
+def test_the_range_of_values_is_met_by_staying_for_ever_and_by_ending_at_once(reward, bonus):
+    """q = r + γ (q + h) gives (r + γh)/(1 − γ); the last step of an episode gives r. Nothing lies between or beyond."""
+    stay = (reward + GAMMA * bonus) / (1 - GAMMA)
+    low, high = bellman.value_range((reward, reward), GAMMA, (bonus, bonus))
+    assert (low, high) == pytest.approx((min(stay, reward), max(stay, reward)))
+    assert bellman.value_range((-1.0, 2.0), 0.0, (-np.inf, 5.0)) == (-1.0, 2.0)
+    assert bellman.value_range((-1.0, 2.0), GAMMA, (-np.inf, 0.0))[0] == -np.inf
+
+
+def test_smooth_backups_stay_in_the_range_of_values():
+    """Any q in the range, any s' and any end of the episode: y is in it too, for |A| of several sizes."""
+    rng = np.random.default_rng(0)
+    for measure in (0.05, 1.0, 6.0):
+        bonus = BETA * np.log(measure)
+        low, high = bellman.value_range((-0.3, 0.2), GAMMA, (bonus, bonus))
+        # Values at the ends of the range as well as between: those are the ones that could leave it.
+        q = jnp.asarray(np.clip(rng.uniform(2 * low, 2 * high, (500, 30)), low, high).astype(np.float32))
+        v = bellman.smooth_max(q, jnp.full((500, 30), np.log(measure / 30), jnp.float32), BETA)
+        reward = jnp.asarray(rng.choice([-0.3, 0.2], 500).astype(np.float32))
+        y = bellman.td_target(reward, jnp.asarray(rng.uniform(size=500) < 0.3), v, GAMMA)
+        assert low - 1e-4 <= float(y.min())
+        assert float(y.max()) <= high + 1e-4

@@ -149,7 +149,6 @@ def test_smooth_fqi_converges_to_the_smooth_value():
             temperature=beta,
             integration=integration,
             samples=4096,
-            clip_targets=False,
         )
         trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
         finish(trainer, 60)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy.special import erf, ndtr
 
+from fittedq.action_sets import Polytope, StateBox
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.bellman import boltzmann_log_density
 from fittedq.data.dataset import Dataset
+from fittedq.errors import UserError
 from fittedq.fitted import FitSettings, FittedTrainer
 from fittedq.losses import Improve
 from fittedq.problems.lqr import LQR
@@ -49,7 +51,7 @@ def labels(critic: LinearCritic, nodes: Quadrature | UniformSamples, beta: float
 
 def test_quadrature_integrates_polynomials_over_any_box_exactly():
     """On [−1, 3] × [½, ¾]: ∫ 1 = 1, ∫ a² b = 28/3 · 5/32, ∫ a⁷ b⁵ = (3⁸ − 1)/8 · ((¾)⁶ − (½)⁶)/6, with 4 nodes each."""
-    action, log_weight = Quadrature(4)(Box((-1.0, 0.5), (3.0, 0.75)), 3, KEY)
+    action, log_weight = Quadrature(4)(Box((-1.0, 0.5), (3.0, 0.75)), jnp.zeros((3, 1)), KEY)
     a, b = np.moveaxis(np.asarray(action, np.float64), -1, 0)
     weight = np.exp(np.asarray(log_weight, np.float64))
     assert weight.sum(axis=1) == pytest.approx(1.0, rel=1e-5)
@@ -63,7 +65,7 @@ def test_samples_estimate_the_integral_without_bias_and_its_logarithm_from_below
     integral = np.sqrt(np.pi * BETA / 10) * erf(np.sqrt(10 / BETA))
     bias = []
     for count in (16, 64):
-        action, log_weight = UniformSamples(count)(box, 20_000, KEY)
+        action, log_weight = UniformSamples(count)(box, jnp.zeros((20_000, 1)), KEY)
         assert np.abs(action).max() <= 1
         estimate = (np.exp(np.asarray(log_weight, np.float64)) * f(action)).sum(axis=1)
         error = estimate.std() / np.sqrt(len(estimate))
@@ -153,14 +155,15 @@ def test_the_policys_loss_is_the_divergence_to_boltzmann_less_the_smooth_value()
 # ---------------------------------------------------------------------- the whole loop
 
 
-def test_g2_smooth_fqi_finds_the_soft_lqr():
-    """q* = −[s; a]ᵀ H [s; a] − γ (tr(PW) + c_β): G1's numbers at β = .2, where c_β = 1.495376.
+@pytest.mark.parametrize(("beta", "constant"), [(0.2, 1.495376), (2.0, -9.358700)])
+def test_g2_smooth_fqi_finds_the_soft_lqr(beta, constant):
+    """q* = −[s; a]ᵀ H [s; a] − γ (tr(PW) + c_β), G1's numbers; at β = 2 it is above every sum of rewards: they are ≤ 0.
 
     Every (s, a) stands twice, with s' = s + a ± .1: the mean over one sampled s' is then exact, W = .01, as the
     operator on q allows.
     """
-    problem = LQR.scalar(temperature=0.2)
-    assert problem.constant == pytest.approx(1.495376, abs=1e-6)
+    problem = LQR.scalar(temperature=beta)
+    assert problem.constant == pytest.approx(constant, abs=1e-6)
     obs, action = np.random.default_rng(0).uniform(-2, 2, (2, 100, 1)).repeat(2, axis=1)
     data = Dataset.from_arrays(
         obs=obs,
@@ -169,16 +172,71 @@ def test_g2_smooth_fqi_finds_the_soft_lqr():
         next_obs=obs + action + 0.1 * np.tile([[1.0], [-1.0]], (100, 1)),
         terminated=np.zeros(200, bool),
         truncated=np.zeros(200, bool),
-        action_low=-4.0,
-        action_high=4.0,
+        action_low=-5.0,
+        action_high=5.0,
     )
-    # σ = .2 on a box of width 8: nodes must lie closer than σ.
-    algorithm = SmoothFQI(
-        approximator="polynomial", gamma=GAMMA, temperature=0.2, points=80, ridge=0.0, clip_targets=False
-    )
+    # σ = .2 on a box of width 10: nodes must lie closer than σ.
+    algorithm = SmoothFQI(approximator="polynomial", gamma=GAMMA, temperature=beta, points=80, ridge=0.0)
     trainer = FittedTrainer(algorithm, data, FitSettings(normalize_obs=False), seed=0)
     while trainer.step < 90:
         trainer.advance(90 - trainer.step)
     H = problem.H
     expected = [-problem.q_constant, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1]]
     assert np.asarray(trainer.nets().critic.weights)[0] == pytest.approx(expected, abs=2e-3)
+
+
+# ---------------------------------------------------------------------- what clipped targets allow
+
+
+def worthless(action_set: Box | StateBox | Polytope, rows: int = 60, terminal: bool = False) -> Dataset:
+    """r = 0, s' = s."""
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (rows, 1))
+    columns = {
+        "obs": obs,
+        "action": rng.uniform(action_set.low, action_set.high, (rows, action_set.size)),
+        "reward": np.zeros(rows),
+        "next_obs": obs,
+        "terminated": np.full(rows, terminal),
+        "truncated": np.zeros(rows, bool),
+    }
+    return Dataset({name: np.asarray(column, np.float32) for name, column in columns.items()}, action_set)
+
+
+def value_at_zero(data: Dataset, iterations: int = 120) -> float:
+    """q(0, 0) of smooth FQI with targets clipped, as they are by default."""
+    algorithm = SmoothFQI(approximator="polynomial", gamma=GAMMA, temperature=BETA, ridge=0.0)
+    trainer = FittedTrainer(algorithm, data, FitSettings(normalize_obs=False), seed=0)
+    while trainer.step < iterations:
+        trainer.advance(iterations - trainer.step)
+    nothing = np.zeros((1, 1), np.float32)
+    return float(trainer.nets().critic(nothing, np.zeros((1, data.action_set.size), np.float32))[0, 0])
+
+
+@pytest.mark.parametrize(("width", "value"), [(1.0, 3.1192), (0.1, -7.2425), (3.0, 8.0629)])
+def test_where_nothing_is_earned_q_is_what_entropy_is_worth(width, value):
+    """q = γ/(1 − γ) β log |A|, |A| above and below 1; where every row ends an episode it is 0."""
+    assert value_at_zero(worthless(Box((-width,), (width,)))) == pytest.approx(value, abs=1e-3)
+    assert value_at_zero(worthless(Box((-width,), (width,)), terminal=True), 2) == 0.0
+
+
+def narrow(obs):
+    """A bound of .1 at every state."""
+    return 0.0 * obs + 0.1
+
+
+def minus_narrow(obs):
+    return -narrow(obs)
+
+
+def test_a_set_that_depends_on_the_state_counts_its_own_volume():
+    """|A(s)| = .2 inside an outer box of 2: nodes cover A(s), and targets are not held above what it allows."""
+    inner = StateBox(minus_narrow, narrow, UNIT)
+    assert value_at_zero(worthless(inner)) == pytest.approx(-7.2425, abs=1e-3)
+
+
+def test_a_set_too_thin_for_the_nodes_is_one_sentence():
+    """A slab of thickness .001: of 64 actions drawn in the cube around it none lies in it, and β log ∫ would be −∞."""
+    slab = Polytope([-1] * 3, [1] * 3, [[1, 1, 1], [-1, -1, -1]], [0.001, 0.0])
+    with pytest.raises(UserError, match="max_abs_target is inf; .* raise points or samples"):
+        value_at_zero(worthless(slab), 1)

@@ -26,6 +26,26 @@ def td_target(
     return reward + gamma * (1.0 - terminated.astype(reward.dtype)) * next_value
 
 
+def value_range(
+    reward: tuple[float, float], gamma: float, bonus: tuple[float, float] = (0.0, 0.0)
+) -> tuple[float, float]:
+    """[r_min + γ/(1 − γ) min(0, r_min + h_min),  r_max + γ/(1 − γ) max(0, r_max + h_max)], which holds every q.
+
+    `bonus` is [h_min, h_max] with  inf q + h_min ≤ v(s') ≤ sup q + h_max,  v(s') being what the target bootstraps from.
+    A maximum and a policy's mean of q have h = 0, which leaves [r_min, r_max] / (1 − γ), and a reward alone at the end
+    of an episode. β log ∫_A exp(q/β) lies between mean_A q + β log |A| (Jensen: log is concave) and max q + β log |A|,
+    so that h = β log |A|, of either sign. A policy's mean of q − β log π has h_max = β log |A|, the entropy's largest
+    value, and no h_min: a narrow policy's entropy has no lower end.
+
+    Proof, upper end: let q ≤ U. Then y ≤ r_max + γ max(0, U + h_max), the 0 where the episode ends, and this is ≤ U for
+    the U above. So no target leaves the range once q lies in it, nor does the fixed point; and clipping a target to the
+    range only takes it nearer to the fixed point. The lower end is its mirror image.
+    """
+    low, high = (min(0.0, reward[0] + bonus[0]), max(0.0, reward[1] + bonus[1]))
+    steps = gamma / (1.0 - gamma)
+    return (reward[0] + steps * low if gamma else reward[0]), reward[1] + steps * high
+
+
 def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Any) -> Float[Arr, "*b"]:
     """q(s, a) − β log π(a | s), whose mean over a ~ π is the soft value of π at s.
 

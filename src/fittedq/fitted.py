@@ -30,10 +30,11 @@ from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
+from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, PartlySolved, Solved
-from fittedq.losses import Imitate
+from fittedq.losses import Imitate, Regress
 from fittedq.settings import check, setting
-from fittedq.targets import Labelled
+from fittedq.targets import AbstractTarget, Labelled
 from fittedq.template import Update
 from fittedq.train import (
     MEASURED,
@@ -215,14 +216,16 @@ class FittedTrainer(AbstractTrainer):
             share = (1 - greedy_share) / len(self._fqi.updates)
             component = getattr(nets, update.component)
             if data is not None:
+                if isinstance(update.loss, Regress):
+                    metrics |= self._target_figures(update.loss.target, frozen.over(nets), data.y)
+                    _check_finite(n, metrics)
                 fit = self._fit(index, nets, states, data, rng, keys[2 + 2 * index])
                 for fitted, done, figures, count in fit:
                     component, metrics, updates = fitted, metrics | figures, updates + count
                     yield greedy_share + share * (index + min(done, 0.999))
             nets = nets.replace(update.component, component)
-            if data is not None and isinstance(data, Labelled):
-                metrics |= self._target_figures(np.asarray(data.y))
         metrics |= self._changes(before, nets, probe, answers, solved)
+        _check_finite(n, metrics)
         self._nets, self._optimizer_states = nets, tuple(states)
         self._answers, self._solved_at, self._gap = answers, solved_at, gap
         self._metrics, self.updates, self.step = metrics, updates, n
@@ -287,11 +290,9 @@ class FittedTrainer(AbstractTrainer):
             count = len(part)
             parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], data))
         data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        if isinstance(data, Labelled) and self._algorithm.clip_targets:
-            low, high = (bound / (1 - self._algorithm.gamma) for bound in self._reward_range)
-            data = Labelled(
-                data.inputs, np.clip(data.y, min(low, self._reward_range[0]), max(high, self._reward_range[1]))
-            )
+        if isinstance(update.loss, Regress) and self._algorithm.clip_targets:
+            low, high = update.loss.target.value_range(frozen.over(nets), self._reward_range)
+            data = Labelled(data.inputs, np.clip(data.y, low, high))
         return data
 
     def _fit(
@@ -366,10 +367,11 @@ class FittedTrainer(AbstractTrainer):
             figures["delta_d"] = float(np.abs(error / (half_width if len(rows) else 1)).mean())
         return figures
 
-    def _target_figures(self, y: np.ndarray) -> dict[str, float]:
-        """max |y| beside the largest value that rewards allow: above it the iteration diverges."""
-        largest = max(abs(bound) for bound in self._reward_range) / (1 - self._algorithm.gamma)
-        return {"max_abs_target": float(np.abs(y).max()), "largest_value": largest}
+    def _target_figures(self, target: AbstractTarget, nets: Approximators, y: np.ndarray) -> dict[str, float]:
+        """max |y| beside the largest value that rewards allow, where one is known: above it the iteration diverges."""
+        largest = max(abs(bound) for bound in target.value_range(nets, self._reward_range))
+        figures = {"max_abs_target": float(np.abs(y).max())}
+        return figures | {"largest_value": largest} if np.isfinite(largest) else figures
 
     def _verdict(self, metrics: dict[str, float]) -> str | None:
         """Why the loop ends here, or None."""
@@ -731,6 +733,16 @@ def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
     whole = steps - steps % STEPS_PER_CALL if one_by_one else steps
     yield from ((first, min(STEPS_PER_CALL, whole - first)) for first in range(0, whole, STEPS_PER_CALL))
     yield from ((first, 1) for first in range(whole, steps))
+
+
+def _check_finite(iteration: int, figures: dict[str, float]) -> None:
+    """A UserError that names the first figure that is not a finite number."""
+    wrong = next((name for name, value in figures.items() if not np.isfinite(value)), None)
+    if wrong is not None:
+        raise UserError(
+            f"iteration {iteration}: {wrong} is {figures[wrong]}; lower critic_learning_rate or gamma, or, where actions "
+            "are integrated over a thin set, raise points or samples (the iterations before are intact)."
+        )
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

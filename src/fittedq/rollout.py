@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.bellman import soft_value, td_target
+from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.losses import AbstractLoss, Metrics
-from fittedq.targets import AbstractCombine, AbstractTarget, Labelled
+from fittedq.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
 from fittedq.types import Approximators, Arr, Greedy, Transition
 
 
@@ -148,6 +148,9 @@ class RolloutBellman(AbstractTarget):
     def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         next_value = self.rollout(nets, nets.policy, batch.next_obs, key)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
 def held_out(batch: Transition, one_in: int = 16) -> Any:

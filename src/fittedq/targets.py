@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.bellman import least, smooth_max, soft_value, td_target
+from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr, Box, Greedy, Transition
 
 
@@ -73,6 +74,20 @@ class AbstractTarget(eqx.Module):
         self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
     ) -> Labelled: ...
 
+    @abc.abstractmethod
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        """[low, high] that holds the labels of the fixed point, for rewards in [r_min, r_max]; ±∞ where none is known.
+
+        Where actions are drawn it holds the mean over them, not every draw.
+        """
+
+
+def entropy_bonus(nets: Approximators) -> tuple[float, float]:
+    """The h of `bellman.value_range` for q − β log π: densities are over the outer box."""
+    if nets.log_temperature is None:
+        return 0.0, 0.0
+    return -math.inf, float(nets.temperature) * nets.policy.action_set.log_volume
+
 
 class Bellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
@@ -86,6 +101,9 @@ class Bellman(AbstractTarget):
         next_value = soft_value(q, greedy.log_prob, nets.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        return value_range(reward, self.gamma, entropy_bonus(nets))
+
 
 class BellmanFromValue(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v̄(s'))}. Source: Haarnoja et al. 2018, eq. 8."""
@@ -96,6 +114,9 @@ class BellmanFromValue(AbstractTarget):
         del greedy, key
         next_value = nets.value(batch.next_obs)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
 class SoftValue(AbstractTarget):
@@ -113,17 +134,18 @@ class SoftValue(AbstractTarget):
         q = self.combine(nets.critic, batch.obs, action, critic_key)
         return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))
 
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        """It follows the critics, and does not know how they discount."""
+        return -math.inf, math.inf
+
 
 class AbstractNodes(eqx.Module):
-    """Actions a_k and log weights whose sum stands for an integral over the outer box: ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k).
-
-    Nodes outside A(s) count for nothing.
-    """
+    """Actions a_k and log weights that stand for an integral over the box around A(s): ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
 
     @abc.abstractmethod
     def __call__(
-        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
-    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]: ...
+        self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]: ...
 
 
 class Quadrature(AbstractNodes):
@@ -132,38 +154,45 @@ class Quadrature(AbstractNodes):
     points: int = eqx.field(static=True, default=17)
 
     def __call__(
-        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
-    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
+        self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]:
         del key
         node, weight = np.polynomial.legendre.leggauss(self.points)
         mesh = np.stack(np.meshgrid(*[node] * action_set.size, indexing="ij"), axis=-1).reshape(-1, action_set.size)
-        log_weight = sum(
-            np.log(part).ravel() for part in np.meshgrid(*[weight] * action_set.size, indexing="ij")
-        ) + np.sum(np.log(action_set.half_width))
-        action = action_set.from_unit(jnp.asarray(mesh, jnp.float32))
-        return (
-            jnp.broadcast_to(action, (rows, *action.shape)),
-            jnp.broadcast_to(jnp.asarray(log_weight, jnp.float32), (rows, len(mesh))),
-        )
+        log_weight = sum(np.log(part).ravel() for part in np.meshgrid(*[weight] * action_set.size, indexing="ij"))
+        return _over_bounds(action_set, obs, mesh[None], np.asarray(log_weight))
 
 
 class UniformSamples(AbstractNodes):
-    """`count` actions drawn uniformly from the box, each of weight |A| / count."""
+    """`count` actions drawn uniformly from the box, each of weight |box| / count."""
 
     count: int = eqx.field(static=True, default=64)
 
     def __call__(
-        self, action_set: AbstractActionSet, rows: int, key: PRNGKeyArray
-    ) -> tuple[Float[Arr, "rows k m"], Float[Arr, "rows k"]]:
-        unit = jax.random.uniform(key, (rows, self.count, action_set.size), minval=-1.0, maxval=1.0)
-        log_volume = float(np.sum(np.log(2 * np.asarray(action_set.half_width))))
-        return action_set.from_unit(unit), jnp.full((rows, self.count), log_volume - np.log(self.count), jnp.float32)
+        self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]:
+        unit = jax.random.uniform(key, (len(obs), self.count, action_set.size), minval=-1.0, maxval=1.0)
+        log_weight = action_set.size * np.log(2.0) - np.log(self.count)
+        return _over_bounds(action_set, obs, unit, np.full(self.count, log_weight))
+
+
+def _over_bounds(
+    action_set: AbstractActionSet, obs: Float[Arr, "b s"], unit: Float[Arr, "#b k m"], log_weight: Float[Arr, "k"]
+) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]:
+    """Nodes of [−1, 1]^m carried to the smallest box around each A(s)."""
+    low, high = (jnp.asarray(bound)[:, None] for bound in action_set.bounds(obs))
+    half_width = (high - low) / 2
+    action = (low + high) / 2 + half_width * jnp.asarray(unit, obs.dtype)
+    weight = jnp.asarray(log_weight, obs.dtype) + jnp.sum(jnp.log(half_width), axis=-1)
+    rows = len(obs)
+    return jnp.broadcast_to(action, (rows, *action.shape[1:])), jnp.broadcast_to(weight, (rows, len(log_weight)))
 
 
 class SmoothBellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v_β(s'))}, v_β(s') = β log ∫_A exp(min_j q̄_j(s', a) / β) da.
 
-    v_β may lie below max q, and never exceeds max q + β log |A|: the box must be bounded for it to contract.
+    v_β may lie below max q, and never exceeds max q + β log |A|: the set must be bounded for it to contract. Nodes
+    outside A(s') count for nothing, and where there are no others v_β is −∞.
     Source: chapter, "Soft Actor-Critic", the smooth Bellman operator.
     """
 
@@ -175,12 +204,18 @@ class SmoothBellman(AbstractTarget):
         del greedy
         rows = batch.next_obs.shape[0]
         action_set = nets.critic.action_set
-        action, log_weight = self.nodes(action_set, rows, key)
+        action, log_weight = self.nodes(action_set, batch.next_obs, key)
         count = action.shape[1]
         obs = jnp.repeat(batch.next_obs, count, axis=0)
         if not isinstance(action_set, Box):
             inside = action_set.contains(action.reshape(rows * count, -1), obs).reshape(rows, count)
             log_weight = jnp.where(inside, log_weight, -jnp.inf)
-        q = nets.critic(obs, action.reshape(rows * count, -1)).min(axis=0).reshape(rows, count)
+        q = least(nets.critic(obs, action.reshape(rows * count, -1))).reshape(rows, count)
         next_value = smooth_max(q, log_weight, self.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        """h = β log |A| in a box; of another set only |A| ≤ |outer box| is at hand, so there is no lower end."""
+        action_set = nets.critic.action_set
+        high = self.temperature * action_set.log_volume
+        return value_range(reward, self.gamma, (high if isinstance(action_set, Box) else -math.inf, high))

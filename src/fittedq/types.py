@@ -95,6 +95,11 @@ class AbstractActionSet(eqx.Module):
         return tuple((high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
 
     @property
+    def log_volume(self) -> float:
+        """log |outer box|, at least log |A(s)|."""
+        return float(np.sum(np.log(2 * np.asarray(self.half_width))))
+
+    @property
     def integer(self) -> tuple[int, ...]:
         """The coordinates that are whole numbers."""
         return ()

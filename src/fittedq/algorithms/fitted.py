@@ -67,7 +67,7 @@ class FittedAlgorithm(Algorithm, abc.ABC):
     held_out: float = setting(0.0, "share of rows kept aside in each fit to stop it early", low=0.0, below=1.0)
     patience: int | None = setting(None, "passes without a lower held-out loss that end a fit", low=1)
     reset: bool = setting(False, "start each fit from the first networks instead of the last")
-    clip_targets: bool = setting(True, "keep targets within what the rewards seen allow, [r_min, r_max] / (1 − γ)")
+    clip_targets: bool = setting(True, "keep targets within the values that the rewards seen allow")
     noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
     def __post_init__(self) -> None:
