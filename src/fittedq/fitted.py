@@ -42,6 +42,7 @@ from fittedq.train import (
     Arrays,
     Learner,
     Progress,
+    check_memory,
     check_model,
     from_arrays,
     initial_state,
@@ -387,6 +388,7 @@ class FittedTrainer(AbstractTrainer):
 
     def _start(self) -> Approximators:
         """The first approximators."""
+        check_memory(self._algorithm, self.obs_size, self.action_set, CHUNK)
         key = jax.random.key_data(jax.random.key(self._seed))
         nets = self._algorithm.networks(self.obs_size, self.action_set, key)
         nets = strong(jax.tree.map(jnp.asarray, nets))

@@ -11,6 +11,9 @@ from typing import Any
 
 from fittedq.errors import UserError, nearest
 
+MOST_ITEMS = 100
+"""Entries of a setting that is a list, such as the widths of hidden layers."""
+
 
 def setting(
     default: Any,
@@ -60,6 +63,8 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     kind = next(kind for kind in kinds if kind is not type(None))
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
+        if len(items) > MOST_ITEMS:
+            raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
         return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata) for item in items)
     expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq import memory
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, host_view, to_host
 from fittedq.approx.models import KnownModel
@@ -34,6 +35,10 @@ from fittedq.template import FQI, LearnerState
 from fittedq.types import AbstractActionSet, Approximators, Arr, Transition
 
 Arrays = dict[str, np.ndarray]
+
+
+LEAST_ENV_BYTES = 2**12
+"""What one environment takes, at the very least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
 
     @property
     def updates_per_call(self) -> int:
@@ -135,6 +141,7 @@ def initial_state(
     algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
 ) -> tuple[FQI, LearnerState]:
     """The template and the first learner state; compiled, since eager initialization takes seconds."""
+    check_memory(algorithm, obs_size, action_set, batch_size, f" and batch_size = {batch_size:,}")
     fqi = algorithm.template(action_set)
     rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
 
@@ -144,6 +151,17 @@ def initial_state(
         return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
 
     return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+
+
+def check_memory(
+    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch: int, words: str = ""
+) -> None:
+    """A UserError where the algorithm's networks and a batch of so many rows need more memory than there is."""
+    layers = algorithm.layers(obs_size, action_set.size)
+    rows = batch * algorithm.actions_per_state
+    size = memory.networks(layers, rows) + 4 * batch * Transition.width(obs_size, action_set.size)
+    widths = ", ".join(f"{members:,} of {' × '.join(f'{width:,}' for width in shape)}" for members, shape in layers)
+    memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
 
 
 def check_model(nets: Approximators, obs: Any) -> None:
@@ -289,7 +307,14 @@ class HostTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._exploration, self._host_set = host_view(algorithm.exploration()), host_view(self.action_set)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-        self._replay = Replay(settings.replay_size, Transition.width(self.obs_size, self.action_set.size))
+        width = Transition.width(self.obs_size, self.action_set.size)
+        self._replay = Replay(settings.replay_size, width)
+        memory.require(
+            4 * settings.updates_per_call * settings.batch_size * width,
+            f"settings chunk, n_envs, updates_per_step and batch_size: {settings.updates_per_call:,} batches of "
+            f"{settings.batch_size:,} rows at once",
+            "choose smaller ones",
+        )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
         if data is not None:
             self._begin_with(data)

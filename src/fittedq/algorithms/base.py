@@ -95,6 +95,18 @@ class Algorithm(abc.ABC):
         del rows, stride, key
         return nets, {}
 
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        """(members, widths from input to output) of its networks: what `memory.networks` counts."""
+        return [
+            (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
+            (1, (obs_size, *self.hidden, action_size)),
+        ]
+
+    @property
+    def actions_per_state(self) -> int:
+        """Actions at which it evaluates q for one state at once."""
+        return 1
+
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""
         return QNetwork(

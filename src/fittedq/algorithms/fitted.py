@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -146,6 +147,19 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
             start = RadialBasis(np.zeros((self.n_centers, size), np.float32), np.ones(size, np.float32))
             return LinearCritic.start(start, obs_size, action_set)
         return super().critic(obs_size, action_set, key)
+
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        if self.approximator == "network":
+            return super().layers(obs_size, action_size)
+        size = obs_size + action_size
+        features = {"polynomial": math.comb(size + self.degree, size), "radial": self.n_centers}
+        count = features.get(self.approximator, 1)
+        # Least squares hold a matrix of features by features.
+        return [(1, (size, count, count)), (self.n_trees, (size, 1))]
+
+    @property
+    def actions_per_state(self) -> int:
+        return 1 + self.random_starts
 
     def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
         if self.approximator != "radial":

@@ -194,6 +194,14 @@ class SVG(Algorithm):
             horizon=jnp.asarray(self.shortest, jnp.int32) if self.horizon == "auto" else None,
         )
 
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        model = (self.n_models, (obs_size + action_size, *self.model_hidden, 2 * obs_size + 2))
+        return super().layers(obs_size, action_size) + [model] * self.learns_model
+
+    @property
+    def actions_per_state(self) -> int:
+        return max(1, self.longest)
+
     def template(self, action_set: AbstractActionSet) -> FQI:
         if self.dynamics in ("own", "env") and self.model is None and self.horizon != "0":
             raise UserError(

@@ -2,14 +2,20 @@
 
 Each reader streams batches in the file's order. Where a file holds no next observations they are those of the following
 row; a row that needs one and has none (a timeout, a file's end) is left out and counted.
+
+What a file declares is compared with what it holds, and with `MOST_NUMBERS` and `MOST_HELD`, before memory is claimed.
+Nothing outside the file is read for it: links, external storage and virtual datasets are refused.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
+import shutil
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +28,7 @@ from jaxtyping import Bool
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
 from fittedq.errors import UserError, nearest
 from fittedq.files import load_folder, read_json
+from fittedq.memory import amount
 from fittedq.types import Box, Transition
 
 Columns = dict[str, np.ndarray]
@@ -40,6 +47,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """The names by which a column is found without a map."""
 
+MOST_NUMBERS = 2**16
+"""Numbers in one row of a file, or columns of a table: more are refused."""
+MOST_HELD = 2**30
+"""Bytes that a file may make us hold at once: an episode of Minari's, an array in Fortran's order, a compressed chunk.
+All else is streamed, `CHUNK_BYTES` at a time."""
+
 
 @dataclass
 class Source:
@@ -50,6 +63,8 @@ class Source:
     """About how many batches there are."""
     action_set: Box | None = None
     """The actions' bounds, where the file says them."""
+    size: int = 0
+    """Bytes that the transitions it declares take as a dataset; 0 where it declares none."""
     notes: list[str] = field(default_factory=list)
     """What was left out or put in, a sentence each; complete when the batches are."""
 
@@ -63,15 +78,20 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is not there; check the path.")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a pipe, a socket or a device, expected a file or a folder; save the data first.")
     if format == "auto":
         format = _format_of(path)
     if format not in READERS:
         raise UserError(f"format {format!r} is unknown; {nearest(format, ['auto', *READERS])}")
+    if path.is_dir() != (format in FOLDERS):
+        found, expected = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        raise UserError(f"{path} is {found}, and the format {format} is {expected}; check the path or --format.")
     column_map = dict(column_map or {})
     for name in column_map:
         if name not in ALIASES:
             raise UserError(f"column {name!r} of the map is unknown; {nearest(name, ALIASES)}")
-    if column_map and format in ("minari", "replay"):
+    if column_map and format in FOLDERS:
         raise UserError(f"a column map was given for the format {format}, whose columns are fixed; leave it out.")
     with _readable(path):
         source = READERS[format](path, column_map)
@@ -83,6 +103,7 @@ def import_dataset(
 ) -> Dataset:
     """Everything `source` holds as a dataset folder; what was decided on the way is added to `source.notes`."""
     action_set = action_set or source.action_set
+    _check_disk(source.size, Path(out), label)
     with Writer(out, action_set=action_set, drop_bad=drop_bad, label=label) as writer:
         for batch, keep in source.batches:
             writer.append(batch, keep)
@@ -96,6 +117,17 @@ def import_dataset(
             f"{_numbers(box.high)}; give --action-low and --action-high where you know them."
         )
     return dataset
+
+
+def _check_disk(size: int, out: Path, label: str) -> None:
+    """Refuse what does not fit on the disk where `out` will be."""
+    folder = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{label} declares transitions that take {amount(size)} as a dataset, and {folder} has {amount(free)} "
+            "free; choose another place with --out, or check where the file comes from."
+        )
 
 
 def parse_map(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -190,10 +222,13 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
 
 def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -> dict[str, list[str]]:
     """The file's column or columns for each of ours."""
+    names = set(available)
+    if len(available) > MOST_NUMBERS:
+        raise UserError(f"{label} has {len(available):,} columns, expected at most {MOST_NUMBERS:,}; leave some out.")
     found: dict[str, list[str]] = {}
     for name, aliases in ALIASES.items():
         if name in column_map:
-            missing = [column for column in column_map[name] if column not in available]
+            missing = [column for column in column_map[name] if column not in names]
             if missing:
                 raise UserError(
                     f"{label}: column {missing[0]!r}, mapped to {name}, is not there; {nearest(missing[0], available)}"
@@ -201,8 +236,8 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
             found[name] = list(column_map[name])
             continue
         for alias in aliases:
-            numbered = itertools.takewhile(available.__contains__, (f"{alias}_{index}" for index in itertools.count()))
-            columns = [alias] if alias in available else list(numbered)
+            numbered = itertools.takewhile(names.__contains__, (f"{alias}_{index}" for index in itertools.count()))
+            columns = [alias] if alias in names else list(numbered)
             if columns:
                 found[name] = columns
                 break
@@ -215,7 +250,34 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
             f"{label}: no column for {', '.join(needed)}; its columns are {listed}; name them with --map, for example "
             f"--map {needed[0].split()[0]}=COLUMN."
         )
+    used = set(itertools.chain(*found.values()))
+    twice = [column for column, count in Counter(available).items() if count > 1 and column in used]
+    if twice:
+        raise UserError(f"{label} has more than one column {twice[0]!r}; rename or remove all but one.")
     return found
+
+
+def _row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
+    """The numbers in one row of columns of these shapes; a UserError where they are no rows, or rows too wide."""
+    for name, shape in shapes.items():
+        if not shape:
+            raise UserError(f"{label}: {name} is one number, expected rows.")
+    width = sum(math.prod(shape[1:]) for shape in shapes.values())
+    if width > MOST_NUMBERS:
+        raise UserError(
+            f"{label} declares rows of {width:,} numbers, expected at most {MOST_NUMBERS:,}; it is damaged or no log "
+            "of transitions."
+        )
+    return width
+
+
+def _held(size: int, what: str) -> None:
+    """Refuse what would have to be held at once and is too large for it."""
+    if size > MOST_HELD:
+        raise UserError(
+            f"{what} declares {amount(size)} that would have to be held at once, expected at most "
+            f"{amount(MOST_HELD)}; it is damaged, or has to be saved in smaller parts."
+        )
 
 
 def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
@@ -252,22 +314,54 @@ def _read_d4rl(path: Path, column_map: ColumnMap) -> Source:
         file.visititems(lambda name, item: available.append(name) if isinstance(item, h5py.Dataset) else None)
         if "episode_0" in file and "observations" not in file:
             raise UserError(f"{path} is laid out as Minari's main_data.hdf5; give the folder above its data/.")
+        _refuse_links(file, label)
         found = _find_columns(available, column_map, label)
-        sets = {key: file[key] for keys in found.values() for key in keys}
-        if any(not values.shape for values in sets.values()):
-            raise UserError(f"{path}: {next(k for k, v in sets.items() if not v.shape)} is one number, expected rows.")
+        sets = {key: _numbers_in(file, key, label) for keys in found.values() for key in keys}
+        width = _row_sizes({key: values.shape for key, values in sets.items()}, label)
         count = _same_length({key: len(values) for key, values in sets.items()}, label)
-        size = chunk_rows(sum(int(np.prod(values.shape[1:])) for values in sets.values()))
+        size = chunk_rows(width)
 
     def read() -> Iterator[Columns]:
         with _hdf5(path) as file:
             for part in chunks(count, size):
                 yield {name: _joined([file[key][part] for key in keys], name, label) for name, keys in found.items()}
 
-    source = Source(iter(()), -(-count // size))
+    source = Source(iter(()), -(-count // size), size=4 * width * count)
     _note_ends(found, source.notes)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
+
+
+def _refuse_links(file: Any, label: str) -> None:
+    """A UserError for a link at the top of a file: what stands under that name lies elsewhere, perhaps in another file.
+
+    Links deeper down are never followed either: `visititems` passes over them.
+    """
+    for name in file:
+        kind = type(file.get(name, getlink=True)).__name__
+        if kind != "HardLink":
+            raise UserError(
+                f"{label}: {name} is a link to another place ({kind}), expected numbers in the file itself."
+            )
+
+
+def _numbers_in(group: Any, name: str, label: str) -> Any:
+    """The dataset of a group by that name: numbers, all in the file itself, of a size that is there."""
+    item = group[name]
+    if not hasattr(item, "dtype") or item.dtype.kind not in "biuf" or item.shape is None:
+        raise UserError(f"{label}: {name} has type {getattr(item, 'dtype', 'group')}, expected numbers.")
+    if item.external or item.is_virtual:
+        raise UserError(f"{label}: {name} is stored in other files, expected numbers in the file itself; copy them in.")
+    size, stored = math.prod(item.shape) * item.dtype.itemsize, item.id.get_storage_size()
+    if stored != size and (item.chunks is None or (size and not stored)):
+        raise UserError(f"{label}: {name} declares {amount(size)} and holds {amount(stored)}; it is damaged.")
+    if item.chunks is not None:
+        _held(math.prod(item.chunks) * item.dtype.itemsize, f"{label}: a chunk of {name}")
+    return item
+
+
+MINARI_SAYS = ("total_episodes", "action_space")
+"""What is read of Minari's metadata, in its file or among the attributes of main_data.hdf5."""
 
 
 def _minari_folder(path: Path) -> Path | None:
@@ -285,10 +379,15 @@ def _read_minari(path: Path, column_map: ColumnMap) -> Source:
         raise UserError(f"{path} holds no data/main_data.hdf5; give the folder of a local Minari dataset in HDF5.")
     main = folder / "main_data.hdf5"
     metadata = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
+    if not isinstance(metadata, dict):
+        raise UserError(f"{folder / 'metadata.json'} holds no names and values; it is damaged or not Minari's.")
     with _hdf5(main) as file:
-        names = [name for name in file if name.startswith("episode_") and name[8:].isdigit()]
-        attributes = dict(file.attrs)
-    metadata = {name: value for name, value in attributes.items() if isinstance(value, str)} | metadata
+        _refuse_links(file, str(main))
+        names = [name for name in file if name.startswith("episode_") and name[8:].isdecimal()]
+        said = {
+            name: file.attrs[name] for name in MINARI_SAYS if name in file.attrs and not file.attrs.get_id(name).shape
+        }
+    metadata = {name: value for name, value in said.items() if isinstance(value, str)} | metadata
     names.sort(key=lambda name: int(name[8:]))
     if not names:
         raise UserError(f"{main} holds no episodes (groups episode_0, episode_1, …); it is empty or not Minari's.")
@@ -310,9 +409,11 @@ def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[
             missing = {"observations", "actions", "rewards", "terminations", "truncations"} - set(group)
             if missing:
                 raise UserError(f"{label} has no {', '.join(sorted(missing))}; it is damaged or not Minari's.")
-            obs, action = _flat(group["observations"], label), _flat(group["actions"], label)
-            flags = [np.asarray(group[key]) for key in ("terminations", "truncations")]
-            length = len(group["rewards"])
+            _refuse_links(group, label)
+            obs, action = _flat(group, "observations", label), _flat(group, "actions", label)
+            flags = [_whole(group, key, label) for key in ("terminations", "truncations")]
+            reward = _whole(group, "rewards", label)
+            length = len(reward)
             lengths = [len(obs) - 1, len(action), length, *map(len, flags)]
             lengths += [int(group.attrs["total_steps"])] if "total_steps" in group.attrs else []
             if length == 0:
@@ -336,7 +437,7 @@ def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[
                 {
                     "obs": obs[:-1],
                     "action": action,
-                    "reward": np.asarray(group["rewards"]),
+                    "reward": reward,
                     "next_obs": obs[1:],
                     "terminated": flags[0],
                     "truncated": flags[1],
@@ -350,19 +451,33 @@ def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[
         )
 
 
-def _flat(item: Any, label: str) -> np.ndarray:
+MOST_NESTED = 16
+"""Spaces within spaces in Minari's layout: more are a circle."""
+
+
+def _whole(group: Any, name: str, label: str) -> np.ndarray:
+    """An episode's numbers by that name."""
+    item = _numbers_in(group, name, label)
+    _row_sizes({name: item.shape}, label)
+    _held(math.prod(item.shape) * item.dtype.itemsize, f"{label}: {name}")
+    return np.asarray(item)
+
+
+def _flat(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
     """A dataset as [T, size]; a group (Dict or Tuple space) with its parts side by side, in Gymnasium's order."""
+    item = group[name]
     if hasattr(item, "keys"):
         if not len(item):
             raise UserError(f"{label}: {item.name} is an empty group, expected numbers.")
+        if depth == MOST_NESTED:
+            raise UserError(f"{label}: {item.name} lies {depth} groups deep, expected fewer; it is damaged.")
+        _refuse_links(item, label)
         by_place = sorted(item, key=lambda key: (int(key[7:]), key) if key.startswith("_index_") else (0, key))
-        return np.concatenate([_flat(item[key], label) for key in by_place], axis=1)
-    values = np.asarray(item)
-    if values.dtype.kind not in "biuf":
-        raise UserError(f"{label}: {item.name} has type {values.dtype}, expected numbers.")
+        return np.concatenate([_flat(item, key, label, depth + 1) for key in by_place], axis=1)
+    values = _whole(group, name, label)
     if values.ndim == 1:
         raise UserError(f"{label}: {item.name} has shape {values.shape}, expected (T, …): continuous, not discrete.")
-    return values.reshape(len(values), int(np.prod(values.shape[1:])))
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _space_bounds(text: Any) -> Box | None:
@@ -421,7 +536,8 @@ def hdf5_size(path: str | Path) -> int | None:
 class NpyStream:
     """An .npy inside a stream that cannot seek, a few rows at a time; nothing in it is ever unpickled."""
 
-    def __init__(self, stream: Any, label: str):
+    def __init__(self, stream: Any, label: str, size: int | None = None):
+        """`size` is that of the whole stream, where it is known."""
         self._stream, self._label = stream, label
         try:
             version = np.lib.format.read_magic(stream)
@@ -432,6 +548,14 @@ class NpyStream:
             raise UserError(f"{label} could not be read ({error}); it is damaged or no .npy.") from None
         if self.dtype.hasobject:
             raise UserError(f"{label} holds Python objects, expected numbers; save it again as an array of numbers.")
+        if self.dtype.kind not in "biuf" or any(axis < 0 for axis in self.shape):
+            raise UserError(f"{label} has type {self.dtype} and shape {self.shape}, expected numbers.")
+        self.size = math.prod(self.shape) * self.dtype.itemsize
+        if size is not None and stream.tell() + self.size != size:
+            raise UserError(
+                f"{label} declares {amount(self.size)} and holds {amount(size - stream.tell())}; it is damaged: fetch "
+                "it again."
+            )
         self._whole: np.ndarray | None = None
         self._at = 0
 
@@ -441,6 +565,7 @@ class NpyStream:
         if self._fortran and rest:
             # Its rows are scattered over the file: only reading it whole gives one.
             if self._whole is None:
+                _held(self.size, f"{self._label}, in Fortran's order,")
                 self._whole = self._array(self.shape[::-1]).T
             part = self._whole[self._at : self._at + rows]
         else:
@@ -450,10 +575,11 @@ class NpyStream:
 
     def whole(self) -> np.ndarray:
         """All of a small one."""
+        _held(self.size, self._label)
         return self._array(self.shape)
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        size = int(np.prod(shape)) * self.dtype.itemsize
+        size = math.prod(shape) * self.dtype.itemsize
         data = self._stream.read(size)
         if len(data) != size:
             raise UserError(f"{self._label} ends too early; it is truncated: fetch it again.")
@@ -466,18 +592,14 @@ def _read_npz(path: Path, column_map: ColumnMap) -> Source:
     with _zip(path) as archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         found = _find_columns(available, column_map, label)
-        lengths, width = {}, 0
-        for key in itertools.chain(*found.values()):
-            shape = _member(archive, key, path).shape
-            if not shape:
-                raise UserError(f"{path}: {key} is one number, expected rows.")
-            lengths[key], width = shape[0], width + int(np.prod(shape[1:]))
+        shapes = {key: _member(archive, key, path).shape for key in itertools.chain(*found.values())}
+        width = _row_sizes(shapes, label)
         action_set = None
         if "action_low" in available and "action_high" in available:
             streams = [_member(archive, key, path) for key in ("action_low", "action_high")]
             low, high = (stream.whole() for stream in streams)
             action_set = action_bounds(low, high)
-    count, size = _same_length(lengths, label), chunk_rows(width)
+    count, size = _same_length({key: shape[0] for key, shape in shapes.items()}, label), chunk_rows(width)
 
     def read() -> Iterator[Columns]:
         with _zip(path) as archive:
@@ -488,7 +610,7 @@ def _read_npz(path: Path, column_map: ColumnMap) -> Source:
                     for name, parts in streams.items()
                 }
 
-    source = Source(iter(()), -(-count // size), action_set)
+    source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
     _note_ends(found, source.notes)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
@@ -502,7 +624,8 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 def _member(archive: zipfile.ZipFile, key: str, path: Path) -> NpyStream:
-    return NpyStream(archive.open(f"{key}.npy"), f"{path}: {key}")
+    size = archive.getinfo(f"{key}.npy").file_size
+    return NpyStream(archive.open(f"{key}.npy"), f"{path}: {key}", size)
 
 
 # ---------------------------------------------------------------------- tables
@@ -555,6 +678,7 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
         with parquet.ParquetFile(path) as file:
             schema, count = file.schema_arrow, file.metadata.num_rows
             found = _find_columns(schema.names, column_map, label)
+            width = _row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} could not be read as Parquet ({error}); it is truncated or damaged.") from None
     meta = schema.metadata or {}
@@ -562,17 +686,31 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
     if b"action_low" in meta and b"action_high" in meta:
         action_set = action_bounds(json.loads(meta[b"action_low"]), json.loads(meta[b"action_high"]))
     columns = list(dict.fromkeys(itertools.chain(*found.values())))
-    size = min(chunk_rows(len(columns)), 65_536)
+    size = min(chunk_rows(width), 65_536)
 
     def read() -> Iterator[Columns]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=size, columns=columns):
                 yield _table_columns(batch, found, label)
 
-    source = Source(iter(()), -(-count // size), action_set)
+    source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
     _note_ends(found, source.notes)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
+
+
+def _parquet_shapes(metadata: Any, columns: set[str]) -> dict[str, tuple[int, int]]:
+    """(rows, most numbers in a row) of the columns that are used, as the file's footer has them."""
+    shapes: dict[str, tuple[int, int]] = dict.fromkeys(columns, (metadata.num_rows, 0))
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for axis in range(group.num_columns):
+            column = group.column(axis)
+            name = column.path_in_schema.split(".")[0]
+            if name in shapes:
+                widest = max(shapes[name][1], -(-column.num_values // max(group.num_rows, 1)))
+                shapes[name] = (metadata.num_rows, widest)
+    return shapes
 
 
 def _table_columns(batch: Any, found: Mapping[str, list[str]], label: str) -> Columns:
@@ -688,6 +826,8 @@ READERS: dict[str, Callable[[Path, ColumnMap], Source]] = {
     "parquet": _read_parquet,
     "replay": _read_replay,
 }
+FOLDERS = ("minari", "replay")
+"""The formats that are folders."""
 
 
 def _guarded(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
@@ -703,8 +843,12 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} could not be read to its end ({error}); it is damaged: fetch it again.") from None
+    except MemoryError:
+        raise UserError(f"{path} could not be read: memory ran out; free some, or save it in smaller parts.") from None
+    # Nobody says what HDF5, zlib, Arrow and NumPy can raise on damaged bytes: all of it is the file's fault.
+    except Exception as error:
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{path} could not be read to its end ({what}); it is damaged: fetch it again.") from None
 
 
 def _import(name: str, path: Path) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from fittedq.errors import UserError
+from fittedq import memory
 
 
 class Replay:
@@ -18,13 +18,8 @@ class Replay:
     """
 
     def __init__(self, capacity: int, width: int):
-        try:
-            self.rows = np.zeros((capacity, width), np.float32)
-        except (MemoryError, ValueError):
-            raise UserError(
-                f"setting replay_size: {capacity} rows of {width} numbers need {capacity * width * 4 / 2**30:.1f} GiB, "
-                "more than this machine has; choose a smaller replay_size."
-            ) from None
+        check_size(capacity, width)
+        self.rows = np.zeros((capacity, width), np.float32)
         self.size = 0
         self.position = 0
 
@@ -66,6 +61,12 @@ def newest(count: int, size: int, position: int, capacity: int) -> np.ndarray:
     return (position - count + np.arange(count)) % capacity
 
 
+def check_size(capacity: int, width: int) -> None:
+    """A UserError where a replay of so many rows would not fit in memory once it is full."""
+    what = f"setting replay_size: {capacity:,} rows of {width:,} numbers"
+    memory.require(4 * capacity * width, what, "choose a smaller one")
+
+
 class DeviceReplay(eqx.Module):
     """The same replay as a pytree, for loops compiled whole."""
 
@@ -75,6 +76,7 @@ class DeviceReplay(eqx.Module):
 
     @staticmethod
     def empty(capacity: int, width: int) -> DeviceReplay:
+        check_size(capacity, width)
         # Two zeros: a buffer that is donated may not appear twice.
         rows = jnp.zeros((capacity, width), jnp.float32)
         return DeviceReplay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
