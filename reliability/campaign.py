@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +116,12 @@ def summed(promise: str, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
 
 def spread(cases: list[str], count: int | None) -> list[str]:
-    """`count` of the cases, evenly over all of them; all where there are no more."""
+    """`count` of the cases, one at random (always the same one) from each of as many equal parts; or all."""
     if count is None or count >= len(cases):
         return cases
-    return [cases[index * len(cases) // count] for index in range(count)]
+    draw = random.Random(0)
+    edges = [index * len(cases) // count for index in range(count + 1)]
+    return [cases[draw.randrange(start, stop)] for start, stop in pairwise(edges)]
 
 
 def table(results: Iterable[Path]) -> str:
