@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 
@@ -123,8 +125,10 @@ def _write_minari(dataset: Dataset, path: Path, name: str) -> None:
     main = path / "data" / "main_data.hdf5"
     ends = {stop for _, stop in dataset.episodes()} | {int(row) + 1 for row in dataset.broken_links()}
     start = 0
-    with h5py.File(main, "w", track_order=True) as file:
+    with _Patient(main) as stream, h5py.File(stream, "w", track_order=True) as file:
         for index, stop in enumerate(sorted(ends)):
+            if stream.failure is not None:
+                break
             episode = dataset.transitions(slice(start, stop))
             truncated = np.array(episode.truncated)
             truncated[-1] |= not episode.terminated[-1]
@@ -145,6 +149,30 @@ def _write_minari(dataset: Dataset, path: Path, name: str) -> None:
         "dataset_size": round(main.stat().st_size / 1e6, 1),
     }
     write_json(path / "data" / "metadata.json", metadata)
+
+
+@final
+class _Patient(io.FileIO):
+    """A file for HDF5, whose library crashes the process when a write fails: the failure is raised when it closes."""
+
+    failure: OSError | None = None
+
+    def __init__(self, path: Path):
+        super().__init__(path, "w+")
+
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data).cast("B")
+        try:
+            while left and self.failure is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = error
+        return memoryview(data).nbytes
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+        if self.failure is not None:
+            raise self.failure
 
 
 def _box(low: object, high: object) -> str:
