@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -168,7 +169,7 @@ def test_amortized_with_every_state_solved_labels_as_explicit_does():
     amortized._nets = amortized._nets.replace("critic", explicit._nets.critic)
     finish(explicit, 1)
     finish(amortized, 1)
-    np.testing.assert_array_equal(explicit._answers, amortized._answers)
+    np.testing.assert_array_equal(explicit._solutions.action, amortized._solutions.action)
     for one, other in zip(
         jax.tree.leaves(explicit.nets().critic), jax.tree.leaves(amortized.nets().critic), strict=True
     ):
@@ -202,23 +203,79 @@ def test_c20_an_empty_set_of_solved_states_leaves_the_policy_and_counts_as_no_er
         np.testing.assert_array_equal(one, other)
 
 
+class Recorded:
+    """A trainer whose solver's answers, and the data of whose fits, are kept as they pass."""
+
+    def __init__(self, algorithm: AmortizedFQI, data: Dataset):
+        self.trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
+        self.answers: list[dict[float, float]] = []
+        """By iteration: the solver's answer at each s' that it was asked about."""
+        self.fits: dict[int, Any] = {}
+        """The newest data of each update."""
+        solve, fit = self.trainer._greedy, self.trainer._fit
+
+        def solving(nets: Any, obs: Any, starts: Any, key: Any) -> Any:
+            greedy = solve(nets, obs, starts, key)
+            pairs = zip(obs[:, 0].tolist(), np.asarray(greedy.action)[:, 0].tolist(), strict=True)
+            self.answers[-1] |= dict(pairs)
+            return greedy
+
+        def fitting(index: int, nets: Any, states: Any, data: Any, rng: Any, key: Any) -> Any:
+            self.fits[index] = data
+            return fit(index, nets, states, data, rng, key)
+
+        self.trainer._greedy, self.trainer._fit = solving, fitting
+
+    def iterate(self) -> None:
+        self.answers.append({})
+        finish(self.trainer, self.trainer.step + 1)
+
+
 @pytest.mark.parametrize("max_age", [0, 2])
-def test_c21_labels_stay_for_max_age_iterations(max_age):
-    """Rows solved in iterations n − max_age … n are labels: with 0, this iteration's alone."""
-    algorithm = AmortizedFQI(hidden=(8,), solve_count=10, max_age=max_age)
-    trainer = FittedTrainer(algorithm, lqr_data(1_000), PLAIN, seed=0)
-    for n in range(1, 6):
-        finish(trainer, n)
-        solved_at = trainer._solved_at
-        data = trainer._labelled(
-            1, trainer.nets(), trainer.nets(), (trainer._answers, solved_at == n), solved_at, n, KEY
-        )
-        expected = np.sum((solved_at >= n - max_age) & (solved_at > 0))
-        assert len(data.obs) == expected
-        assert expected >= 10
+def test_c21_what_the_solver_found_is_a_label_until_its_age_exceeds_max_age(max_age):
+    """The policy's labels at iteration n: each row's newest answer, to the bit, of iterations n − max_age … n alone."""
+    recorded = Recorded(AmortizedFQI(hidden=(8,), solve_share=0.3, max_age=max_age, maximizer="grid"), lqr_data(60))
+    for _ in range(6):
+        recorded.iterate()
+        expected: dict[float, float] = {}
+        for answers in recorded.answers[-1 - max_age :]:
+            expected |= answers
+        data = recorded.fits[1]
+        assert (data.weight == 1).all()
+        assert dict(zip(data.obs[:, 0].tolist(), data.action[:, 0].tolist(), strict=True)) == expected
+    assert len(expected) > 18 * (max_age > 0)
 
 
-KEY = jax.random.key_data(jax.random.key(0))
+def test_targets_bootstrap_from_the_solver_where_it_solved_and_from_the_policy_elsewhere():
+    """y = r + γ q̄(s', a'), a' the answer of this iteration, or π̄(s'), and never an older answer."""
+    data = lqr_data(60)
+    algorithm = AmortizedFQI(hidden=(8,), solve_share=0.3, maximizer="grid", clip_targets=False)
+    recorded = Recorded(algorithm, data)
+    next_obs, reward = (np.asarray(data.columns[name]) for name in ("next_obs", "reward"))
+    for _ in range(3):
+        nets = recorded.trainer.nets()
+        recorded.iterate()
+        action = np.array(nets.policy.act(next_obs, np.zeros_like(next_obs)))
+        for row, found in enumerate(map(recorded.answers[-1].get, next_obs[:, 0].tolist())):
+            action[row] = action[row] if found is None else found
+        expected = reward + algorithm.gamma * np.asarray(nets.critic(next_obs, action)).min(axis=0)
+        np.testing.assert_allclose(recorded.fits[0].y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_that_solves_the_worst_rows_resumes_with_their_gaps():
+    """Every row was solved once when it is saved: which are solved next is a matter of the gaps alone."""
+    data = lqr_data(60)
+    algorithm = AmortizedFQI(hidden=(8,), solve_share=0.34, solve_rule="gap", maximizer="grid")
+    whole = FittedTrainer(algorithm, data, PLAIN, seed=0)
+    finish(whole, 3)
+    arrays, meta = whole.snapshot()
+    assert np.isfinite(arrays["solutions/gap"]).all()
+    again = FittedTrainer(algorithm, data, PLAIN, seed=0)
+    assert again.restore(arrays, meta)
+    for trainer in (whole, again):
+        finish(trainer, 4)
+    np.testing.assert_array_equal(whole._solutions.iteration, again._solutions.iteration)
+    np.testing.assert_array_equal(whole._solutions.gap, again._solutions.gap)
 
 
 def test_the_gap_rule_solves_new_rows_first_then_the_worst():
@@ -277,7 +334,7 @@ def test_c23_imitating_tied_maximizers_averages_them_and_ascent_does_not():
     for loss in ("imitate", "improve"):
         algorithm = AmortizedFQI(**settings, **own, policy_loss=loss)
         trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
-        trainer._answers[:] = np.where(rng.uniform(size=(1_000, 1)) < 0.5, 1.0, -1.0)
+        trainer._solutions.action[:] = np.where(rng.uniform(size=(1_000, 1)) < 0.5, 1.0, -1.0)
         finish(trainer, 3)
         mode = np.asarray(trainer.nets().policy.act(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)))
         found[loss] = float(-((mode[0, 0] ** 2 - 1) ** 2))

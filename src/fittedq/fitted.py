@@ -53,7 +53,7 @@ from fittedq.train import (
     strong,
     to_arrays,
 )
-from fittedq.types import Approximators, Greedy, Transition
+from fittedq.types import AbstractActionSet, Approximators, Greedy, Transition
 
 CHUNK = 4096
 """Rows labelled in one compiled call."""
@@ -127,6 +127,38 @@ class Rows:
         return packed
 
 
+@dataclass(frozen=True)
+class Solutions:
+    """What a solver found at each row: its newest action, the iteration that is from, the gap there to the policy.
+
+    The policy's own actions never come in: they are no labels.
+    """
+
+    action: np.ndarray
+    """[rows, m]; the middle of the set where a row was never solved."""
+    iteration: np.ndarray
+    """−1 where a row was never solved."""
+    gap: np.ndarray
+    """q̄ at the solver's action less q̄ at the policy's; ∞ where a row was never solved."""
+
+    @staticmethod
+    def none(rows: int, action_set: AbstractActionSet) -> Solutions:
+        center = np.asarray(action_set.center, np.float32)
+        return Solutions(np.tile(center, (rows, 1)), np.full(rows, -1), np.full(rows, np.inf, np.float32))
+
+    def copy(self) -> Solutions:
+        return Solutions(self.action.copy(), self.iteration.copy(), self.gap.copy())
+
+    def followed_by(self, more: Solutions) -> Solutions:
+        """These rows, then those of `more`."""
+        pairs = zip(vars(self).values(), vars(more).values(), strict=True)
+        return Solutions(*(np.concatenate(pair) for pair in pairs))
+
+    def since(self, iteration: int) -> np.ndarray:
+        """The rows whose action is from this iteration or a later one."""
+        return np.flatnonzero(self.iteration >= max(iteration, 1))
+
+
 class FittedTrainer(AbstractTrainer):
     """Fitted Q-iteration on a fixed dataset; `step` counts iterations, `updates` gradient steps and own fits."""
 
@@ -142,12 +174,7 @@ class FittedTrainer(AbstractTrainer):
         self._first = self._start()
         self._nets = self._first
         self._optimizer_states = self._fresh_optimizers()
-        size, action = self._rows.size, self.action_set.size
-        center = np.asarray(self.action_set.center, np.float32)
-        self._answers = np.broadcast_to(center, (size, action)).copy()
-        """Each row's last greedy action: the next solve starts there."""
-        self._solved_at = np.full(size, -1)
-        self._gap = np.full(size, np.inf, np.float32)
+        self._solutions = Solutions.none(self._rows.size, self.action_set)
         self._metrics: dict[str, float] = {}
         self._work: Iterator[float] | None = None
         self._grows = False
@@ -181,11 +208,8 @@ class FittedTrainer(AbstractTrainer):
         moments = self._rows.moments if moments is None else moments
         self._rows = Rows(dataset, moments is not None, moments)
         self._reward_range = _range(dataset)
-        new = self._rows.size - len(self._gap)
-        center = np.asarray(self.action_set.center, np.float32)
-        self._answers = np.concatenate([self._answers, np.tile(center, (new, 1))])
-        self._solved_at = np.concatenate([self._solved_at, np.full(new, -1)])
-        self._gap = np.concatenate([self._gap, np.full(new, np.inf, np.float32)])
+        new = self._rows.size - len(self._solutions.gap)
+        self._solutions = self._solutions.followed_by(Solutions.none(new, self.action_set))
         self._grows = True
 
     def _iterate(self) -> Iterator[float]:
@@ -201,19 +225,17 @@ class FittedTrainer(AbstractTrainer):
         solving = self._fqi.greedy is not None and _solver(self._fqi.greedy) is not None
         greedy_share = 0.5 if solving else 0.1
 
-        memory = (self._answers.copy(), self._solved_at.copy(), self._gap.copy())
-        solved = np.zeros(self._rows.size, bool)
+        solutions, acting = self._solutions.copy(), None
         if self._fqi.greedy is not None:
-            for done in self._act(frozen.over(nets), n, keys[0], memory, solved):
+            acting = np.empty_like(solutions.action)
+            for done in self._act(frozen.over(nets), n, keys[0], solutions, acting):
                 yield greedy_share * done
-        answers, solved_at, gap = memory
-        greedy = None if self._fqi.greedy is None else (answers, solved)
 
         metrics: dict[str, float] = {}
         states = list(self._optimizer_states)
         updates = self.updates
         for index, update in enumerate(self._fqi.updates):
-            data = self._labelled(index, nets, frozen, greedy, solved_at, n, keys[1 + 2 * index])
+            data = self._labelled(index, nets, frozen, acting, solutions, n, keys[1 + 2 * index])
             share = (1 - greedy_share) / len(self._fqi.updates)
             component = getattr(nets, update.component)
             if data is not None:
@@ -225,40 +247,39 @@ class FittedTrainer(AbstractTrainer):
                     component, metrics, updates = fitted, metrics | figures, updates + count
                     yield greedy_share + share * (index + min(done, 0.999))
             nets = nets.replace(update.component, component)
-        metrics |= self._changes(before, nets, probe, answers, solved)
+        metrics |= self._changes(before, nets, probe, solutions, n)
         _check_finite(n, metrics)
         self._nets, self._optimizer_states = nets, tuple(states)
-        self._answers, self._solved_at, self._gap = answers, solved_at, gap
+        self._solutions = solutions
         self._metrics, self.updates, self.step = metrics, updates, n
         self.finished = self._verdict(metrics)
 
-    def _act(self, nets: Approximators, n: int, key: Any, memory: Any, solved: np.ndarray) -> Iterator[float]:
-        """Fill `memory`'s answers for every row: the solver's on B_opt, the policy's elsewhere."""
-        answers, solved_at, gap = memory
+    def _act(self, nets: Approximators, n: int, key: Any, solutions: Solutions, acting: np.ndarray) -> Iterator[float]:
+        """Fill `acting` with a' for every row: the solver's, which `solutions` take in, on B_opt, else the policy's."""
         greedy, size = self._fqi.greedy, self._rows.size
         chosen = np.arange(size)
         if isinstance(greedy, PartlySolved):
             # A generator of its own: which rows are solved changes nothing in how networks are fitted.
-            chosen = greedy.rows(size, gap, np.random.default_rng(np.random.SeedSequence([self._seed, 3, n])))
+            rng = np.random.default_rng(np.random.SeedSequence([self._seed, 3, n]))
+            chosen = greedy.rows(size, solutions.gap, rng)
         elif _solver(greedy) is None:
             chosen = chosen[:0]
-        solved[chosen] = True
         keys = iter(jax.random.split(key, 2 + 2 * (size // CHUNK + 2)))
-        if not solved.all():
-            for part in _chunks(np.flatnonzero(~solved)):
-                obs = self._next_obs(part)
-                answers[part] = np.asarray(self._amortized(nets, _filled(obs), next(keys)).action)[: len(part)]
-                yield 0.2 * part[-1] / size
+        for part in _chunks(np.setdiff1d(np.arange(size), chosen, assume_unique=True)):
+            obs = self._next_obs(part)
+            acting[part] = np.asarray(self._amortized(nets, _filled(obs), next(keys)).action)[: len(part)]
+            yield 0.2 * part[-1] / size
         for part in _chunks(chosen):
             obs = self._next_obs(part)
-            starts = answers[part][:, None]
+            starts = solutions.action[part][:, None]
             if _solver(greedy).on_host:
                 answer = np.asarray(_solver(greedy)(nets, obs, next(keys), starts).action)
             else:
                 answer = np.asarray(self._greedy(nets, _filled(obs), _filled(starts), next(keys)).action)[: len(part)]
             if isinstance(greedy, PartlySolved):
-                gap[part] = np.asarray(_gap(nets, _filled(obs), _filled(answer)))[: len(part)]
-            answers[part], solved_at[part] = answer, n
+                solutions.gap[part] = np.asarray(_gap(nets, _filled(obs), _filled(answer)))[: len(part)]
+            acting[part] = solutions.action[part] = answer
+            solutions.iteration[part] = n
             yield 0.2 + 0.8 * part[-1] / size
 
     def _labelled(
@@ -266,8 +287,8 @@ class FittedTrainer(AbstractTrainer):
         index: int,
         nets: Approximators,
         frozen: Approximators,
-        greedy: tuple[np.ndarray, np.ndarray] | None,
-        solved_at: np.ndarray,
+        acting: np.ndarray | None,
+        solutions: Solutions,
         n: int,
         key: Any,
     ) -> Any:
@@ -276,17 +297,17 @@ class FittedTrainer(AbstractTrainer):
         chosen = np.arange(self._rows.size)
         if isinstance(update.loss, Imitate):
             assert isinstance(self._fqi.greedy, PartlySolved | Solved)
-            oldest = n - getattr(self._fqi.greedy, "max_age", 0)
-            chosen = np.flatnonzero(solved_at >= max(oldest, 1))
+            # What the policy imitates is what was solved, not what it did itself where nothing was.
+            acting, chosen = solutions.action, solutions.since(n - getattr(self._fqi.greedy, "max_age", 0))
             if len(chosen) == 0:
                 return None
         parts = []
         for part, part_key in zip(_chunks(chosen), jax.random.split(key, len(chosen) // CHUNK + 1), strict=False):
             rows = self._rows(part)
             action = solved = None
-            if greedy is not None:
+            if acting is not None:
                 # Of a loss that imitates, every chosen row is a label; no other asks.
-                action, solved = _filled(greedy[0][part]), np.ones(len(_filled(part)), bool)
+                action, solved = _filled(acting[part]), np.ones(len(_filled(part)), bool)
             data = self._label[index](nets, frozen, _filled(rows), action, solved, part_key)
             count = len(part)
             parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], data))
@@ -349,7 +370,7 @@ class FittedTrainer(AbstractTrainer):
     # ------------------------------------------------------------------ what is said of an iteration
 
     def _changes(
-        self, before: Approximators, nets: Approximators, probe: np.ndarray, answers: np.ndarray, solved: np.ndarray
+        self, before: Approximators, nets: Approximators, probe: np.ndarray, solutions: Solutions, n: int
     ) -> dict[str, float]:
         """δ_q = mean_D |q_{n+1} − q_n|; δ_d = mean ‖π_{n+1} − a*‖ on B_opt; the controller's change, in half-widths."""
         obs, action = self._inputs(probe)
@@ -358,14 +379,15 @@ class FittedTrainer(AbstractTrainer):
         figures = {"delta_q": float(np.abs(new - old).mean())}
         if nets.policy is None:
             if self._fqi.greedy is not None:
-                figures["policy_change"] = float(np.abs((answers - self._answers) / half_width).mean())
+                moved = solutions.action - self._solutions.action
+                figures["policy_change"] = float(np.abs(moved / half_width).mean())
             return figures
         moved = _modes(nets.policy, obs) - _modes(before.policy, obs)
         figures["policy_change"] = float(np.abs(moved / half_width).mean())
         if any(isinstance(update.loss, Imitate) for update in self._fqi.updates):
-            rows = np.flatnonzero(solved)[:PROBES]
-            error = _modes(nets.policy, self._next_obs(rows)) - answers[rows] if len(rows) else np.zeros((1, 1))
-            figures["delta_d"] = float(np.abs(error / (half_width if len(rows) else 1)).mean())
+            rows = solutions.since(n)[:PROBES]
+            error = _modes(nets.policy, self._next_obs(rows)) - solutions.action[rows] if len(rows) else np.zeros(1)
+            figures["delta_d"] = float(np.abs(error / half_width).mean())
         return figures
 
     def _target_figures(self, target: AbstractTarget, nets: Approximators, y: np.ndarray) -> dict[str, float]:
@@ -419,9 +441,7 @@ class FittedTrainer(AbstractTrainer):
         arrays = {
             **to_arrays("nets", self._nets),
             **to_arrays("optimizers", self._optimizer_states),
-            "answers": self._answers,
-            "solved_at": self._solved_at,
-            "gap": self._gap,
+            **{f"solutions/{name}": array for name, array in vars(self._solutions).items()},
         }
         meta = {"step": self.step, "updates": self.updates, "metrics": self._metrics, "finished": self.finished}
         return arrays, meta
@@ -432,8 +452,7 @@ class FittedTrainer(AbstractTrainer):
         self._nets = from_arrays("nets", self._algorithm.sized(self._first, arrays), arrays)
         self._nets = jax.tree.map(jnp.asarray, self._nets)
         self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))
-        self._answers, self._solved_at = arrays["answers"].copy(), arrays["solved_at"].copy()
-        self._gap = arrays["gap"].copy()
+        self._solutions = Solutions(**_under("solutions/", arrays)).copy()
         self._work = None
         return True
 
@@ -742,8 +761,8 @@ def _check_finite(iteration: int, figures: dict[str, float]) -> None:
     wrong = next((name for name, value in figures.items() if not np.isfinite(value)), None)
     if wrong is not None:
         raise UserError(
-            f"iteration {iteration}: {wrong} is {figures[wrong]}; lower critic_learning_rate or gamma, or, where actions "
-            "are integrated over a thin set, raise points or samples (the iterations before are intact)."
+            f"iteration {iteration}: {wrong} is {figures[wrong]}; lower critic_learning_rate or gamma, or, where "
+            "actions are integrated over a thin set, raise points or samples (the iterations before are intact)."
         )
 
 

@@ -140,7 +140,7 @@ class SoftValue(AbstractTarget):
 
 
 class AbstractNodes(eqx.Module):
-    """Actions a_k and log weights that stand for an integral over the box around A(s): ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
+    """a_k and log weights w_k of an integral over the box around A(s): ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
 
     @abc.abstractmethod
     def __call__(
