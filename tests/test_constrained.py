@@ -15,7 +15,8 @@ import fittedq
 from fittedq import Box, Limits, Mixed, Polytope, StateBox, UserError
 from fittedq.action_sets import describe, described
 from fittedq.cli.main import main
-from fittedq.envs.gym import GymSource, LimitActions
+from fittedq.envs.flat import LimitActions
+from fittedq.envs.gym import GymSource
 
 SMALL = {"hidden": (8,), "batch_size": 16, "random_steps": 20}
 TRIANGLE = Polytope([-1, -1], [1, 1], [[1, 1]], [0.5])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,18 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from jaxtyping import Float
 
 from fittedq import algorithms
-from fittedq.action_sets import describe, described
+from fittedq.acting import ActingStatus, checked_fallback, middle, safe_action
+from fittedq.action_sets import describe, described, reads_obs
 from fittedq.algorithms.base import Algorithm
-from fittedq.approx.host import host_view, to_host
+from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
-from fittedq.envs.native import AbstractJaxEnv, find_jax_env
+from fittedq.envs.named import NamedEnv, resolved
+from fittedq.envs.native import AbstractJaxEnv
+from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import load_folder, save_folder
@@ -44,36 +49,108 @@ class Agent:
         action_set: AbstractActionSet,
         nets: Approximators,
         moments: RunningMoments | None = None,
-        env_id: str | None = None,
+        env: str | NamedEnv | None = None,
+        spaces: Spaces | None = None,
+        fallback: Any = None,
     ):
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
         self._objective: CriticValue | None = None
         self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
-        self.env_id = env_id
-        """The id it was trained on, as text; nothing is ever built from a saved one unasked."""
+        self.env = NamedEnv(env) if isinstance(env, str) else env
+        """What it was trained on, by name; where only a file says so, code in it is not run unasked."""
+        self.spaces = spaces or Spaces.flat(obs_size, action_set.size)
+        """How observations are read and actions are shaped: the environment's, else flat vectors."""
+        if (self.spaces.observation.size, self.spaces.action.size) != (obs_size, action_set.size):
+            raise UserError(
+                f"spaces: found {self.spaces.observation.size} observation and {self.spaces.action.size} action "
+                f"numbers, expected {obs_size} and {action_set.size}."
+            )
+        self._fallback = middle(action_set, obs_size)
+        if fallback is not None:
+            self.fallback = fallback
 
-    def act(
-        self, obs: Any, *, refine: int = 0, trust: float = 0.1, deadline: float | None = None
-    ) -> Float[np.ndarray, "*b m"]:
-        """π(s), the mode: for one observation [s] or a batch [b, s], inside the action set.
+    @property
+    def env_id(self) -> str | None:
+        """The id it was trained on."""
+        return None if self.env is None else self.env.id
+
+    def __repr__(self) -> str:
+        low, high = (np.round(bound, 4).tolist() for bound in (self.action_set.low, self.action_set.high))
+        kind = "" if describe(self.action_set)["kind"] == "box" else f" ({type(self.action_set).__name__})"
+        return (
+            f"Agent({self.algorithm.name} on {self.env or 'an environment of its own'}: {self.obs_size} observation "
+            f"numbers, actions between {low} and {high}{kind})"
+        )
+
+    def act(self, obs: Any, *, refine: int = 0, trust: float = 0.1, deadline: float | None = None) -> np.ndarray:
+        """π(s), the mode, inside the action set: for one observation or a batch, in the environment's shape and dtype.
+
+        Observations are taken as the environment gives them (dictionaries, tuples, arrays, whole numbers, with a
+        leading axis for a batch), or flat, as [s] or [b, s]. One that is not finite raises UserError and names the
+        coordinate; `step` never raises.
 
         `refine` steps of a solver improve it by the critic's own measure, never leaving `trust` half-widths around π(s)
         and never ending worse; `deadline`, in seconds, ends them early. The first call compiles.
         """
-        batch, single = self._batch(obs, self.obs_size, "observation")
-        seen = self._normalize(batch)
-        action = self._policy.act(seen, np.zeros((batch.shape[0], self.action_set.size), np.float32))
-        action = np.asarray(self.action_set.project(action, batch))
+        rows, single = self._finite(obs, self.spaces.observation, "observation")
+        action = self.act_flat(rows, refine=refine, trust=trust, deadline=deadline)
+        return self.spaces.shaped(action[0] if single else action)
+
+    def act_flat(
+        self, obs: Float[np.ndarray, "b s"], *, refine: int = 0, trust: float = 0.1, deadline: float | None = None
+    ) -> Float[np.ndarray, "b m"]:
+        """`act` in flat vectors, as datasets hold them."""
+        action = self._policy_action(obs)
         if refine:
             if self.nets.critic is None or isinstance(self.nets.critic, TreeCritic):
                 raise UserError("refine: found no critic with a gradient; act without it.")
+            refuse_forked("refine")
             if self._objective is None:
                 self._objective = CriticValue(jax.tree.map(jnp.asarray, self.nets.critic))
             limits = {"steps": refine, "trust": trust, "deadline": deadline}
-            action = refined(self._objective, seen, action, self.action_set, **limits)
-        return action[0] if single else action
+            action = refined(self._objective, self._normalize(obs), action, self.action_set, **limits)
+        if not np.isfinite(action).all():
+            row = int(np.argwhere(~np.isfinite(action))[0, 0])
+            raise UserError(
+                f"act: the policy's action is {action[row].tolist()} at the observation {obs[row].tolist()}: it lies "
+                "too far from what was learned, or learning diverged."
+            )
+        return action
+
+    def step(self, obs: Any) -> tuple[np.ndarray, ActingStatus]:
+        """(action, status) for one observation; never raises, for loops that must not stop.
+
+        Where the policy has no finite action for `obs`, whatever it is, the action is `fallback`, moved into A(s) where
+        A depends on s and s can be read; `status.sentence` says why.
+        """
+        rows, status = None, ActingStatus.MALFORMED
+        try:
+            rows, single = self.spaces.observation.read_flat(obs, "observation")
+            if single:
+                status = ActingStatus.FAILED if np.isfinite(rows).all() else ActingStatus.NOT_FINITE
+            if status == ActingStatus.FAILED:
+                action = self._policy_action(rows)[0]
+                if np.isfinite(action).all():
+                    return self.spaces.shaped(action), ActingStatus.OK
+        except Exception:
+            # Whatever was handed in, the loop goes on; the status says that something was wrong.
+            pass
+        return self.spaces.shaped(safe_action(self._fallback, self.action_set, rows)), status
+
+    @property
+    def fallback(self) -> np.ndarray:
+        """The action of `step` where the policy has none; by default the admissible point next to the middle."""
+        return self.spaces.shaped(self._fallback)
+
+    @fallback.setter
+    def fallback(self, action: Any) -> None:
+        self._fallback = checked_fallback(action, self.spaces.action, self.action_set, self.obs_size)
+
+    def _policy_action(self, obs: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m"]:
+        action = self._policy.act(self._normalize(obs), np.zeros((len(obs), self.action_set.size), np.float32))
+        return np.asarray(self.action_set.project(action, obs))
 
     def critic_value(self, seen: Float[np.ndarray, "b s"], action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
         """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
@@ -89,17 +166,18 @@ class Agent:
         q = min_j q_j, as `value` has it; the interval is as narrow as `tol` of the range of q where time allows, and
         holds in any case. `time_limit` is for all states, `state_time_limit` for each, in seconds.
         """
-        batch, _ = self._batch(obs, self.obs_size, "observation")
+        batch, _ = self._finite(obs, self.spaces.observation, "observation")
+        refuse_forked("the gap")
         seen = np.asarray(self._normalize(batch), np.float32)
         if self.nets.critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic to compare its policy with.")
         limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
-        return amortization_gap(self.nets.critic, seen, self.act(batch), self.action_set, **limits)
+        return amortization_gap(self.nets.critic, seen, self.act_flat(batch), self.action_set, **limits)
 
     def value(self, obs: Any, action: Any) -> Float[np.ndarray, "b"] | np.float32:
         """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
-        batch, single = self._batch(obs, self.obs_size, "observation")
-        actions, _ = self._batch(action, self.action_set.size, "action")
+        batch, single = self._finite(obs, self.spaces.observation, "observation")
+        actions, _ = self._finite(action, self.spaces.action, "action")
         if actions.shape[0] != batch.shape[0]:
             raise UserError(
                 f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions, expected as many."
@@ -117,8 +195,10 @@ class Agent:
         self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0, **refinement: Any
     ) -> Iterator[float]:
         """The returns of `evaluate`, one by one as they come."""
-        if episodes < 1:
-            raise UserError(f"episodes: found {episodes}, expected at least 1.")
+        if not isinstance(episodes, int) or episodes < 1:
+            raise UserError(f"episodes: found {episodes}, expected a whole number of at least 1.")
+        if not isinstance(seed, int) or seed < 0:
+            raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
         for rows in islice(self._episodes(env, episodes, seed, **refinement), episodes):
             yield float(sum(rows.reward.tolist()))
 
@@ -129,9 +209,9 @@ class Agent:
 
     def _episodes(self, env: EnvLike | AbstractJaxEnv, most: int, seed: int, **refinement: Any) -> Iterator[Transition]:
         """Episodes one after another; of a JAX environment `most`, at once."""
-        if isinstance(env, str) and env.startswith("jax/"):
-            env = find_jax_env(env)
+        env = resolved(env)
         if isinstance(env, AbstractJaxEnv):
+            refuse_forked("evaluation in a compiled environment")
             if refinement.get("refine"):
                 raise UserError("refine: found a JAX environment, expected a Gymnasium one; evaluate there.")
             if env.obs_size != self.obs_size or env.action_set != self.action_set:
@@ -139,7 +219,7 @@ class Agent:
             policy, moments = jax.device_put((self.nets.policy, self.moments))
             yield from episodes_at_once(policy, moments, env, most, seed)
         else:
-            yield from episodes(partial(self.act, **refinement), env, self.obs_size, self.action_set, seed)
+            yield from episodes(partial(self.act_flat, **refinement), env, self.obs_size, self.action_set, seed)
 
     def as_seen(self, rows: Transition) -> Transition:
         """Transitions as the networks see them: normalized, where the agent normalizes."""
@@ -148,22 +228,13 @@ class Agent:
 
     def measure(self, rows: Transition) -> dict[str, float]:
         """`Algorithm.measure` of this agent along consecutive transitions in the environment's units."""
+        refuse_forked("measuring")
         key = jax.random.key_data(jax.random.key(0))
         return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]
 
     def save(self, path: str | Path) -> None:
         """A folder of tensors and a manifest, whole or not there."""
-        arrays = to_arrays("nets", self.nets)
-        if self.moments is not None:
-            arrays |= to_arrays("moments", self.moments)
-        agent = {
-            "algorithm": self.algorithm.name,
-            "settings": as_dict(self.algorithm),
-            "obs_size": self.obs_size,
-            "action_set": describe(self.action_set),
-            "normalized": self.moments is not None,
-            "env": self.env_id,
-        }
+        arrays, agent = self._described()
         try:
             save_folder(Path(path), arrays, {"agent": agent})
         except OSError as error:
@@ -179,38 +250,88 @@ class Agent:
         of the user's: no file holds code.
         """
         arrays, manifest = load_folder(Path(path))
-        try:
-            saved = manifest["agent"]
-            cls = algorithms.find(saved["algorithm"])
-            (settings,) = split_settings(from_json(saved["settings"]), cls)
-            code: dict[str, Any] = {} if features is None else {"features": features}
-            algorithm = cls(**settings, **code)
-            obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
-            normalized, env_id = bool(saved["normalized"]), saved["env"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: the manifest is no agent's ({error!r}).") from None
-        shapes = jax.eval_shape(
-            lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0)))
+        return _rebuilt(arrays, manifest.get("agent"), str(path), action_set, features)
+
+    def _described(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(tensors, JSON): all there is to say of an agent, save code of the user's."""
+        arrays = to_arrays("nets", self.nets)
+        if self.moments is not None:
+            arrays |= to_arrays("moments", self.moments)
+        return arrays, {
+            "algorithm": self.algorithm.name,
+            "settings": as_dict(self.algorithm),
+            "obs_size": self.obs_size,
+            "action_set": describe(self.action_set),
+            "normalized": self.moments is not None,
+            "env": None if self.env is None else self.env.describe(),
+            "spaces": self.spaces.describe(),
+            "fallback": self._fallback.tolist(),
+        }
+
+    def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
+        """Its own bytes, tensors and JSON, for `pickle` and other processes."""
+        code = [
+            words
+            for words, given in (
+                ("the bounds of its actions are functions of the state (action_set=)", reads_obs(self.action_set)),
+                ("its features are yours (features=)", getattr(self.algorithm, "features", None) is not None),
+            )
+            if given
+        ]
+        if code:
+            raise UserError(
+                f"agent: {' and '.join(code)}, and no bytes hold code; save it, and load it where it is needed with "
+                "them given again."
+            )
+        arrays, agent = self._described()
+        return _from_bytes, (json.dumps(agent), safetensors.numpy.save(arrays))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        nets, moments = (jax.tree.map(np.array, part) for part in (self.nets, self.moments))
+        return Agent(
+            self.algorithm, self.obs_size, self.action_set, nets, moments, self.env, self.spaces, self._fallback
         )
-        like = algorithm.sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
-        moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
-        return Agent(algorithm, obs_size, action_set, from_arrays("nets", like, arrays), moments, env_id)
 
     def _normalize(self, obs: Any) -> Any:
         return obs if self.moments is None else self.moments.normalize(obs)
 
-    def _batch(self, value: Any, size: int, name: str) -> tuple[np.ndarray, bool]:
-        try:
-            array = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{name}: found {value!r}, expected numbers of shape ({size},) or (batch, {size})."
-            ) from None
-        if array.ndim not in (1, 2) or array.shape[-1] != size:
-            raise UserError(f"{name}: found shape {array.shape}, expected ({size},) or (batch, {size}).")
-        return np.atleast_2d(array), array.ndim == 1
+    def _finite(self, value: Any, layout: AbstractLayout, name: str) -> tuple[Float[np.ndarray, "b n"], bool]:
+        """(rows, whether it is one) of an observation or action, or a UserError that says what is wrong with it."""
+        rows, single = layout.read_flat(value, name)
+        refuse_not_finite(rows, layout, name)
+        return rows, single
 
 
-def _description(saved: dict[str, Any]) -> Any:
+def _rebuilt(
+    arrays: dict[str, np.ndarray],
+    saved: Any,
+    where: str,
+    action_set: AbstractActionSet | None = None,
+    features: AbstractFeatures | None = None,
+) -> Agent:
+    """The agent that `Agent._described` tells of; `where` it was found, for sentences."""
+    try:
+        cls = algorithms.find(saved["algorithm"])
+        (settings,) = split_settings(from_json(saved["settings"]), cls)
+        code: dict[str, Any] = {} if features is None else {"features": features}
+        algorithm = cls(**settings, **code)
+        obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
+        normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
+        spaces, fallback = saved.get("spaces"), saved.get("fallback")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: the manifest is no agent's ({error!r}).") from None
+    shapes = jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
+    like = algorithm.sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
+    moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
+    nets = from_arrays("nets", like, arrays)
+    read = None if spaces is None else spaces_of(spaces)
+    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback)
+
+
+def _from_bytes(agent: str, tensors: bytes) -> Agent:
+    return _rebuilt(safetensors.numpy.load(tensors), json.loads(agent), "an agent's bytes")
+
+
+def _description(saved: Mapping[str, Any]) -> Any:
     """The action set in an agent's manifest; before version 0.2 it was two lists, a box."""
     return saved.get("action_set") or {"kind": "box", "low": saved["action_low"], "high": saved["action_high"]}

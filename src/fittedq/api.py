@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,17 @@ def resume(
     action_set: AbstractActionSet | None = None,
     features: AbstractFeatures | None = None,
     model: Any = None,
+    trust: Sequence[str] = (),
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
-    functions of the state, `features` or `model` where the run was given some.
+    functions of the state, `features` or `model` where the run was given some. A module, file or wrapper that only the
+    run's settings name is imported where `trust` names it too.
     """
+    code = {"features": features, "model": model}
     return _to_the_end(
-        continued(Path(folder), steps=steps, env=env, action_set=action_set, features=features, model=model),
-        progress=False,
+        continued(Path(folder), steps=steps, env=env, action_set=action_set, trust=trust, **code), progress=False
     )
 
 

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """A mistake in a setting, a file or an environment; the command line prints it and exits with code 2."""
 
 
+class EnvError(UserError):
+    """What an environment did wrong: what was learned before is whole, and worth keeping."""
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     """The valid names nearest to `name`, as the end of a sentence; all of them where none is near and they are few."""
     names = sorted(set(valid))

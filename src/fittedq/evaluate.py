@@ -7,16 +7,17 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fittedq.action_sets import inside
 from fittedq.data.statistics import RunningMoments
-from fittedq.envs.gym import EnvLike, action_box, make_env
+from fittedq.envs.flat import FlatEnv
+from fittedq.envs.gym import EnvLike, make_flat
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
-from fittedq.errors import UserError
+from fittedq.envs.spaces import refuse_not_finite
+from fittedq.errors import EnvError, UserError
 from fittedq.types import AbstractActionSet, AbstractPolicy, Box, Transition
 
 EVALUATION_SEED = 2**31
@@ -25,16 +26,15 @@ EVALUATION_SEED = 2**31
 ActBatch = Callable[[np.ndarray], np.ndarray]
 
 
-def check_spaces(env: gymnasium.Env, obs_size: int, action_set: AbstractActionSet, whose: str = "the agent") -> None:
+def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, whose: str = "the agent") -> None:
     """A UserError unless `env` has the sizes and bounds that an agent was trained for, or a dataset was taken with."""
     found = env.observation_space.shape
     if found != (obs_size,):
         raise UserError(f"environment: its observations have shape {found}, {whose}'s have ({obs_size},); use its own.")
-    box = action_box(env.action_space)
     # A box is the environment's own; any other set only has to lie in it.
-    if box != action_set if isinstance(action_set, Box) else not inside(action_set, box):
+    if env.box != action_set if isinstance(action_set, Box) else not inside(action_set, env.box):
         raise UserError(
-            f"environment: its actions lie in [{box.low}, {box.high}], {whose}'s in "
+            f"environment: its actions lie in [{env.box.low}, {env.box.high}], {whose}'s in "
             f"[{action_set.low}, {action_set.high}]; evaluate where it came from."
         )
 
@@ -44,26 +44,37 @@ def episodes(
 ) -> Iterator[Transition]:
     """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
 
-    On an environment of its own, which closes with the iterator.
+    On an environment of its own, which closes with the iterator. `act` is flat: [b, s] to [b, m].
     """
-    made = make_env(env)
+    made = make_flat(env)
     try:
         check_spaces(made, obs_size, action_set)
-        shape, dtype = made.action_space.shape, made.action_space.dtype
-        assert shape is not None
         for episode in count():
             sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-            first, _ = made.reset(seed=int(sequence.generate_state(1)[0]))
-            obs, steps, done = np.asarray(first, np.float32), [], False
-            while not done:
-                action = act(obs[None])[0]
-                after, reward, terminated, truncated, _ = made.step(action.astype(dtype).reshape(shape))
-                next_obs = np.asarray(after, np.float32)
-                steps.append((obs, action, float(reward), next_obs, terminated, truncated))
-                obs, done = next_obs, terminated or truncated
-            yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
+            yield _episode(act, made, episode, int(sequence.generate_state(1)[0]))
     finally:
         made.close()
+
+
+def _episode(act: ActBatch, env: FlatEnv, episode: int, seed: int) -> Transition:
+    steps, done = [], False
+    try:
+        obs = _finite(env, env.reset(seed=seed)[0])
+        while not done:
+            action = act(obs[None])[0]
+            next_obs, reward, terminated, truncated, _ = env.step(action)
+            if not np.isfinite(reward):
+                raise UserError(f"reward is {reward}, expected a finite number.")
+            steps.append((obs, action, reward, _finite(env, next_obs), terminated, truncated))
+            obs, done = next_obs, terminated or truncated
+    except UserError as error:
+        raise EnvError(f"evaluation in {env.label}, episode {episode}, step {len(steps)}: {error}") from error
+    return Transition(*(np.array(column) for column in zip(*steps, strict=True)))
+
+
+def _finite(env: FlatEnv, obs: np.ndarray) -> np.ndarray:
+    refuse_not_finite(obs[None], env.spaces.observation, "observation")
+    return obs
 
 
 def episodes_at_once(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from fittedq.approx.host import refuse_forked
 from fittedq.bellman import least
 from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
 from fittedq.maximize.proven import CertifiedArgmax
@@ -174,4 +175,5 @@ class SolvedPolicy:
     def act(self, obs: Any, normal: Any) -> Any:
         """The same answer for the same state: the random starts are the same each time."""
         del normal
+        refuse_forked("solving for the greedy action")
         return np.asarray(self._solve(self._nets, obs, self._key).action)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from fittedq.approx.models import KnownModel
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
-from fittedq.envs.gym import EnvLike, GymSource, make_env
-from fittedq.envs.native import AbstractJaxEnv, find_jax_env, physics
-from fittedq.errors import UserError
+from fittedq.envs.gym import EnvLike, GymSource, make_env, make_flat
+from fittedq.envs.named import NamedEnv, resolved
+from fittedq.envs.native import AbstractJaxEnv, physics
+from fittedq.envs.spaces import Spaces
+from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
@@ -155,9 +157,8 @@ class Run:
         self._wanted = action_set
         if env is None and data is None:
             raise UserError("train: found neither an environment nor a dataset; give one of them.")
-        self.env_id = env if isinstance(env, str) else None
-        if isinstance(env, str) and env.startswith("jax/"):
-            env = find_jax_env(env)
+        self.env_name, self.eval_name = _named(env), _named(eval_env)
+        env, eval_env = resolved(env), resolved(eval_env)
         self.env = env
         if given.get("dynamics") == "env" and given.get("model") is None and env is not None:
             given["model"] = physics(env)
@@ -167,18 +168,32 @@ class Run:
                 f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give "
                 "one with --data (fittedq data collect makes one) and name the environment with --eval-env."
             )
-        self.eval_id = eval_env if isinstance(eval_env, str) else None
         self.eval_env = env if eval_env is None else eval_env
         if isinstance(self.eval_env, VectorEnv) and schedule.eval_every:
-            if self.eval_env.spec is None:
-                raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
-            self.eval_env = self.eval_env.spec.id
+            self.eval_env = _one_of(self.eval_env)
+        self.source: GymSource | None = None
+        self.spaces: Spaces | None = None
+        """What the environment hands out and takes, where there is one on the host."""
         self.trainer = self._trainer()
-        nets = self.trainer.nets()
+        if self.eval_env is None:
+            self.schedule = dataclasses.replace(schedule, eval_every=0)
+        try:
+            self._check_parts()
+        except BaseException:
+            self.trainer.close()
+            raise
+        self.folder = None if folder is None else RunFolder(folder)
+        self.best: float | None = None
+        self.notes: list[str] = []
+        self._saved: int | None = None
+
+    def _check_parts(self) -> None:
+        """A UserError unless settings, data and environments go together."""
+        nets, schedule = self.trainer.nets(), self.schedule
         if schedule.gap_every and (nets.policy is None or nets.critic is None or isinstance(nets.critic, TreeCritic)):
             raise UserError(
-                f"gap_every: {algorithm!r} with these settings has no policy, or no critic with a gradient, to "
-                "compare; leave it 0."
+                f"gap_every: {self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, "
+                "to compare; leave it 0."
             )
         if self.train_settings.normalize_obs and reads_obs(self.trainer.action_set):
             raise UserError(
@@ -186,22 +201,29 @@ class Run:
             )
         if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel):
             raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
-        if self.eval_env is None:
-            self.schedule = dataclasses.replace(schedule, eval_every=0)
-        elif self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv):
+        if self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv | None):
             self._check_data(self.eval_env)
-        self.folder = None if folder is None else RunFolder(folder)
-        self.best: float | None = None
-        self.notes: list[str] = []
-        self._saved: int | None = None
+        elif schedule.eval_every and callable(self.eval_env) and self.source is not None:
+            self._check_apart(self.eval_env, self.source)
 
     def _check_data(self, env: EnvLike) -> None:
         """A UserError unless the environment has the dataset's sizes and bounds."""
-        made = make_env(env)
+        made = make_flat(env)
         try:
             check_spaces(made, self.trainer.obs_size, self.trainer.action_set, "the dataset")
+            self.spaces = made.spaces
         finally:
             made.close()
+
+    def _check_apart(self, env: EnvLike, source: GymSource) -> None:
+        """A UserError where evaluation would reset the environment that is trained in."""
+        made = make_env(env)
+        if source.shares(made):
+            raise UserError(
+                "eval_env: the callable returns the environment that is trained in, expected a new one each time: "
+                "evaluation would reset it in the middle of an episode."
+            )
+        made.close()
 
     def _trainer(self) -> AbstractTrainer:
         if self.env is None:
@@ -216,31 +238,34 @@ class Run:
                     f"algorithm {self.algorithm.name!r} fits growing data on the host, not inside a compiled JAX "
                     "environment; use the Gymnasium one, or collect a dataset first."
                 )
-            source = GymSource(self.env, seed=self.seed, action_set=self._wanted)
-            return GrowingTrainer(self.algorithm, source, self.train_settings, self.seed, self.data)
+            self.source = GymSource(self.env, seed=self.seed, action_set=self._wanted)
+            self.spaces = self.source.spaces
+            return GrowingTrainer(self.algorithm, self.source, self.train_settings, self.seed, self.data)
         assert isinstance(self.train_settings, TrainSettings)
         if isinstance(self.env, AbstractJaxEnv):
             if self.data is not None:
                 raise UserError("data: a JAX environment cannot start from a dataset; use the Gymnasium one.")
             action_set = narrowed(self.env.action_set, self._wanted, "the environment")
             return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed, action_set)
-        source = GymSource(
+        self.source = GymSource(
             self.env,
             n_envs=self.train_settings.n_envs,
             asynchronous=self.train_settings.asynchronous,
             seed=self.seed,
             action_set=self._wanted,
+            env_timeout=self.train_settings.env_timeout,
         )
-        return HostTrainer(self.algorithm, source, self.train_settings, self.seed, self.data)
+        self.spaces = self.source.spaces
+        return HostTrainer(self.algorithm, self.source, self.train_settings, self.seed, self.data)
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
         settings = as_dict(self.algorithm) | as_dict(self.train_settings)
         return {
             "algorithm": self.algorithm.name,
-            "env": self.env_id,
+            "env": None if self.env_name is None else self.env_name.describe(),
             "data": None if self.data is None else self.data.path,
-            "eval_env": self.eval_id,
+            "eval_env": None if self.eval_name is None else self.eval_name.describe(),
             "action_set": plain(describe(self.trainer.action_set)),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
@@ -258,7 +283,16 @@ class Run:
             trainer.action_set,
             trainer.nets(),
             trainer.moments(),
-            self.env_id or self.eval_id,
+            self.env_name or self.eval_name,
+            self.spaces,
+        )
+
+    def __repr__(self) -> str:
+        source = self.env_name or ("an environment of its own" if self.env is not None else f"{self.data!r}")
+        folder = "no folder" if self.folder is None else str(self.folder.path)
+        return (
+            f"Run({self.algorithm.name} on {source}, seed {self.seed}: step {self.trainer.step} of "
+            f"{self.schedule.steps}, {folder})"
         )
 
     def start(self) -> None:
@@ -302,6 +336,11 @@ class Run:
                     break
                 start = time.perf_counter()
             self._finish()
+        except EnvError:
+            # What was learned is whole, and the environment may do better next time.
+            if self.folder is not None and trainer.step and self._saved != trainer.step:
+                checkpoint.save(self.folder.checkpoints, trainer)
+            raise
         finally:
             trainer.close()
 
@@ -362,15 +401,18 @@ def resume(
     steps: int | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
+    trust: Sequence[str] = (),
     **code: Any,
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
     `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `code`
-    (features=, model=) for what no file holds.
+    (features=, model=) for what no file holds. Modules, files and wrappers that only the run's settings name are
+    imported where `trust` names them too.
     """
     config = RunFolder(folder).open()
-    env = config["env"] if env is None else env
+    saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
+    env = saved if env is None else env
     path = config.get("data")
     data = None if path is None else Dataset.open(path)
     if env is None and data is None:
@@ -384,10 +426,10 @@ def resume(
         schedule = dataclasses.replace(schedule, steps=steps)
     run = Run(
         config["algorithm"],
-        env,
+        env.trusted(trust) if isinstance(env, NamedEnv) else env,
         schedule,
         data=data,
-        eval_env=config.get("eval_env"),
+        eval_env=None if saved_eval is None else saved_eval.trusted(trust),
         action_set=_saved_set(config, action_set),
         seed=config["seed"],
         settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},
@@ -415,6 +457,19 @@ def find_agent(
                 return Agent.load(candidate, action_set, features)
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
     return Agent.load(path, action_set, features)
+
+
+def _named(env: AnyEnv | None) -> NamedEnv | None:
+    """The environment's name, where it has one."""
+    return NamedEnv(env) if isinstance(env, str) else env if isinstance(env, NamedEnv) else None
+
+
+def _one_of(vector: VectorEnv) -> NamedEnv:
+    """A single environment like those of `vector`."""
+    if vector.spec is None:
+        raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
+    of_the_vector = ("num_envs", "vectorization_mode", "vector_kwargs")
+    return NamedEnv(vector.spec.id, {name: v for name, v in vector.spec.kwargs.items() if name not in of_the_vector})
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

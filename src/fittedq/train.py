@@ -27,7 +27,7 @@ from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
-from fittedq.errors import UserError
+from fittedq.errors import EnvError, UserError
 from fittedq.noise import explore
 from fittedq.packing import Packing
 from fittedq.settings import check, setting
@@ -51,6 +51,7 @@ class TrainSettings:
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
     n_envs: int = setting(1, "environments stepped together", low=1)
     asynchronous: bool = setting(False, "one process per environment (pays for slow environments only)")
+    env_timeout: float = setting(300.0, "seconds an asynchronous environment may take for one step", above=0.0)
     chunk: int = setting(
         1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1
     )
@@ -330,12 +331,17 @@ class HostTrainer(AbstractTrainer):
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         returns: list[float] = []
         until = self.step + steps
-        while self.step < until and not stop():
-            before = self.step
-            for _ in range(self._settings.chunk):
-                returns += self._collect()
-            self._learn()
-            self._measure(before)
+        try:
+            while self.step < until and not stop():
+                before = self.step
+                for _ in range(self._settings.chunk):
+                    returns += self._collect()
+                self._learn()
+                self._measure(before)
+        except EnvError:
+            # What was drawn is learned from: the state is whole, and can be saved.
+            self._flush()
+            raise
         self._flush()
         return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics() | self._figures)
 

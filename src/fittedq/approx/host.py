@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,20 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from fittedq.errors import UserError
 from fittedq.packing import Packing
+
+_PROCESS = os.getpid()
+
+
+def refuse_forked(what: str) -> None:
+    """A UserError in a process that was forked from the one that loaded JAX: its threads did not come along, so that
+    compiled code would wait for them for ever."""
+    if os.getpid() != _PROCESS:
+        raise UserError(
+            f"{what} needs JAX, whose threads do not survive a fork; start the process with spawn or forkserver "
+            "(multiprocessing.get_context('spawn')). Acting with a policy network works in either."
+        )
 
 
 def to_host(module: Any) -> Any:

@@ -21,7 +21,7 @@ from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
-from fittedq.envs.gym import make_env
+from fittedq.envs.gym import make_flat
 from fittedq.errors import UserError
 from fittedq.evaluate import check_spaces
 from fittedq.progress import counted
@@ -83,12 +83,12 @@ class Collect:
         if name == "random":
             return None
         agent: Agent = find_agent(Path(name))
-        env = make_env(self.env)
+        env = make_flat(self.env)
         try:
             check_spaces(env, agent.obs_size, agent.action_set)
         finally:
             env.close()
-        return agent.act
+        return agent.act_flat
 
 
 @dataclass(frozen=True)

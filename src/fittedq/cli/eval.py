@@ -35,7 +35,7 @@ class Eval:
 
     def run(self) -> int:
         agent = find_agent(self.path)
-        env = self.env or agent.env_id
+        env = self.env or agent.env
         if env is None:
             raise UserError(f"{self.path} does not say what it was trained on; name it with --env.")
         refinement = {"refine": self.refine, "trust": self.trust} if self.refine else {}
@@ -43,7 +43,9 @@ class Eval:
             list(counted(agent.episodes(env, self.episodes, self.seed, **refinement), self.episodes, "episodes"))
         )
         if self.json:
-            print(json.dumps({"path": str(self.path), "env": env, "mean": values.mean(), "returns": values.tolist()}))
+            print(
+                json.dumps({"path": str(self.path), "env": str(env), "mean": values.mean(), "returns": values.tolist()})
+            )
         else:
             print(
                 f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} ± {values.std():.1f} over "

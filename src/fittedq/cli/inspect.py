@@ -18,6 +18,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.diagnose.values import overestimation, policy_drift
+from fittedq.envs.named import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
 from fittedq.progress import counted
@@ -110,7 +111,7 @@ class Inspect:
         rows, figures = self._trajectory(agent), {}
         if agent.nets.critic is not None:
             seen = np.asarray(agent.as_seen(rows).obs)
-            residual = critic_residual(agent.nets.critic, seen, agent.act(rows.obs), agent.action_set)
+            residual = critic_residual(agent.nets.critic, seen, agent.act_flat(np.asarray(rows.obs)), agent.action_set)
             if np.isfinite(residual).all():
                 figures |= {"residual_median": float(np.median(residual)), "residual_worst": float(residual.max())}
             over = overestimation(agent.critic_value(seen, np.asarray(rows.action)), rows, agent.algorithm.gamma)
@@ -118,7 +119,10 @@ class Inspect:
                 figures |= {"overestimation_mean": float(over.mean()), "overestimation_worst": float(over.max())}
         best, last = self.path / "best", self.path / "last"
         if best.is_dir() and last.is_dir():
-            before, after = Agent.load(best).act(rows.obs), Agent.load(last).act(rows.obs)
+            before, after = (
+                Agent.load(best).act_flat(np.asarray(rows.obs)),
+                Agent.load(last).act_flat(np.asarray(rows.obs)),
+            )
             drift = policy_drift(before, after, agent.action_set)
             figures |= {"drift_mean": float(drift.mean()), "drift_worst": float(drift.max())}
         return figures | agent.measure(rows)
@@ -130,8 +134,8 @@ class Inspect:
         data = self._dataset(agent)
         return data.transitions(slice(0, min(len(data), max(self.states, 1))))
 
-    def _env(self, agent: Agent) -> str:
-        env = self.env or agent.env_id
+    def _env(self, agent: Agent) -> str | NamedEnv:
+        env = self.env or agent.env
         if env is None:
             raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
         return env
@@ -174,7 +178,7 @@ def _about(path: Path, agent: Agent) -> dict[str, Any]:
         "path": str(path),
         "algorithm": agent.algorithm.name,
         "title": agent.algorithm.title,
-        "env": agent.env_id,
+        "env": None if agent.env is None else str(agent.env),
         "obs_size": agent.obs_size,
         "action_set": plain(describe(agent.action_set)),
         "normalized": agent.moments is not None,

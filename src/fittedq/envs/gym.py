@@ -8,9 +8,10 @@ environment back after a restart, without reading its insides.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -19,27 +20,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Limits, narrowed
-from fittedq.errors import UserError, nearest
-from fittedq.types import AbstractActionSet, Box
+from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
+from fittedq.envs.named import NamedEnv
+from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
+from fittedq.envs.workers import AbstractFleet, Local, Workers
+from fittedq.errors import EnvError, UserError
+from fittedq.types import AbstractActionSet
 
-EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
-
-
-class LimitActions(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
-    """`env` with fewer admissible actions: A(s) is `action_set`, inside the environment's own box.
-
-    The wrapper checks nothing and changes nothing: it says what the controller has to respect.
-    """
-
-    def __init__(self, env: gymnasium.Env, action_set: AbstractActionSet | Limits):
-        gymnasium.utils.RecordConstructorArgs.__init__(self, action_set=action_set)
-        super().__init__(env)
-        self.admissible_actions = narrowed(action_box(env.action_space), action_set, "the environment")
-
-
-def admissible_actions(env: gymnasium.Env) -> AbstractActionSet | None:
-    """What the outermost `LimitActions` around `env` says."""
-    return env.get_wrapper_attr("admissible_actions") if env.has_wrapper_attr("admissible_actions") else None
+EnvLike = str | NamedEnv | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
 
 
 class Step(NamedTuple):
@@ -55,18 +43,29 @@ class Step(NamedTuple):
 
 
 def make_env(env: EnvLike) -> gymnasium.Env:
-    """A fresh environment with flat float observations from an id, a callable, or an environment that has a spec."""
+    """A fresh environment from an id, a callable, or an environment that has a spec."""
     if isinstance(env, str):
-        made = _make_id(env)
-    elif isinstance(env, gymnasium.Env):
-        made = _made_again(env)
-    elif callable(env):
-        made = env()
-        if not isinstance(made, gymnasium.Env):
-            raise UserError(f"env: the callable returned {type(made).__name__}, expected a gymnasium.Env.")
-    else:
+        return NamedEnv(env).make()
+    if isinstance(env, NamedEnv):
+        return env.make()
+    if isinstance(env, gymnasium.Env):
+        return _made_again(env)
+    if not callable(env):
         raise UserError(f"env: found {type(env).__name__}, expected a Gymnasium id, an environment or a callable.")
-    return flatten(made)
+    try:
+        made = env()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"env: the callable raised {type(error).__name__}: {error}.") from error
+    if not isinstance(made, gymnasium.Env):
+        raise UserError(f"env: the callable returned {type(made).__name__}, expected a gymnasium.Env.")
+    return made
+
+
+def make_flat(env: EnvLike) -> FlatEnv:
+    """A fresh environment in flat vectors."""
+    return FlatEnv(make_env(env))
 
 
 def _made_again(env: gymnasium.Env) -> gymnasium.Env:
@@ -76,75 +75,18 @@ def _made_again(env: gymnasium.Env) -> gymnasium.Env:
         if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
             return copy.deepcopy(env)
         return gymnasium.make(spec)
-    except Exception:
+    except Exception as error:
         raise UserError(
             f"env: {env!r} can neither be made again from its spec nor be copied; pass a callable that makes it, so "
             "that evaluation gets an environment of its own."
-        ) from None
-
-
-def _make_id(name: str) -> gymnasium.Env:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return gymnasium.make(name)
-    except gymnasium.error.DependencyNotInstalled as error:
-        extra = "mujoco" if "mujoco" in str(error).lower() else None
-        hint = f"pip install 'fittedq[{extra}]'" if extra else "install it"
-        raise UserError(f"environment {name!r} needs a package that is not installed ({error}); {hint}.") from None
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        if name in gymnasium.registry:
-            raise UserError(f"environment {name!r} could not be made: {error}") from None
-        raise UserError(f"environment {name!r} is unknown; {nearest(name, gymnasium.registry)}") from None
-
-
-def flatten(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with one flat observation vector: Dict, Tuple and shaped boxes through Gymnasium's wrapper."""
-    space = env.observation_space
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        return env
-    shaped = isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Dict | gymnasium.spaces.Tuple)
-    if shaped and space.is_np_flattenable:
-        return gymnasium.wrappers.FlattenObservation(env)
-    raise UserError(
-        f"observation space: found {space}, expected a Box, or a Dict or Tuple of them; "
-        "convert it in the environment with gymnasium.wrappers.TransformObservation."
-    )
-
-
-def action_box(space: gymnasium.Space) -> Box:
-    """The action set of a space, or a UserError for one that is not a finite box.
-
-    Its bounds are the float32 numbers nearest to the space's from inside: actions are float32.
-    """
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise UserError(
-            f"action space: found {space}, expected a Box of continuous actions; this library is for those "
-            "(for discrete actions, take a DQN)."
-        )
-    if not np.issubdtype(space.dtype, np.floating):
-        raise UserError(f"action space: found a Box of {space.dtype}, expected a float dtype.")
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    return Box(
-        np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low),
-        np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high),
-    )
-
-
-def coordinate_names(env: gymnasium.Env, size: int) -> list[str]:
-    """A name for each flat observation coordinate: `observation[3]`, or `observation['position'][0]` for a Dict."""
-    inner = env.env.observation_space if isinstance(env, gymnasium.wrappers.FlattenObservation) else None
-    if isinstance(inner, gymnasium.spaces.Dict):
-        return [
-            f"observation[{key!r}][{index}]"
-            for key, space in inner.spaces.items()
-            for index in range(gymnasium.spaces.flatdim(space))
-        ]
-    return [f"observation[{index}]" for index in range(size)]
+        ) from error
 
 
 class GymSource:
-    """Collects from `n_envs` environments made here, or from a vector environment that was handed in."""
+    """Collects from `n_envs` environments made here, or from a vector environment that was handed in.
+
+    `env_timeout` is how many seconds an asynchronous environment may take for one step.
+    """
 
     def __init__(
         self,
@@ -154,101 +96,148 @@ class GymSource:
         asynchronous: bool = False,
         seed: int = 0,
         action_set: AbstractActionSet | Limits | None = None,
+        env_timeout: float = 300.0,
     ):
         self.seed = seed
         self.steps = 0
         self.replayable = True
-        self._envs: list[gymnasium.Env] = []
+        self._fleet: AbstractFleet | None = None
         self._vector: VectorEnv | None = None
+        first: FlatEnv | None = None
         if isinstance(env, VectorEnv):
             self._vector, self.n_envs = env, env.num_envs
             self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
             # Its own resets draw from its own generators: a restart begins new episodes.
             self.replayable = self._mode == AutoresetMode.DISABLED
-            observation_space, action_space = env.single_observation_space, env.single_action_space
-            if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
-                raise UserError(
-                    f"vector environment: its observations are {observation_space}, expected a flat Box; wrap each "
-                    "sub-environment in gymnasium.wrappers.FlattenObservation."
-                )
-            self._names = [f"observation[{index}]" for index in range(observation_space.shape[0])]
+            box, self.spaces = action_box(env.single_action_space), spaces_of_env(env)
             self.label = str(env.spec.id) if env.spec is not None else type(env).__name__
         else:
-            first = flatten(env) if isinstance(env, gymnasium.Env) else make_env(env)
-            observation_space, action_space = first.observation_space, first.action_space
             self.n_envs = n_envs
-            self._names = coordinate_names(first, gymnasium.spaces.flatdim(observation_space))
-            self.label = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
-            action_box(action_space)
+            first = FlatEnv(env if isinstance(env, gymnasium.Env) else make_env(env))
+            box, self.spaces, self.label = first.box, first.spaces, first.label
             action_set = admissible_actions(first) if action_set is None else action_set
-            if asynchronous and n_envs > 1:
-                first.close()
-                # Not a fork: JAX's threads do not survive one.
-                self._vector = gymnasium.vector.AsyncVectorEnv(
-                    [lambda: make_env(env)] * n_envs, context="forkserver", autoreset_mode=AutoresetMode.DISABLED
-                )
-                self._mode = AutoresetMode.DISABLED
-            else:
-                self._envs = [first, *(make_env(env) for _ in range(n_envs - 1))]
-        self.obs_size = gymnasium.spaces.flatdim(observation_space)
-        self.action_set = narrowed(action_box(action_space), action_set, self.label)
-        self._action_shape, self._action_dtype = tuple(action_space.shape or ()), action_space.dtype
+        self.obs_size = self.spaces.observation.size
+        self._names = tuple(self.spaces.observation.names("observation"))
+        self.action_set = narrowed(box, action_set, self.label)
+        if first is not None:
+            self._fleet = self._made(first, env, env_timeout if asynchronous and n_envs > 1 else None)
         self._episode = np.zeros(self.n_envs, np.int64)
         self._return = np.zeros(self.n_envs)
         self._history: list[list[np.ndarray]] = [[] for _ in range(self.n_envs)]
         self._awaits_reset = np.zeros(self.n_envs, bool)
-        self.obs = self._start()
+        try:
+            self.obs = self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _made(self, first: FlatEnv, env: EnvLike, timeout: float | None) -> AbstractFleet:
+        """All environments: `first` and others like it, or, with a time limit, as many in processes of their own."""
+        if timeout is not None:
+            first.close()
+            try:
+                return Workers([partial(make_flat, env)] * self.n_envs, timeout)
+            except UserError as error:
+                raise self._failed(error, self.steps) from error
+        envs = [first, *(make_flat(env) for _ in range(self.n_envs - 1))]
+        if len({id(one.unwrapped) for one in envs}) < len(envs):
+            raise UserError(
+                "env: the callable returns one and the same environment each time, expected a new one: "
+                f"{self.n_envs} of them are stepped together."
+            )
+        return Local(envs)
+
+    def shares(self, env: gymnasium.Env) -> bool:
+        """Whether `env` is one of those that are stepped here."""
+        return isinstance(self._fleet, Local) and any(one.unwrapped is env.unwrapped for one in self._fleet.envs)
 
     # ------------------------------------------------------------------ stepping
 
     def step(self, action: Float[np.ndarray, "n m"]) -> Step:
         """Apply one admissible action to every environment; `self.obs` is then what to act on next."""
-        self.steps += self.n_envs
         if not np.isfinite(action).all():
             raise UserError(
-                f"environment {self.label}: the policy's action is not finite at step {self.steps}: learning diverged; "
-                "lower the learning rates (the last checkpoint is intact)."
+                f"environment {self.label}: the policy's action is not finite at step {self._next_step}: learning "
+                "diverged; lower the learning rates (the last checkpoint is intact)."
             )
-        shaped = action.astype(self._action_dtype).reshape((self.n_envs, *self._action_shape))
-        if self._vector is not None:
-            step, obs = self._step_vector(self._vector, shaped)
-        else:
-            step, obs = self._step_each(shaped)
-        self._check(step.next_obs, step.reward)
+        step, obs = self._step(action)
+        self._check(step.next_obs, step.reward, self._next_step)
         if obs is not step.next_obs:
-            self._check(obs, step.reward)
-        returns = self._count(step, shaped)
+            self._check(obs, step.reward, self._next_step)
+        self.steps += self.n_envs
+        returns = self._count(step, action)
         self.obs = obs
         done = (step.terminated | step.truncated) & step.valid
         if done.any() and self.replayable:
             self.obs = self._restart(done)
         return step._replace(returns=returns)
 
-    def _step_each(self, action: np.ndarray) -> tuple[Step, np.ndarray]:
-        next_obs = np.empty((self.n_envs, self.obs_size), np.float32)
-        reward = np.empty(self.n_envs, np.float32)
-        terminated, truncated = np.zeros(self.n_envs, bool), np.zeros(self.n_envs, bool)
-        for index, env in enumerate(self._envs):
-            obs, reward[index], terminated[index], truncated[index], _ = env.step(action[index])
-            next_obs[index] = self._shaped(obs)
+    @property
+    def _next_step(self) -> int:
+        return self.steps + self.n_envs
+
+    def _step(self, action: np.ndarray) -> tuple[Step, np.ndarray]:
+        """(the step, what to act on next), the same array where no episode ended."""
+        try:
+            if self._vector is not None:
+                return self._step_vector(self._vector, self.spaces.shaped(action))
+            assert self._fleet is not None
+            columns = zip(*self._fleet.step(action), strict=True)
+        except UserError as error:
+            raise self._failed(error, self._next_step) from error
+        next_obs, reward, terminated, truncated = (np.array(column) for column in columns)
+        reward = single_precision(reward)
         return Step(next_obs, reward, terminated, truncated, np.ones(self.n_envs, bool), []), next_obs
 
     def _step_vector(self, vector: VectorEnv, action: np.ndarray) -> tuple[Step, np.ndarray]:
-        obs, reward, terminated, truncated, info = vector.step(action)
-        # A copy: a vector environment may hand out its own buffer.
-        obs = np.array(obs, np.float32)
+        obs, reward, terminated, truncated, info = self._called("step", lambda: vector.step(action), 5)
+        obs = self._rows(obs)
+        reward, terminated, truncated = (
+            self._one_each(value, name)
+            for value, name in ((reward, "reward"), (terminated, "terminated"), (truncated, "truncated"))
+        )
+        terminated, truncated = terminated.astype(bool), truncated.astype(bool)
         next_obs, valid = obs, np.ones(self.n_envs, bool)
-        done = np.asarray(terminated) | np.asarray(truncated)
+        done = terminated | truncated
         if self._mode == AutoresetMode.SAME_STEP and done.any():
             # `obs` already belongs to the next episode; the true last observation is in the info.
             next_obs = obs.copy()
             for index in np.flatnonzero(done):
-                next_obs[index] = self._shaped(info["final_obs"][index])
+                next_obs[index] = self.spaces.observation.read(info["final_obs"][index], "observation", False)[0]
         elif self._mode == AutoresetMode.NEXT_STEP:
             # The step after an end only resets: its action was ignored, and it is not a transition.
             valid = ~self._awaits_reset
             self._awaits_reset = done & valid
-        return Step(next_obs, np.asarray(reward, np.float32), terminated, truncated, valid, []), obs
+        return Step(next_obs, single_precision(reward), terminated, truncated, valid, []), obs
+
+    def _called(self, name: str, function: Callable[[], Any], count: int) -> Any:
+        """What a vector environment's method returns; whatever else happens is a UserError."""
+        try:
+            result = function()
+        except (Exception, SystemExit) as error:
+            raise UserError(f"its {name} raised {type(error).__name__}: {error}.") from error
+        if not isinstance(result, tuple) or len(result) != count:
+            raise UserError(f"its {name} returned {type(result).__name__}, expected a tuple of {count} values.")
+        return result
+
+    def _rows(self, obs: Any) -> Float[np.ndarray, "n s"]:
+        """A vector environment's observations; a copy, since it may hand out its own buffer."""
+        rows, single = self.spaces.observation.read(obs, "observation")
+        if single or len(rows) != self.n_envs:
+            raise UserError(f"observation: found {1 if single else len(rows)} of them, expected {self.n_envs}.")
+        return rows.copy()
+
+    def _one_each(self, value: Any, name: str) -> np.ndarray:
+        array = numbers(value, name)
+        if array.size != self.n_envs:
+            raise UserError(f"{name}: found shape {array.shape}, expected ({self.n_envs},).")
+        return array.reshape(self.n_envs)
+
+    def _failed(self, error: UserError, step: int) -> EnvError:
+        """What went wrong in an environment, with its name and the step."""
+        return EnvError(
+            f"environment {self.label}, step {step}: {error} Correct the environment; the last checkpoint is intact."
+        )
 
     def _count(self, step: Step, action: np.ndarray) -> list[float]:
         self._return[step.valid] += step.reward[step.valid]
@@ -267,8 +256,8 @@ class GymSource:
 
     def _start(self) -> np.ndarray:
         if not self.replayable and self._vector is not None:
-            obs = np.array(self._vector.reset(seed=self.seed)[0], np.float32)
-            self._check(obs, np.zeros(self.n_envs))
+            obs = self._reset_vector(self._vector, self.seed)
+            self._check(obs, np.zeros(self.n_envs), self.steps)
             self._return[:], self._awaits_reset[:] = 0.0, False
             return obs
         self.obs = np.zeros((self.n_envs, self.obs_size), np.float32)
@@ -284,35 +273,33 @@ class GymSource:
         obs = self.obs.copy()
         seeds = [self._episode_seed(index) if mask[index] else None for index in range(self.n_envs)]
         if self._vector is not None:
-            # The base class's annotation knows one seed; every vector environment takes one each.
-            options = None if mask.all() else {"reset_mask": mask}
-            fresh, _ = self._vector.reset(seed=seeds, options=options)  # pyright: ignore[reportArgumentType]
-            obs[mask] = np.asarray(fresh, np.float32)[mask]
+            obs[mask] = self._reset_vector(self._vector, seeds, None if mask.all() else {"reset_mask": mask})[mask]
         else:
-            for index in np.flatnonzero(mask):
-                obs[index] = self._shaped(self._envs[index].reset(seed=seeds[index])[0])
-        self._check(obs, np.zeros(self.n_envs))
+            assert self._fleet is not None
+            try:
+                fresh = self._fleet.reset(seeds)
+            except UserError as error:
+                raise self._failed(error, self.steps) from error
+            for index, first in fresh.items():
+                obs[index] = first
+        self._check(obs, np.zeros(self.n_envs), self.steps)
         return obs
+
+    def _reset_vector(self, vector: VectorEnv, seed: Any, options: Any = None) -> Float[np.ndarray, "n s"]:
+        try:
+            return self._rows(self._called("reset", lambda: vector.reset(seed=seed, options=options), 2)[0])
+        except UserError as error:
+            raise self._failed(error, self.steps) from error
 
     # ------------------------------------------------------------------ checks
 
-    def _shaped(self, obs: Any) -> np.ndarray:
-        obs = np.asarray(obs)
-        if obs.shape != (self.obs_size,):
-            raise UserError(
-                f"environment {self.label}: at step {self.steps} the observation has shape {obs.shape}, "
-                f"expected ({self.obs_size},) as its observation space says; correct the environment."
-            )
-        return obs
-
-    def _check(self, next_obs: np.ndarray, reward: np.ndarray) -> None:
-        for values, names in ((next_obs, self._names), (reward[:, None], ["reward"])):
+    def _check(self, next_obs: np.ndarray, reward: np.ndarray, step: int) -> None:
+        for values, names in ((next_obs, self._names), (reward[:, None], ("reward",))):
             if not np.isfinite(values).all():
                 index, column = np.argwhere(~np.isfinite(values))[0]
                 where = f" of sub-environment {index}" if self.n_envs > 1 else ""
-                raise UserError(
-                    f"environment {self.label}: {names[column]}{where} is {values[index, column]} at step "
-                    f"{self.steps}, expected a finite number; correct the environment (the last checkpoint is intact)."
+                raise self._failed(
+                    UserError(f"{names[column]}{where} is {values[index, column]}, expected a finite number."), step
                 )
 
     # ------------------------------------------------------------------ state
@@ -322,7 +309,7 @@ class GymSource:
         arrays = {"episode": self._episode, "return": self._return, "obs": self.obs}
         if self.replayable:
             arrays |= {
-                f"history{index}": np.asarray(actions, self._action_dtype).reshape((-1, *self._action_shape))
+                f"history{index}": np.asarray(actions, np.float32).reshape(-1, self.action_set.size)
                 for index, actions in enumerate(self._history)
             }
         return arrays, {"steps": self.steps}
@@ -343,10 +330,28 @@ class GymSource:
                 f"handed in as a vector environment, found {self.n_envs} made here; resume with the same environment."
             )
         self._episode = arrays["episode"].copy()
-        histories = [arrays[f"history{index}"] for index in range(self.n_envs)]
+        saved = [np.asarray(arrays[f"history{index}"], np.float32) for index in range(self.n_envs)]
+        histories = [actions.reshape(len(actions), self.action_set.size) for actions in saved]
         longest = max(len(actions) for actions in histories)
         # The running episodes differ in length: each starts late enough for all to end together.
         self.obs = self._reset(np.ones(self.n_envs, bool))
+        try:
+            self._replay(histories, longest)
+        except EnvError:
+            # It fails where it did not before: what it was doing cannot be brought back.
+            return self._anew()
+        if not np.array_equal(self.obs, arrays["obs"]):
+            return self._anew()
+        self._history = [list(actions) for actions in histories]
+        self._return = arrays["return"].copy()
+        return True
+
+    def _anew(self) -> bool:
+        self.obs = self._restart(np.ones(self.n_envs, bool))
+        self._return[:] = 0.0
+        return False
+
+    def _replay(self, histories: list[np.ndarray], longest: int) -> None:
         for now in range(longest):
             late = np.array([longest - len(actions) >= now and now > 0 for actions in histories])
             if late.any():
@@ -357,26 +362,18 @@ class GymSource:
                     for actions in histories
                 ]
             )
-            _, self.obs = (
-                self._step_vector(self._vector, action) if self._vector is not None else self._step_each(action)
-            )
+            _, self.obs = self._step(action)
         idle = np.array([len(actions) == 0 for actions in histories])
         if longest and idle.any():
             self.obs = self._reset(idle)
-        if not np.array_equal(self.obs, arrays["obs"]):
-            self.obs = self._restart(np.ones(self.n_envs, bool))
-            self._return[:] = 0.0
-            return False
-        self._history = [list(actions) for actions in histories]
-        self._return = arrays["return"].copy()
-        return True
 
     def _idle(self) -> np.ndarray:
-        return np.asarray(self.action_set.center, self._action_dtype).reshape(self._action_shape)
+        return np.asarray(self.action_set.center, np.float32)
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
-            env.close()
-        if self._vector is not None:
-            self._vector.close()
+        for group in (self._fleet, self._vector):
+            if group is not None:
+                # What fails while closing has nothing left to lose.
+                with contextlib.suppress(Exception):
+                    group.close()

@@ -150,14 +150,17 @@ def _mjx_cart_pole() -> AbstractJaxEnv:
     return cart_pole()
 
 
-JAX_ENVS: dict[str, Callable[[], AbstractJaxEnv]] = {
+JAX_ENVS: dict[str, Callable[..., AbstractJaxEnv]] = {
     "jax/Pendulum-v1": Pendulum,
     "jax/MjxCartPole-v1": _mjx_cart_pole,
 }
 
 
-def find_jax_env(name: str) -> AbstractJaxEnv:
+def find_jax_env(name: str, **kwargs: Any) -> AbstractJaxEnv:
     """The JAX environment registered as `jax/…`."""
     if name not in JAX_ENVS:
         raise UserError(f"environment {name!r} is unknown; {nearest(name, JAX_ENVS)}")
-    return JAX_ENVS[name]()
+    try:
+        return JAX_ENVS[name](**kwargs)
+    except TypeError as error:
+        raise UserError(f"environment {name!r} could not be made: {error}.") from error

@@ -40,8 +40,14 @@ def refined(
     keeps the search where the critic was fitted: its errors grow with the distance from what the policy does. In a set
     that is convex the way back to π(s) stays inside; among whole numbers a step that leaves the region is not taken.
     """
-    if steps < 1 or not 0 < trust <= 2:
+    if not isinstance(steps, int) or steps < 1 or not 0 < trust <= 2:
         raise UserError(f"refine: found {steps} steps and trust {trust}, expected at least 1 and a share in (0, 2].")
+    if deadline is not None and not deadline >= 0:
+        raise UserError(f"deadline: found {deadline}, expected seconds of at least 0.")
+    for name, array in (("observation", obs), ("action", action)):
+        if not np.isfinite(array).all():
+            row, column = np.argwhere(~np.isfinite(array))[0]
+            raise UserError(f"refine: {name}[{column}] in row {row} is {array[row, column]}, expected a finite number.")
     begin = time.perf_counter()
     obs, start = jnp.asarray(obs), jnp.asarray(action)
     climb = _begin(objective, obs, start, trust)

@@ -1,0 +1,84 @@
+"""What became of an action in a loop that must not stop, and which action is safe where the policy has none."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.action_sets import reads_obs
+from fittedq.envs.spaces import Numbers, refuse_not_finite
+from fittedq.errors import UserError
+from fittedq.types import AbstractActionSet
+
+NEAR = 1e-5
+"""In half-widths: how far outside the set a fallback may lie and still be taken for the admissible point next to it."""
+
+
+class ActingStatus(IntEnum):
+    """What became of one call of `Agent.step`; `sentence` says it in words. All but OK give the fallback."""
+
+    OK = 0
+    NOT_FINITE = 1
+    MALFORMED = 2
+    FAILED = 3
+
+    @property
+    def sentence(self) -> str:
+        return SENTENCES[self]
+
+
+SENTENCES = {
+    ActingStatus.OK: "The action is the policy's.",
+    ActingStatus.NOT_FINITE: "The observation holds NaN or infinity; the action is the fallback.",
+    ActingStatus.MALFORMED: "The observation is not one of this agent's shape and of numbers; the action is the "
+    "fallback.",
+    ActingStatus.FAILED: "The policy gave no finite action for this observation; the action is the fallback.",
+}
+
+
+def middle(action_set: AbstractActionSet, obs_size: int) -> Float[np.ndarray, "m"]:
+    """The admissible point next to the middle of the outer box; where A depends on s, that middle in whole numbers."""
+    center = np.asarray(action_set.center, np.float32)
+    if not reads_obs(action_set):
+        return np.asarray(action_set.project(center[None], np.zeros((1, obs_size), np.float32)))[0]
+    center[list(action_set.integer)] = np.round(center[list(action_set.integer)])
+    return center
+
+
+def checked_fallback(
+    action: Any, layout: Numbers, action_set: AbstractActionSet, obs_size: int
+) -> Float[np.ndarray, "m"]:
+    """`action`, flat, as the admissible point it is or is next to; else a UserError. Where A depends on s, as far as
+    the outer box says."""
+    rows, single = layout.read_flat(action, "fallback")
+    if not single:
+        raise UserError(f"fallback: found {len(rows)} actions, expected one.")
+    refuse_not_finite(rows, layout, "fallback")
+    if reads_obs(action_set):
+        near = np.clip(rows, np.asarray(action_set.low, np.float32), np.asarray(action_set.high, np.float32))
+    else:
+        no_state = np.zeros((1, obs_size), np.float32)
+        near = rows if action_set.contains(rows, no_state).all() else np.asarray(action_set.project(rows, no_state))
+    if (np.abs(near - rows) > NEAR * np.asarray(action_set.half_width, np.float32)).any():
+        raise UserError(
+            f"fallback: found {rows[0].tolist()}, expected an admissible action; the nearest is {near[0].tolist()}."
+        )
+    return near[0]
+
+
+def safe_action(
+    fallback: Float[np.ndarray, "m"], action_set: AbstractActionSet, rows: Float[np.ndarray, "b s"] | None
+) -> Float[np.ndarray, "m"]:
+    """Π_A(s)(fallback) where A depends on s and can be computed from the one row at hand, else `fallback` itself."""
+    if rows is None or len(rows) != 1 or not reads_obs(action_set):
+        return fallback
+    try:
+        with np.errstate(all="ignore"):
+            near = np.asarray(action_set.project(fallback[None], rows))[0]
+    except Exception:
+        # Bounds are the user's code, and the observation may be anything.
+        return fallback
+    return near if np.isfinite(near).all() else fallback

@@ -1,0 +1,140 @@
+"""One environment in flat vectors, with everything it hands out checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from fittedq.action_sets import Limits, narrowed
+from fittedq.envs.spaces import numbers, spaces_of_env
+from fittedq.errors import UserError
+from fittedq.types import AbstractActionSet, Box
+
+HINTS = (
+    ("reset", TypeError, "argument 'seed'", "give it the signature reset(self, *, seed=None, options=None)"),
+    (
+        "step",
+        ValueError,
+        "(expected 5, got 4)",
+        "return five values from step: observation, reward, terminated, truncated, info",
+    ),
+    ("reset", ValueError, "(expected 2", "return two values from reset: observation, info"),
+)
+"""(method, exception, words of it, what to do): what environments written for older interfaces raise."""
+
+
+class LimitActions(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """`env` with fewer admissible actions: A(s) is `action_set`, inside the environment's own box.
+
+    The wrapper checks nothing and changes nothing: it says what the controller has to respect.
+    """
+
+    def __init__(self, env: gymnasium.Env, action_set: AbstractActionSet | Limits):
+        gymnasium.utils.RecordConstructorArgs.__init__(self, action_set=action_set)
+        super().__init__(env)
+        self.admissible_actions = narrowed(action_box(env.action_space), action_set, "the environment")
+
+
+def admissible_actions(env: gymnasium.Env) -> AbstractActionSet | None:
+    """What the outermost `LimitActions` around `env` says."""
+    return env.get_wrapper_attr("admissible_actions") if env.has_wrapper_attr("admissible_actions") else None
+
+
+def action_box(space: gymnasium.Space) -> Box:
+    """The action set of a space, or a UserError for one that is not a finite box.
+
+    Its bounds are the float32 numbers nearest to the space's from inside: actions are float32.
+    """
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise UserError(
+            f"action space: found {space}, expected a Box of continuous actions; this library is for those "
+            "(for discrete actions, take a DQN)."
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise UserError(f"action space: found a Box of {space.dtype}, expected a float dtype.")
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return Box(
+        np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low),
+        np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high),
+    )
+
+
+def label_of(env: Any) -> str:
+    """What an environment is called: its id, else its class."""
+    return str(env.spec.id) if env.spec is not None else type(env.unwrapped).__name__
+
+
+class FlatEnv(gymnasium.Wrapper):
+    """`env` with observations [s] and actions [m] of float32, rewards that are numbers and flags that are flags.
+
+    It is handed its actions in its own shape and dtype, each a copy. What it does against the interface raises
+    UserError; so does an exception inside it, which is then the cause. `info` is empty: nothing reads it.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.box = action_box(env.action_space)
+        self.spaces = spaces_of_env(env)
+        self.label = label_of(env)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.spaces.observation.size,), np.float32)
+        low, high = (np.asarray(bound, np.float32) for bound in (self.box.low, self.box.high))
+        self.action_space = gymnasium.spaces.Box(low, high)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        more = {} if options is None else {"options": options}
+        result = self._call("reset", lambda: self.env.reset(seed=seed, **more))
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise UserError(f"its reset returned {_values(result)}, expected two: observation and info.")
+        return self._observed(result[0]), {}
+
+    def step(self, action: Any) -> Any:
+        shaped = self.spaces.shaped(np.asarray(action, np.float32))
+        result = self._call("step", lambda: self.env.step(shaped))
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise UserError(
+                f"its step returned {_values(result)}, expected five: observation, reward, terminated, truncated and "
+                "info, as Gymnasium has them."
+            )
+        obs, reward, terminated, truncated, _ = result
+        return self._observed(obs), _number(reward), _flag(terminated, "terminated"), _flag(truncated, "truncated"), {}
+
+    def _observed(self, obs: Any) -> np.ndarray:
+        rows, _ = self.spaces.observation.read(obs, "observation", batches=False)
+        # A copy: an environment may hand out the buffer it goes on writing to.
+        return rows[0].copy()
+
+    def _call(self, name: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except (Exception, SystemExit) as error:
+            hints = [
+                f"; {hint}"
+                for method, kind, words, hint in HINTS
+                if method == name and isinstance(error, kind) and words in str(error)
+            ]
+            raise UserError(f"its {name} raised {type(error).__name__}: {error}{''.join(hints)}.") from error
+
+
+def _number(reward: Any) -> float:
+    if isinstance(reward, float | int):
+        return float(reward)
+    array = numbers(reward, "reward")
+    if array.size != 1:
+        raise UserError(f"reward: found shape {array.shape}, expected one number.")
+    return float(array.reshape(()))
+
+
+def _flag(value: Any, name: str) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = numbers(value, name)
+    if array.size != 1 or array.reshape(()) not in (0, 1):
+        raise UserError(f"{name}: found {value!r}, expected true or false.")
+    return bool(array.reshape(()))
+
+
+def _values(result: Any) -> str:
+    return f"{len(result)} values" if isinstance(result, tuple) else f"one value of type {type(result).__name__}"
