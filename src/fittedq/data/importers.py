@@ -76,7 +76,11 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
     UserError: a file that is not there, truncated, of an unknown kind, or without a column that is needed.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"{str(path)[:100]} … is no path of a file ({error.strerror}).") from None
+    if not there:
         raise UserError(f"{path} is not there; check the path.")
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path} is a pipe, a socket or a device, expected a file or a folder; save the data first.")
@@ -223,8 +227,7 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
 def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -> dict[str, list[str]]:
     """The file's column or columns for each of ours."""
     names = set(available)
-    if len(available) > MOST_NUMBERS:
-        raise UserError(f"{label} has {len(available):,} columns, expected at most {MOST_NUMBERS:,}; leave some out.")
+    _check_columns(len(available), label)
     found: dict[str, list[str]] = {}
     for name, aliases in ALIASES.items():
         if name in column_map:
@@ -257,6 +260,11 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
     return found
 
 
+def _check_columns(count: int, label: str) -> None:
+    if count > MOST_NUMBERS:
+        raise UserError(f"{label} has {count:,} columns, expected at most {MOST_NUMBERS:,}; leave some out.")
+
+
 def _row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
     """The numbers in one row of columns of these shapes; a UserError where they are no rows, or rows too wide."""
     for name, shape in shapes.items():
@@ -287,7 +295,7 @@ def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
     try:
         return np.concatenate([part[:, None] if part.ndim == 1 else part for part in parts], axis=1)
     except ValueError as error:
-        raise UserError(f"{label}: the columns of {name} cannot be put side by side ({error}).") from None
+        raise UserError(f"{label}: the columns of {name} cannot be put side by side ({_said(error)}).") from None
 
 
 def _note_ends(found: Mapping[str, Any], notes: list[str]) -> None:
@@ -500,7 +508,7 @@ def _hdf5(path: Path) -> Any:
         try:
             expected, found = hdf5_size(path), path.stat().st_size
         except OSError:
-            raise UserError(f"{path} could not be read ({error.strerror or error}).") from None
+            raise UserError(f"{path} could not be read ({error.strerror or _said(error)}).") from None
         if expected is None:
             raise UserError(f"{path} is no HDF5 file, or its beginning is damaged.") from None
         if found < expected:
@@ -508,7 +516,7 @@ def _hdf5(path: Path) -> Any:
                 f"{path} is truncated: {100 * found / expected:.0f} % of the expected bytes are there ({found:,} of "
                 f"{expected:,}); fetch it again."
             ) from None
-        raise UserError(f"{path} could not be read ({error}); it is damaged: fetch it again.") from None
+        raise UserError(f"{path} could not be read ({_said(error)}); it is damaged: fetch it again.") from None
 
 
 def hdf5_size(path: str | Path) -> int | None:
@@ -545,7 +553,7 @@ class NpyStream:
             shape, self._fortran, self.dtype = read(stream)
             self.shape: tuple[int, ...] = tuple(shape)
         except (ValueError, EOFError) as error:
-            raise UserError(f"{label} could not be read ({error}); it is damaged or no .npy.") from None
+            raise UserError(f"{label} could not be read ({_said(error)}); it is damaged or no .npy.") from None
         if self.dtype.hasobject:
             raise UserError(f"{label} holds Python objects, expected numbers; save it again as an array of numbers.")
         if self.dtype.kind not in "biuf" or any(axis < 0 for axis in self.shape):
@@ -620,7 +628,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no .npz file, or is truncated ({error}); fetch or save it again.") from None
+        raise UserError(f"{path} is no .npz file, or is truncated ({_said(error)}); fetch or save it again.") from None
 
 
 def _member(archive: zipfile.ZipFile, key: str, path: Path) -> NpyStream:
@@ -641,11 +649,14 @@ def _read_csv(path: Path, column_map: ColumnMap) -> Source:
 
     block = csv.ReadOptions(block_size=BLOCK_BYTES)
     label = str(path)
+    # Before Arrow guesses a type for each, which takes seconds where they are many.
+    with path.open("rb") as file:
+        _check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
     try:
         with csv.open_csv(path, read_options=block) as reader:
             found = _find_columns(reader.schema.names, column_map, label)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} could not be read as CSV ({error}).") from None
+        raise UserError(f"{path} could not be read as CSV ({_said(error)}).") from None
     # Named, since the first block's integers may be followed by fractions.
     numbers = [
         key for name, keys in found.items() if name not in ("terminated", "truncated", "episode") for key in keys
@@ -680,7 +691,7 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
             found = _find_columns(schema.names, column_map, label)
             width = _row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} could not be read as Parquet ({error}); it is truncated or damaged.") from None
+        raise UserError(f"{path} could not be read as Parquet ({_said(error)}); it is truncated or damaged.") from None
     meta = schema.metadata or {}
     action_set = None
     if b"action_low" in meta and b"action_high" in meta:
@@ -847,8 +858,14 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} could not be read: memory ran out; free some, or save it in smaller parts.") from None
     # Nobody says what HDF5, zlib, Arrow and NumPy can raise on damaged bytes: all of it is the file's fault.
     except Exception as error:
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{path} could not be read to its end ({what}); it is damaged: fetch it again.") from None
+        raise UserError(
+            f"{path} could not be read to its end ({_said(error)}); it is damaged: fetch it again."
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """What a foreign library says, in one line of bearable length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _import(name: str, path: Path) -> Any:
