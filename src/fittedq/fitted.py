@@ -103,8 +103,10 @@ class Rows:
         self.moments = moments
         if normalize and moments is None:
             moments = RunningMoments.start(self.obs_size)
-            for rows in self._slices():
-                moments = moments.update(np.asarray(dataset.transitions(rows).obs))
+            with np.errstate(over="ignore", invalid="ignore"):
+                for rows in self._slices():
+                    moments = moments.update(np.asarray(dataset.transitions(rows).obs))
+            _check_moments(moments)
             self.moments = to_host(moments)
         self._dataset = dataset
         self._held = None
@@ -125,6 +127,16 @@ class Rows:
         if self.moments is not None:
             normalize_rows(packed, self.moments, self.obs_size, self.action_size)
         return packed
+
+
+def _check_moments(moments: RunningMoments) -> None:
+    """A UserError where observations are too large for their squares in float32."""
+    wrong = np.flatnonzero(~(np.isfinite(moments.mean) & np.isfinite(moments.squares)))
+    if len(wrong):
+        raise UserError(
+            f"dataset: observation [{wrong[0]}] is too large to be normalized (float32 cannot hold the sum of its "
+            "squares); rescale it, or leave out rows where it stands for a missing value."
+        )
 
 
 @dataclass(frozen=True)

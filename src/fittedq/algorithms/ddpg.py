@@ -40,7 +40,9 @@ class DDPG(Algorithm):
 
     critic_learning_rate: float = setting(1e-3, "Adam's step for the critic", above=0.0)
     critic_weight_decay: float = setting(0.0, "L2 penalty on the critic (published: 1e-2)", low=0.0)
-    target_period: int | None = setting(None, "copy the frozen networks every so many updates, instead of τ", low=1)
+    target_period: int | None = setting(
+        None, "copy the frozen networks every so many updates, instead of τ", low=1, high=2**31 - 1
+    )
     noise: str = setting("ou", "exploration noise", choices=("ou", "gaussian"))
     noise_sigma: float = setting(0.2, "its scale σ, in half-widths of the box", low=0.0)
     noise_reversion: float = setting(0.15, "Ornstein–Uhlenbeck's reversion θ", above=0.0)

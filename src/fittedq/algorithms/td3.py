@@ -40,7 +40,7 @@ class TD3(Algorithm):
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)
     policy_critic: str = setting("first", "critic that the policy climbs", choices=POLICY_CRITICS)
-    policy_delay: int = setting(2, "critic updates per policy update, d", low=1)
+    policy_delay: int = setting(2, "critic updates per policy update, d", low=1, high=2**31 - 1)
     smoothing_sigma: float = setting(0.2, "target smoothing σ, in half-widths of the box", low=0.0)
     smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
     noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)

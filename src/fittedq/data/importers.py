@@ -170,6 +170,7 @@ def _linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterato
     """Batches from columns in order; one row is held back, for it may need the one that follows."""
     held: Columns | None = None
     lost = unknown = 0
+    roundings = {name: Rounding() for name in ("obs", "reward")}
     for chunk in itertools.chain(chunked, [None]):
         if chunk is not None and held is not None:
             if chunk.keys() != held.keys():
@@ -185,7 +186,11 @@ def _linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterato
         if "next_obs" not in columns:
             unknown += int((batch.terminated & keep).sum())
         if len(keep):
+            for name, rounding in roundings.items():
+                rounding.add(columns[name][: len(keep)], getattr(batch, name))
             yield batch, keep
+    for name, rounding in roundings.items():
+        notes += rounding.notes(name)
     if unknown:
         notes.append(
             f"{_count(unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; the row's "
@@ -196,6 +201,36 @@ def _linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterato
             f"{_count(lost, 'row was', 'rows were')} left out where an episode was cut short, for the file "
             "holds no next observations."
         )
+
+
+TOO_COARSE = 1e-3
+"""Share of a column's range by which float32 may round it unnoticed."""
+
+
+class Rounding:
+    """How much of a column's range its rounding to float32 takes: much, where a small change has a great offset."""
+
+    def __init__(self) -> None:
+        self._error: Any = 0.0
+        self._low: Any = np.inf
+        self._high: Any = -np.inf
+
+    def add(self, values: np.ndarray, rounded: np.ndarray) -> None:
+        """Count more rows [b] or [b, s]."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact, rounded = (array.reshape(len(array), -1).astype(float) for array in (values, rounded))
+            self._error = np.fmax(self._error, np.fmax.reduce(np.abs(exact - rounded), axis=0, initial=0.0))
+            self._low = np.fmin(self._low, np.fmin.reduce(exact, axis=0, initial=np.inf))
+            self._high = np.fmax(self._high, np.fmax.reduce(exact, axis=0, initial=-np.inf))
+
+    def notes(self, name: str) -> list[str]:
+        """A sentence for each number of the column that loses more than `TOO_COARSE` of its range."""
+        error, reach = np.atleast_1d(self._error), np.atleast_1d(self._high - self._low)
+        return [
+            f"{name} [{axis}] changes by {reach[axis]:.3g} in all, and float32 rounds it by up to {error[axis]:.3g}: "
+            "subtract an offset before."
+            for axis in np.flatnonzero(np.isfinite(error) & (error > TOO_COARSE * reach))
+        ]
 
 
 def _settled(columns: Columns, label: str, last: bool) -> Batch:
@@ -237,6 +272,8 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
                     f"{label}: column {missing[0]!r}, mapped to {name}, is not there; {nearest(missing[0], available)}"
                 )
             found[name] = list(column_map[name])
+            if len(set(found[name])) < len(found[name]):
+                raise UserError(f"{label}: {', '.join(found[name])}, mapped to {name}, names a column twice.")
             continue
         for alias in aliases:
             numbered = itertools.takewhile(names.__contains__, (f"{alias}_{index}" for index in itertools.count()))
