@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/imitation.py --task halfcheetah --seed 0 --work WORK --out FILE
 
 For another version, run the same command with that checkout's `src` on PYTHONPATH: the result names the commit that ran.
-The logs are made once in WORK and shared: 6 000 uniform actions on Pendulum-v1 (one log a seed), and the replay of
-`fittedq train sac HalfCheetah-v5 --steps 40000 --seed 0 --out WORK/sac0` (one log for all seeds). A finished result is kept.
+The logs are made once in WORK and shared. One is 6 000 uniform actions on Pendulum-v1, new for each seed. The other is the
+replay of `fittedq train sac HalfCheetah-v5 --steps 40000 --seed 0 --out WORK/sac0`. A finished result is kept.
 """
 
 from __future__ import annotations
