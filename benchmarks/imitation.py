@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/imitation.py --task pendulum --seed 0 --work WORK --out FILE
     .venv/bin/python benchmarks/imitation.py --task halfcheetah --seed 0 --work WORK --out FILE
 
-For another version, run the same command with that checkout's `src` on PYTHONPATH: the result names the commit that ran.
-The logs are made once in WORK and shared. One is 6 000 uniform actions on Pendulum-v1, new for each seed. The other is the
+For another version, run the same command with that checkout's `src` on PYTHONPATH: the result names its commit.
+The logs are made once in WORK and shared. Pendulum's are 6 000 uniform actions, new for each seed. HalfCheetah's is the
 replay of `fittedq train sac HalfCheetah-v5 --steps 40000 --seed 0 --out WORK/sac0`. A finished result is kept.
 """
 
