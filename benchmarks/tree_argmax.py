@@ -17,7 +17,7 @@ import numpy as np
 
 from fittedq import Box
 from fittedq.approx.trees import Forest, TreeCritic
-from fittedq.maximize.base import EXACT
+from fittedq.maximize.base import Status
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
 from machine import describe
@@ -44,7 +44,7 @@ def main() -> None:
                 begin = time.perf_counter()
                 solution = TreeArgmax(state_seconds=10.0)(critic, state, box)
                 seconds.append(time.perf_counter() - begin)
-                proven.append(bool(solution.status[0] == EXACT))
+                proven.append(bool(solution.status[0] == Status.EXACT))
                 gaps.append(float(solution.upper_bound[0] - solution.value[0]))
             rows[name] = {
                 "median_seconds": float(np.median(seconds)),

@@ -14,8 +14,9 @@ from scipy.optimize import linprog
 from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
+from fittedq.maximize.base import Status
 from fittedq.maximize.bounds import FoldedNetwork, Runs, Upper, networks
-from fittedq.maximize.certified import OPTIMAL, TIME_LIMIT, _min_of, _Region, certified
+from fittedq.maximize.certified import _min_of, _Region, certified
 from fittedq.maximize.relax import RELAXATIONS
 from fittedq.types import AbstractActionSet, Box
 
@@ -214,7 +215,7 @@ def test_1d_relu_maxima_are_those_of_all_kinks(widths):
         critic, obs = in_float64(make_critic(seed, 1, widths)), make_obs(seed, 20)
         solution = certified(critic, obs, critic.action_set, tol=1e-6)
         truth = exact_1d(critic, obs)
-        assert (solution.status == OPTIMAL).all()
+        assert (solution.status == Status.OPTIMAL).all()
         assert (solution.value <= truth + 1e-12).all()
         assert (solution.value >= truth - 2e-6 * np.maximum(1, np.abs(truth))).all()
         assert (solution.upper_bound >= truth).all()
@@ -228,7 +229,7 @@ def test_maxima_agree_with_dense_grids(activation, layer_norm):
     obs = make_obs(11, 4)
     solution = certified(critic, obs, critic.action_set, tol=1e-3)
     grid = on_grid(critic, obs, 301)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     assert (solution.upper_bound >= grid).all()
     assert (solution.value >= grid - 1e-3 * np.maximum(1, np.abs(grid))).all()
     value = in_float64(critic)(obs.astype(float), np.asarray(solution.action, float)).min(axis=0)
@@ -243,7 +244,7 @@ def test_ensembles_are_combined(name, combine):
     obs = make_obs(5, 6)
     solution = certified(critic, obs, critic.action_set, tol=1e-3, combine=name)
     grid = on_grid(critic, obs, 201, combine)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     assert (solution.upper_bound >= grid).all()
     assert (solution.value >= grid - 1e-3 * np.maximum(1, np.abs(grid))).all()
     assert (solution.upper_bound <= solution.value + 2e-3 * np.maximum(1, np.abs(grid))).all()
@@ -274,7 +275,7 @@ def test_the_interval_holds_the_maximum_whenever_it_stops(limits):
     obs = make_obs(2, 12)
     stopped = certified(critic, obs, critic.action_set, tol=1e-6, **limits)
     solved = certified(critic, obs, critic.action_set, tol=1e-3)
-    assert (stopped.status == TIME_LIMIT).any()
+    assert (stopped.status == Status.TIME_LIMIT).any()
     assert np.isfinite(stopped.upper_bound).all()
     assert (stopped.value <= solved.upper_bound).all()
     assert (stopped.upper_bound >= solved.value).all()
@@ -303,7 +304,7 @@ def test_state_dependent_bounds_and_sides_of_no_width():
     )
     solution = certified(critic, obs, action_set, tol=1e-4)
     low, high = action_set.bounds(obs)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     assert ((low <= solution.action) & (solution.action <= high)).all()
     assert solution.action.dtype == np.float32
     for row in range(10):
@@ -430,7 +431,7 @@ def test_large_searches_split_into_subtrees():
     critic, obs = make_critic(8, 4, (48, 48), n_critics=2), make_obs(8, 2)
     solution = certified(critic, obs, critic.action_set, tol=1e-2)
     grid = on_grid(critic, obs, 15)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     assert (solution.upper_bound >= grid).all()
     assert (solution.value >= grid - 1e-2 * np.maximum(1, np.abs(grid))).all()
 
@@ -444,7 +445,7 @@ def test_polytopes_agree_with_dense_grids(activation):
     for critic in (double, make_critic(21, 2, (16, 16), activation, n_critics=2)):
         solution = certified(critic, obs, polytope, tol=1e-3)
         box = certified(critic, obs, critic.action_set, tol=1e-3)
-        assert (solution.status == OPTIMAL).all()
+        assert (solution.status == Status.OPTIMAL).all()
         assert polytope.contains(solution.action, obs).all()
         rows = [np.repeat(row[None].astype(float), len(mesh), 0) for row in obs]
         grid = np.array([double(row, mesh).min(axis=0).max() for row in rows])
@@ -500,7 +501,7 @@ def test_whole_coordinates_agree_with_enumeration():
     pure, mixed = Mixed(box, (0, 1, 2)), Mixed(box, (0, 2))
     best = certified(critic, obs, pure, tol=1e-6)
     np.testing.assert_allclose(best.value, enumerated([whole] * 3), atol=1e-9)
-    assert (best.upper_bound >= best.value).all() and (best.status == OPTIMAL).all()
+    assert (best.upper_bound >= best.value).all() and (best.status == Status.OPTIMAL).all()
     assert (best.action == np.round(best.action)).all()
 
     rows = Polytope(box.low, box.high, [[1.0, 1.0, 1.0], [-1.0, 2.0, 0.0]], [1.5, 2.0])
@@ -510,7 +511,7 @@ def test_whole_coordinates_agree_with_enumeration():
     ):
         grid = enumerated([whole, line, whole], allowed)
         solution = certified(critic, obs, action_set, tol=1e-3)
-        assert (solution.status == OPTIMAL).all()
+        assert (solution.status == Status.OPTIMAL).all()
         assert action_set.contains(solution.action, obs).all()
         assert (solution.upper_bound >= grid).all()
         assert (solution.value >= grid - 1e-3 * np.maximum(1, np.abs(grid))).all()
@@ -566,6 +567,6 @@ def test_a_layer_whose_neurons_are_all_off_leaves_a_constant(dead):
     obs = make_obs(0, 3)
     solution = certified(critic, obs, critic.action_set)
     truth = np.asarray(critic(obs, solution.action)).min(axis=0)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     np.testing.assert_allclose(solution.value, truth, atol=1e-3)
     np.testing.assert_allclose(solution.upper_bound, truth, atol=1e-2)

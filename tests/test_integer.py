@@ -11,8 +11,7 @@ import pytest
 from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT, FAILED
-from fittedq.maximize.certified import OPTIMAL, TIME_LIMIT
+from fittedq.maximize.base import Status
 from fittedq.maximize.integer import exhaustive, integer_quadratic, top_k
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.types import AbstractCritic, Box
@@ -53,7 +52,7 @@ def lattice(low, high) -> np.ndarray:
 def check_against(solution, exact, tol: float = 1e-3) -> None:
     """The interval holds the exact maximum and is as narrow as asked."""
     scale = np.maximum(1, np.abs(exact))
-    assert np.isin(solution.status, (OPTIMAL, EXACT)).all()
+    assert np.isin(solution.status, (Status.OPTIMAL, Status.EXACT)).all()
     assert (solution.value <= exact + 1e-9 * scale).all()
     assert (solution.upper_bound >= exact - 1e-12 * scale).all()
     assert (solution.upper_bound <= solution.value + 1.001 * tol * scale).all()
@@ -73,7 +72,7 @@ def test_exhaustive_is_the_best_of_all_points():
     assert 5 < len(points) < 30
     for combine, function in (("min", np.min), ("mean", np.mean)):
         solution = exhaustive(critic, obs, box, combine=combine, integer=range(3), rows=ROWS)
-        assert (solution.status == EXACT).all()
+        assert (solution.status == Status.EXACT).all()
         for row in range(5):
             q = function(critic(np.repeat(obs[[row]], len(points), 0), points), axis=0)
             np.testing.assert_allclose(solution.value[row], q.max(), rtol=1e-12)
@@ -143,7 +142,7 @@ def test_linear_q_with_a_bound_on_the_sum_has_a_closed_form(sums, monkeypatch):
     points = lattice([-1, 0, 1, -2], [2, 1, 1, 0])
     if rows is not None:
         points = points[(points @ rows[0].T <= rows[1]).all(axis=1)]
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
     check_against(solution, np.array([best_of(critic, row, points)[0] for row in obs]), tol=1e-9)
 
 
@@ -190,7 +189,7 @@ def test_mixed_concave_quadratics_against_slices(integer):
     points = points[(points @ ROWS[0].T <= ROWS[1]).all(axis=1)]
     held = integer_quadratic(critic, obs, box, integer=integer, rows=ROWS, tol=1e-4)
     grid = np.array([critic(np.repeat(row[None], len(points), 0), points)[0].max() for row in obs])
-    assert (held.status == OPTIMAL).all()
+    assert (held.status == Status.OPTIMAL).all()
     assert (held.action @ ROWS[0].T <= ROWS[1] + 1e-8).all()
     assert (held.action[:, list(integer)] == np.round(held.action[:, list(integer)])).all()
     assert (held.upper_bound >= grid).all()
@@ -214,7 +213,7 @@ def test_without_time_the_interval_holds():
     critic, rows = make_critic(10, box, concave=False), (np.random.default_rng(1).normal(size=(2, 30)), np.ones(2))
     solved = integer_quadratic(critic, obs, box, integer=range(30), rows=rows)
     stopped = integer_quadratic(critic, obs, box, integer=range(30), rows=rows, time_limit=0.0)
-    assert (solved.status == OPTIMAL).all() and (stopped.status == TIME_LIMIT).all()
+    assert (solved.status == Status.OPTIMAL).all() and (stopped.status == Status.TIME_LIMIT).all()
     assert (stopped.action @ rows[0].T <= rows[1]).all()
     assert (stopped.value <= solved.upper_bound).all() and (stopped.upper_bound >= solved.value).all()
     assert (stopped.upper_bound > solved.upper_bound).all()
@@ -222,7 +221,7 @@ def test_without_time_the_interval_holds():
     solved, stopped = (
         integer_quadratic(linear, obs, box, integer=range(30), rows=rows, time_limit=limit) for limit in (None, 0.0)
     )
-    assert (stopped.status == TIME_LIMIT).all()
+    assert (stopped.status == Status.TIME_LIMIT).all()
     assert (stopped.value <= solved.upper_bound).all() and (stopped.upper_bound >= solved.value).all()
 
 
@@ -232,7 +231,7 @@ def test_no_states_and_no_numbers():
     for function in (exhaustive, integer_quadratic):
         assert function(critic, np.zeros((0, OBS)), box, integer=range(3)).action.shape == (0, 3)
     nan = LinearCritic(critic.features, critic.weights * np.nan, box)
-    assert (exhaustive(nan, np.zeros((2, OBS)), box, integer=range(3)).status == FAILED).all()
+    assert (exhaustive(nan, np.zeros((2, OBS)), box, integer=range(3)).status == Status.FAILED).all()
 
 
 def test_bad_input_is_one_sentence():

@@ -15,7 +15,7 @@ from fittedq.approx import linear
 from fittedq.approx.host import host_view
 from fittedq.approx.linear import Custom, LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT, ITERATION_LIMIT
+from fittedq.maximize.base import Status
 from fittedq.maximize.quadratic import QuadraticArgmax, quadratic_form
 from fittedq.problems.lqr import LQR
 from fittedq.types import Box
@@ -38,7 +38,7 @@ def iterates(problem: LQR, critic: LinearCritic, count: int):
     next_obs = obs @ problem.A.T + action @ problem.B.T
     for _ in range(count):
         solution = QuadraticArgmax()(critic, next_obs, critic.action_set)
-        assert (solution.status == EXACT).all()
+        assert (solution.status == Status.EXACT).all()
         critic = critic.fit((obs, action), reward + problem.gamma * solution.value)
         yield critic
 
@@ -226,7 +226,7 @@ def test_a_concave_quadratic_meets_the_kkt_conditions_and_its_bound(size):
     low, high = np.array(box.low), np.array(box.high)
     assert ((solution.action >= low) & (solution.action <= high)).all()
     assert kkt_residual(form, solution.action, low, high) == pytest.approx(np.zeros(200), abs=1e-9)
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
     assert np.array_equal(solution.value, critic(obs, solution.action)[0])
     assert (solution.upper_bound >= solution.value).all()
     assert solution.upper_bound == pytest.approx(solution.value, abs=1e-9)
@@ -256,14 +256,14 @@ def test_up_to_four_actions_no_point_of_a_dense_grid_is_better(signs, size):
     assert (on_grid <= solution.value + 1e-9).all()
     # Half a cell from the nearest point: the gradient there is at most 40 or so.
     assert solution.value == pytest.approx(on_grid, abs=40 * 3 / points)
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
 
 
 def test_a_flat_q_reaches_the_value_and_the_bound_of_its_constant():
     box = Box([-1, -1], [1, 1])
     solution = QuadraticArgmax()(LinearCritic.start(Polynomial(2), 1, box, np.float64), np.ones((3, 1)), box)
     assert solution.value.tolist() == solution.upper_bound.tolist() == [0.0] * 3
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
 
 
 def test_above_four_actions_only_a_concave_q_is_claimed_solved():
@@ -271,7 +271,7 @@ def test_above_four_actions_only_a_concave_q_is_claimed_solved():
     critic = quadratic_critic(6, random_curvature(6, "saddle", 0), box)
     obs = RNG(5).normal(size=(4, 2))
     solution = QuadraticArgmax()(critic, obs, box)
-    assert (solution.status == ITERATION_LIMIT).all()
+    assert (solution.status == Status.ITERATION_LIMIT).all()
     assert np.isposinf(solution.upper_bound).all()
     assert np.array_equal(solution.value, critic(obs, solution.action)[0])
 
@@ -282,7 +282,7 @@ def test_ill_conditioned_quadratics_are_solved_or_bounded():
     critic = quadratic_critic(size, rotation @ np.diag(-np.logspace(-4, 2, size)) @ rotation.T, box, seed=8)
     obs = RNG(6).normal(size=(300, 2))
     solution, form = QuadraticArgmax()(critic, obs, box), quadratic_form(critic, obs)
-    solved = solution.status == EXACT
+    solved = solution.status == Status.EXACT
     assert solved.mean() > 0.95
     assert kkt_residual(form, solution.action, -1.0, 1.0)[solved] == pytest.approx(0, abs=1e-5)
     corners = RNG(1).uniform(-1, 1, (300, 400, size))
@@ -300,7 +300,7 @@ def test_jax_in_float32_agrees_with_numpy_in_float64(size):
     assert np.asarray(solution.action) == pytest.approx(exact.action, abs=1e-4)
     assert np.asarray(solution.value) == pytest.approx(exact.value, abs=1e-4)
     assert (np.asarray(solution.upper_bound) >= exact.value - 1e-6).all()
-    assert (np.asarray(solution.status) == EXACT).all()
+    assert (np.asarray(solution.status) == Status.EXACT).all()
 
 
 def test_in_a_polytope_the_bound_of_its_box_holds_and_no_cut_point_is_called_exact():
@@ -310,7 +310,7 @@ def test_in_a_polytope_the_bound_of_its_box_holds_and_no_cut_point_is_called_exa
     solution = QuadraticArgmax()(critic, obs, polytope)
     inside = np.asarray(solution.action).sum(axis=1) <= 0.5 + 1e-5
     assert inside.all()
-    exact = np.asarray(solution.status) == EXACT
+    exact = np.asarray(solution.status) == Status.EXACT
     boxed = QuadraticArgmax()(critic, obs, Box([-1, -1], [1, 1]))
     cut = boxed.action.sum(axis=1) > 0.51
     assert cut.any()

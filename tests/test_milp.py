@@ -12,7 +12,8 @@ import pytest
 from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
-from fittedq.maximize.certified import OPTIMAL, TIME_LIMIT, certified
+from fittedq.maximize.base import Status
+from fittedq.maximize.certified import certified
 from fittedq.maximize.integer import exhaustive
 from fittedq.maximize.milp import Program, Sparse, milp, solve_program
 from fittedq.types import Box
@@ -54,7 +55,7 @@ def on_points(critic: QNetwork, obs: np.ndarray, points: np.ndarray) -> np.ndarr
 def check_interval(solution, critic, obs, combine=np.min) -> None:
     """Solved to the tolerance; the value is q at the action."""
     q = values(critic, obs, solution.action, combine)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     np.testing.assert_allclose(solution.value, q, rtol=0, atol=1e-10)
     assert (solution.value <= solution.upper_bound).all()
     assert (solution.upper_bound <= solution.value + 1.001 * TOL * np.maximum(1, np.abs(solution.value))).all()
@@ -125,7 +126,7 @@ def test_whole_numbers_against_enumeration():
     box, rows = critic.action_set, (np.array([[1.0, 2.0, -1.0, 1.0]]), np.array([2.0]))
     solution = milp(critic, obs, box, integer=range(4), rows=rows, tol=1e-4)
     exact = exhaustive(critic, obs, box, integer=range(4), rows=rows)
-    assert (solution.status == OPTIMAL).all()
+    assert (solution.status == Status.OPTIMAL).all()
     assert (solution.action == np.round(solution.action)).all()
     assert (solution.action @ rows[0][0] <= 2).all()
     assert (solution.upper_bound >= exact.value - 1e-5).all()
@@ -180,7 +181,7 @@ def test_without_time_the_interval_and_the_warm_start_hold(limits):
     rows = (np.ones((1, 3)), np.array([1.0]))
     solved = milp(critic, obs, critic.action_set, rows=rows)
     stopped = milp(critic, obs, critic.action_set, rows=rows, **limits)
-    assert (stopped.status == TIME_LIMIT).all()
+    assert (stopped.status == Status.TIME_LIMIT).all()
     assert (stopped.action.sum(axis=1) <= 1).all()
     assert (stopped.value < solved.value).any()
     assert (stopped.value <= solved.upper_bound).all() and (stopped.upper_bound >= solved.value).all()

@@ -10,8 +10,7 @@ import pytest
 import fittedq
 from fittedq import Box, Polytope, StateBox, UserError
 from fittedq.approx.trees import Forest, TreeCritic
-from fittedq.maximize.base import EXACT
-from fittedq.maximize.certified import TIME_LIMIT
+from fittedq.maximize.base import Status
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
 
@@ -49,7 +48,7 @@ def test_the_maximum_is_that_of_all_cells(m, rows, kind):
         np.tile(np.asarray(end, np.float32), (6, 1)) for end in (critic.action_set.low, critic.action_set.high)
     )
     truth = by_cells(critic, obs, low, high)
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
     np.testing.assert_allclose(solution.value, truth, atol=1e-6)
     np.testing.assert_array_equal(solution.value, critic(obs, solution.action)[0])
     assert (solution.upper_bound >= truth).all()
@@ -87,7 +86,7 @@ def test_the_interval_holds_when_time_is_up_and_starts_are_a_guarantee():
     obs = np.random.default_rng(4).normal(size=(3, 2)).astype(np.float32)
     stopped = TreeArgmax(state_seconds=0.0)(critic, obs, critic.action_set)
     solved = TreeArgmax()(critic, obs, critic.action_set)
-    assert (stopped.status == TIME_LIMIT).all()
+    assert (stopped.status == Status.TIME_LIMIT).all()
     assert (stopped.upper_bound >= solved.value).all()
     assert (stopped.value <= solved.value).all()
     again = TreeArgmax(state_seconds=0.0)(critic, obs, critic.action_set, solved.action[:, None])

@@ -14,7 +14,7 @@ from fittedq.action_sets import Polytope, StateBox
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import Forest, TreeCritic, _Nodes, _padded, _regressor
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT
+from fittedq.maximize.base import Status
 from fittedq.maximize.sweep import TreeSweep, _rank, _unrank
 from fittedq.types import AbstractActionSet, Box
 
@@ -207,7 +207,7 @@ def assert_exact(critic: TreeCritic, obs, action_set: AbstractActionSet) -> None
     assert solution.value == pytest.approx(truth, abs=1e-6 * scale)
     assert (solution.upper_bound >= truth).all()
     assert solution.upper_bound == pytest.approx(truth, abs=1e-5 * scale)
-    assert (solution.status == EXACT).all()
+    assert (solution.status == Status.EXACT).all()
 
 
 MOVING = StateBox(lambda obs: obs[:, :1] / 4 - 0.3, lambda obs: obs[:, :1] / 4 + 0.3, BOX)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, Arr, Box, namespace
+from fittedq.types import AbstractActionSet, Arr, Box, inwards, namespace
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -24,7 +24,8 @@ class StateBox(AbstractActionSet):
 
     `low_fn` and `high_fn` take obs [b,s] and return [b,m], row by row, in array arithmetic that works on what they are
     given (NumPy on the host, JAX in compiled code). They are static: hashable, and never trained. Bounds are clipped to
-    the outer box; where they cross, A(s) is the one point low_fn(s). `check` says whether they do.
+    the outer box and rounded inwards to the precision of actions; where they cross, A(s) is the one point low_fn(s).
+    `check` says whether they do.
     """
 
     low: tuple[float, ...] = eqx.field(static=True)
@@ -37,17 +38,16 @@ class StateBox(AbstractActionSet):
         self.low_fn, self.high_fn, self.box = low_fn, high_fn, box
         self.low, self.high = box.low, box.high
 
-    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
-        low = self.box.project(self.low_fn(obs), obs)
-        high = self.box.project(self.high_fn(obs), obs)
-        return low, namespace(low, high).maximum(low, high)
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)
+        return self.box.project(low, obs), self.box.project(high, obs)
 
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
-        low, high = self.bounds(obs)
+        low, high = self.bounds(obs, action.dtype)
         return namespace(action, low).clip(action, low, high)
 
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
-        low, high = self.bounds(obs)
+        low, high = self.bounds(obs, action.dtype)
         return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
     def check(self, obs: Float[np.ndarray, "b s"]) -> None:
@@ -76,6 +76,7 @@ class Polytope(AbstractActionSet):
 
     Numbers, not arrays, as in `Box`. `hull` is the smallest box around A and `inner` the centre of the greatest ball in
     A, both in the environment's units (the ball in the outer box's half-widths); linear programs find them once.
+    Whether an action holds is computed in double precision on the host, in its own in compiled code.
     """
 
     low: tuple[float, ...] = eqx.field(static=True)
@@ -114,8 +115,8 @@ class Polytope(AbstractActionSet):
         self.bound = tuple(float(limit) for limit in limits)
         self.inner, self.hull = inner_and_hull(self.box, rows, limits)
 
-    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
-        return self.hull.bounds(obs)
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        return self.hull.bounds(obs, dtype)
 
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         """argmin_{x ∈ A} ‖x − a‖₂, in A, and exact up to rounding: single precision gives about 1e-5 half-widths.
@@ -134,7 +135,7 @@ class Polytope(AbstractActionSet):
         length = np.linalg.norm(matrix, axis=1)
         # The rows are moved inwards by what rounding can undo: what is found then satisfies them without a tolerance.
         largest = np.abs(matrix) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(bound)
-        margin = 4 * float(np.finfo(action.dtype).eps) * largest
+        margin = max(4, self.size) * float(np.finfo(action.dtype).eps) * largest
 
         def constant(array: Any) -> Any:
             return xp.asarray(array, action.dtype)
@@ -162,9 +163,10 @@ class Polytope(AbstractActionSet):
 
     def _holds(self, action: Float[Arr, "*b m"]) -> Any:
         xp = namespace(action)
-        matrix, bound = xp.asarray(self.matrix, action.dtype), xp.asarray(self.bound, action.dtype)
-        in_box = (action >= xp.asarray(self.low, action.dtype)) & (action <= xp.asarray(self.high, action.dtype))
-        return xp.all(in_box, axis=-1) & xp.all(action @ matrix.T <= bound, axis=-1)
+        dtype = float if xp is np else action.dtype
+        matrix, bound = xp.asarray(self.matrix, dtype), xp.asarray(self.bound, dtype)
+        rows = xp.all(xp.asarray(action, dtype) @ matrix.T <= bound, axis=-1)
+        return rows & self.box.contains(action, action)
 
 
 MOST_SLICES = 64
@@ -195,8 +197,10 @@ class Mixed(AbstractActionSet):
                 f"integer actions: found coordinates {list(integer)}, expected some of 0 … {inner.size - 1}."
             )
         hull = inner.hull if isinstance(inner, Polytope) else inner
+        # The hull of a polytope was found by a linear program; other bounds are exact.
+        room = 1e-9 if isinstance(inner, Polytope) else 0.0
         whole = [
-            np.arange(np.ceil(hull.low[axis] - 1e-9), np.floor(hull.high[axis] + 1e-9) + 1) for axis in self.coordinates
+            np.arange(np.ceil(hull.low[axis] - room), np.floor(hull.high[axis] + room) + 1) for axis in self.coordinates
         ]
         for axis, numbers in zip(self.coordinates, whole, strict=True):
             if not len(numbers):
@@ -216,18 +220,19 @@ class Mixed(AbstractActionSet):
     def integer(self) -> tuple[int, ...]:
         return self.coordinates
 
-    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         xp = namespace(obs)
-        low, high = self.inner.bounds(obs)
-        whole = self._whole()
-        # Where a state's bounds hold no whole number, the nearest one to them is the only action.
-        least = xp.ceil(low - 1e-6)
-        return xp.where(whole, least, low), xp.where(whole, xp.maximum(xp.floor(high + 1e-6), least), high)
+        low, high = self.inner.bounds(obs, dtype)
+        whole, room = self._whole(), 1e-6 if self.slices else 0.0
+        least, most = xp.ceil(low - room), xp.floor(high + room)
+        # Where a state's bounds hold no whole number, the next one in the outer box is the only action.
+        least = xp.where((least > most) & (least > xp.asarray(self.high, least.dtype)), most, least)
+        return xp.where(whole, least, low), xp.where(whole, xp.maximum(least, most), high)
 
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         xp = namespace(action)
         if not self.slices:
-            low, high = (xp.asarray(bound, action.dtype) for bound in self.bounds(obs))
+            low, high = self.bounds(obs, action.dtype)
             continuous = xp.clip(action, low, high)
             return xp.where(
                 self._whole(), _straight_through(xp.clip(xp.round(action), low, high), continuous), continuous
@@ -248,7 +253,10 @@ class Mixed(AbstractActionSet):
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
         xp = namespace(action)
         whole = xp.all((action == xp.round(action)) | ~self._whole(), axis=-1)
-        return whole & self.inner.contains(action, obs)
+        if self.slices:
+            return whole & self.inner.contains(action, obs)
+        low, high = self.bounds(obs, action.dtype)
+        return whole & xp.all((action >= low) & (action <= high), axis=-1)
 
     def _whole(self) -> np.ndarray:
         return np.isin(np.arange(self.size), self.coordinates)
@@ -409,11 +417,12 @@ def _inequalities(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inside(action_set: AbstractActionSet, box: Box) -> bool:
-    """Whether the outer box of `action_set` lies in `box`."""
+    """Whether the outer box of `action_set` lies in `box`, both as actions in single precision see them."""
     if action_set.size != box.size:
         return False
-    low, high = np.asarray(box.low), np.asarray(box.high)
-    return bool((np.asarray(action_set.low) >= low).all() and (np.asarray(action_set.high) <= high).all())
+    low, high = inwards(np.asarray(box.low), np.asarray(box.high), np.float32)
+    least, most = inwards(np.asarray(action_set.low), np.asarray(action_set.high), np.float32)
+    return bool((least >= low).all() and (most <= high).all())
 
 
 def narrowed(box: Box, wanted: AbstractActionSet | Limits | None, label: str) -> AbstractActionSet:

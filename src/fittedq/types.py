@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,22 @@ HOST_TYPES = (np.ndarray, np.generic)
 def namespace(*arrays: Any) -> Any:
     """`numpy` where every array is NumPy's, `jax.numpy` where JAX has or traces one."""
     return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
+
+
+def inwards(low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
+    """The ends of [low, high] as the numbers of `dtype` nearest to them from inside.
+
+    To the nearest from anywhere would let an action out of its set. An interval that holds no number of `dtype`
+    becomes one point, the first above `low`.
+    """
+    xp = namespace(low, high)
+    low, high = xp.asarray(low), xp.asarray(high)
+    if low.dtype != dtype or high.dtype != dtype:
+        with np.errstate(over="ignore"):
+            least, most = xp.asarray(low, dtype), xp.asarray(high, dtype)
+        low = xp.where(least < low, xp.nextafter(least, xp.asarray(np.inf, dtype)), least)
+        high = xp.where(most > high, xp.nextafter(most, xp.asarray(-np.inf, dtype)), most)
+    return low, xp.maximum(low, high)
 
 
 class Transition(NamedTuple):
@@ -119,16 +136,28 @@ class AbstractActionSet(eqx.Module):
         return self.project(self.from_unit(unit), obs)
 
     @abc.abstractmethod
-    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
-        """The smallest box around A(s), per state."""
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        """The smallest box around A(s), per state; in `dtype`, else that of `obs`, its ends rounded inwards."""
 
     @abc.abstractmethod
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
-        """Π_A(s)(a), the nearest admissible action."""
+        """Π_A(s)(a), the nearest admissible action in the precision of `action`: one that `contains` accepts."""
 
     @abc.abstractmethod
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
         """Whether a ∈ A(s), row by row, without a tolerance."""
+
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Of numbers in single precision, which actions have."""
+
+
+@functools.cache
+def _ends(
+    low: tuple[float, ...], high: tuple[float, ...], dtype: Any
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """The ends of a box as arrays, made once: acting asks for them at every step."""
+    return inwards(np.asarray(low), np.asarray(high), dtype)
 
 
 class Box(AbstractActionSet):
@@ -149,10 +178,11 @@ class Box(AbstractActionSet):
                 "at least one; give one pair per action dimension."
             )
         for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
-            if not (np.isfinite(low_bound) and np.isfinite(high_bound)):
+            if not (abs(low_bound) <= LARGEST and abs(high_bound) <= LARGEST):
                 raise UserError(
-                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], expected finite numbers; "
-                    "rescale the action in the environment (gymnasium.wrappers.RescaleAction) or give finite bounds."
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], expected finite numbers "
+                    f"of size at most {LARGEST:.3g}; rescale the action in the environment "
+                    "(gymnasium.wrappers.RescaleAction) or give finite bounds."
                 )
             if not low_bound < high_bound:
                 raise UserError(
@@ -160,18 +190,19 @@ class Box(AbstractActionSet):
                     "expected low < high."
                 )
 
-    def bounds(self, obs: Float[Arr, "*b s"]) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
-        xp = namespace(obs)
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         shape = (1,) * (obs.ndim - 1) + (self.size,)
-        return xp.asarray(self.low, obs.dtype).reshape(shape), xp.asarray(self.high, obs.dtype).reshape(shape)
+        low, high = _ends(self.low, self.high, np.dtype(dtype or obs.dtype))
+        xp = namespace(obs)
+        return xp.asarray(low.reshape(shape)), xp.asarray(high.reshape(shape))
 
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         del obs
-        xp = namespace(action)
-        return xp.clip(action, xp.asarray(self.low, action.dtype), xp.asarray(self.high, action.dtype))
+        return namespace(action).clip(action, *_ends(self.low, self.high, action.dtype))
 
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
-        low, high = self.bounds(obs)
+        del obs
+        low, high = _ends(self.low, self.high, action.dtype)
         return namespace(action).all((action >= low) & (action <= high), axis=-1)
 
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:

@@ -21,6 +21,7 @@ from fittedq.diagnose.values import overestimation, policy_drift
 from fittedq.envs.named import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
+from fittedq.maximize.base import Status
 from fittedq.progress import counted
 from fittedq.run import find_agent
 from fittedq.types import Transition
@@ -81,7 +82,7 @@ class Inspect:
         if "health" in findings:
             _say_health(findings["health"])
         if "gap" in findings:
-            _say_gap(findings["gap"], findings["worst"])
+            _say_gap(findings["gap"], findings["statuses"], findings["worst"])
         return 0
 
     def _gap(self, agent: Agent) -> dict[str, Any]:
@@ -100,12 +101,13 @@ class Inspect:
                 "scale": float(gap.scale[row]),
                 "policy_action": gap.policy_action[row].tolist(),
                 "best_action": gap.best_action[row].tolist(),
+                "status": Status(gap.status[row]).label,
             }
             for row in gap.worst(self.worst)
         ]
         if self.pictures is not None:
             self._draw(agent, gap)
-        return {"gap": summary, "worst": worst}
+        return {"gap": summary, "statuses": gap.statuses, "worst": worst}
 
     def _health(self, agent: Agent) -> dict[str, float]:
         rows, figures = self._trajectory(agent), {}
@@ -238,7 +240,7 @@ def _say_health(figures: dict[str, float]) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
 
-def _say_gap(summary: dict[str, float], worst: list[dict[str, Any]]) -> None:
+def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[dict[str, Any]]) -> None:
     console = Console()
 
     def interval(name: str) -> str:
@@ -254,6 +256,7 @@ def _say_gap(summary: dict[str, float], worst: list[dict[str, Any]]) -> None:
         f"     policy good  {summary['policy_good']:.0%} of states: certainly within {summary['within']:.0%}",
         f"     actor fails  {summary['actor_fails']:.0%} of states: certainly not within {summary['within']:.0%}",
         f"       undecided  {summary['undecided']:.0%}",
+        f"        searches  {', '.join(f'{label} {count}' for label, count in statuses.items())}",
     ]
     if "residual_median" in summary:
         lines.append(

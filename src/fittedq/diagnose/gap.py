@@ -20,7 +20,7 @@ from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, Solved
 from fittedq.maximize.ascent import ProjectedAscent
-from fittedq.maximize.base import Solution, is_box
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.certified import certified
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
@@ -36,7 +36,7 @@ class Gap:
     """lower ≤ max_{a ∈ A(s)} q(s, a) − q(s, π(s)) ≤ upper per state, q = min_j q_j, in units of return.
 
     `scale` is the range of q over A(s): the greatest value found less the least of some hundred sampled actions, so
-    relative gaps err upwards. `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
+    relative gaps err upwards. `status` says how each search ended (`Status`). `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
     gradient.
     """
 
@@ -69,6 +69,11 @@ class Gap:
     def worst(self, count: int) -> Int[np.ndarray, "k"]:
         """The states of the greatest certain relative gap, the worst first."""
         return np.argsort(-self.relative[0], kind="stable")[:count]
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many states' searches ended in which way."""
+        return Status.counts(self.status)
 
     def summary(self, within: float = 0.05) -> dict[str, float]:
         """Median, 95th percentile and worst of both ends, and three shares of the states.
@@ -136,13 +141,12 @@ def amortization_gap(
         )
     else:
         solution = _exact(critic, obs, action_set)
-    best_action = np.asarray(solution.action, np.float32)
     best_value = np.asarray(solution.value)
     return Gap(
         obs=obs,
         policy_action=policy_action,
         policy_value=policy_value.astype(float),
-        best_action=best_action,
+        best_action=np.asarray(solution.action),
         best_value=best_value.astype(float),
         upper_bound=np.asarray(solution.upper_bound, float),
         scale=np.maximum(best_value, values.max(axis=1)) - values.min(axis=1).astype(float),

@@ -44,10 +44,7 @@ def admissible_actions(env: gymnasium.Env) -> AbstractActionSet | None:
 
 
 def action_box(space: gymnasium.Space) -> Box:
-    """The action set of a space, or a UserError for one that is not a finite box.
-
-    Its bounds are the float32 numbers nearest to the space's from inside: actions are float32.
-    """
+    """The action set of a space, or a UserError for one that is not a finite box."""
     if not isinstance(space, gymnasium.spaces.Box):
         raise UserError(
             f"action space: found {space}, expected a Box of continuous actions; this library is for those "
@@ -55,11 +52,7 @@ def action_box(space: gymnasium.Space) -> Box:
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"action space: found a Box of {space.dtype}, expected a float dtype.")
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    return Box(
-        np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low),
-        np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high),
-    )
+    return Box(space.low, space.high)
 
 
 def label_of(env: Any) -> str:

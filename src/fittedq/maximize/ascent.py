@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.maximize.base import (
-    CONVERGED,
-    ITERATION_LIMIT,
     AbstractMaximizer,
     Objective,
     Solution,
+    Status,
     best,
     comparable,
     first_order_residual,
@@ -74,7 +73,7 @@ class ProjectedAscent(AbstractMaximizer):
         value, gradient = value_and_gradient(objective, rows, last)
         value, action, gradient = better(top, (value, last, gradient))
         residual = first_order_residual(action, gradient, scale, action_set, rows)
-        status = jnp.where(residual <= self.tolerance, CONVERGED, ITERATION_LIMIT)
+        status = jnp.where(residual <= self.tolerance, Status.CONVERGED, Status.ITERATION_LIMIT)
         b, k, m = starts.shape
         return best(action.reshape(b, k, m), value.reshape(b, k), status.reshape(b, k))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.action_sets import Mixed, StateBox
@@ -22,23 +24,43 @@ Give a pytree that holds its arrays (`jax.tree_util.Partial(function, critic)`, 
 arrays are then arguments, not constants, and another critic of the same shapes needs no new compilation.
 """
 
-ITERATION_LIMIT = 0
-"""The budget was spent; nothing is claimed."""
-CONVERGED = 1
-"""A first-order point within the tolerance: a − Π_A(a + ∇q) ≈ 0."""
-STALLED = 2
-"""No ascent along any step tried: a kink of q, or its rounding."""
-EXACT = 3
-"""The maximum, by a method that proves it."""
-FAILED = 4
-"""q was not a number at every point tried."""
-STATUS_NAMES = ("iteration limit", "converged", "stalled", "exact", "failed")
+
+class Status(IntEnum):
+    """How a search ended, the same for every solver. Each member has its `sentence`; a new one is one line here."""
+
+    ITERATION_LIMIT = 0, "The budget was spent; nothing is claimed."
+    CONVERGED = 1, "A first-order point within the tolerance: a − Π_A(a + ∇q) ≈ 0."
+    STALLED = 2, "No ascent along any step tried: a kink of q, or its rounding."
+    EXACT = 3, "The maximum, by a method that proves it."
+    FAILED = 4, "At no point tried was q a number."
+    OPTIMAL = 5, "The bound is proven to be within the tolerance of the value."
+    GAP = 6, "The bound is proven, and further off than the tolerance: rounding in double precision leaves no less."
+    TIME_LIMIT = 7, "Stopped by a time limit; the bound is what was proven by then."
+    ROUNDED = 8, "Within the tolerance in real arithmetic; the critic's own rounding may exceed it."
+
+    sentence: str
+
+    def __new__(cls, value: int, sentence: str) -> Status:
+        member = int.__new__(cls, value)
+        member._value_, member.sentence = value, sentence
+        return member
+
+    @property
+    def label(self) -> str:
+        """The name in plain words, as files and terminals show it."""
+        return self.name.lower().replace("_", " ")
+
+    @staticmethod
+    def counts(status: Any) -> dict[str, int]:
+        """How many states ended in which way, by label."""
+        found, counts = np.unique(np.asarray(status), return_counts=True)
+        return {Status(one).label: int(count) for one, count in zip(found, counts, strict=True)}
 
 
 class Solution(eqx.Module):
     """a ≈ argmax_{A(s)} q(s, ·) per state: a feasible action, q there, and what is known of the maximum.
 
-    `upper_bound` ≥ max q is proven where it is not None; `status` indexes `STATUS_NAMES`.
+    `upper_bound` ≥ max q is proven where it is not None; `status` holds values of `Status`.
     """
 
     action: Float[Arr, "b m"]
@@ -138,7 +160,7 @@ def best(
         action=jnp.take_along_axis(action, winner[..., None], axis=1)[:, 0],
         value=chosen_value,
         upper_bound=upper_bound,
-        status=jnp.where(jnp.isnan(chosen_value), FAILED, chosen_status).astype(jnp.int32),
+        status=jnp.where(jnp.isnan(chosen_value), Status.FAILED, chosen_status).astype(jnp.int32),
     )
 
 

@@ -8,15 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.errors import UserError
-from fittedq.maximize.base import (
-    ITERATION_LIMIT,
-    AbstractMaximizer,
-    Objective,
-    Solution,
-    best,
-    comparable,
-    search_rows,
-)
+from fittedq.maximize.base import AbstractMaximizer, Objective, Solution, Status, best, comparable, search_rows
 from fittedq.types import AbstractActionSet, Arr
 
 
@@ -68,4 +60,4 @@ class CrossEntropy(AbstractMaximizer):
         _, _, action, value = jax.lax.fori_loop(0, self.iterations, step, state)
         b, k, _ = starts.shape
         value = jnp.where(jnp.isneginf(value), objective(rows, action), value).reshape(b, k)
-        return best(action.reshape(b, k, m), value, jnp.full((b, k), ITERATION_LIMIT))
+        return best(action.reshape(b, k, m), value, jnp.full((b, k), Status.ITERATION_LIMIT))

@@ -13,16 +13,9 @@ from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Mixed, Polytope
 from fittedq.errors import UserError, nearest
-from fittedq.maximize.base import Solution, is_box
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.bounds import FoldedNetwork, Local, Runs, Upper, networks
 from fittedq.types import AbstractActionSet, AbstractCritic, Arr
-
-OPTIMAL = 5
-"""The gap is within the tolerance, in real arithmetic."""
-GAP = 6
-"""The gap is what double precision leaves: boxes were split down to points."""
-TIME_LIMIT = 7
-"""Stopped by a time limit; the interval is what was proven by then."""
 
 BATCH = 256
 """Boxes bounded at once: enough for the matrix products, few enough for the cache."""
@@ -58,12 +51,14 @@ def certified(
     polytopes, and any of them with whole coordinates; few action dimensions (m ≤ 8 or so), wide networks.
 
     The interval holds whenever the search stops: after `time_limit` seconds for the batch, or once a state has had
-    `state_time_limit` seconds of work. Status per state: OPTIMAL, TIME_LIMIT, or GAP where double precision ends before
-    the tolerance. `warm_start` actions, the policy's say, are a guarantee: the value is never below theirs.
+    `state_time_limit` seconds of work. Status per state: OPTIMAL, TIME_LIMIT, GAP where double precision ends before
+    the tolerance, or ROUNDED where the critic's rounding makes the interval wider than twice the tolerance.
+    `warm_start` actions, the policy's say, are a guarantee: the value is never below theirs.
 
     `value` is q in real arithmetic at `action`, rounded down; `upper_bound` bounds q in real arithmetic and as the
-    critic itself evaluates it on any action of its own precision, sums in any order (not in TF32). OPTIMAL is about
-    real arithmetic; what the critic's own rounding may add at worst, far less than 1e-3 · |q| for most, is on top.
+    critic itself evaluates it on any action of its own precision, sums in any order (not in TF32). The tolerance is
+    about real arithmetic; what the critic's own rounding may add at worst, far less than 1e-3 · |q| for most, is on
+    top: with OPTIMAL no more than the tolerance again, with ROUNDED more.
 
     Errors: `UserError` for a critic, an activation or an action set that no bound is known for.
     """
@@ -128,6 +123,8 @@ class _Region:
                 f"{self.high[row, axis]}], expected finite numbers, low ≤ high."
             )
         self.dtype: Any = np.float64
+        self.least, self.most = self.low, self.high
+        """The ends of `low` and `high` that are actions: rounded inwards."""
         self.rows, self.limits = np.zeros((0, m)), np.zeros(0)
         self.inside = np.zeros((0, m))
         """A point inside the polytope, or inside each of its slices."""
@@ -147,6 +144,11 @@ class _Region:
             room = 1e-6 * (high - low)
             self.low = np.where(self.whole, self.low, np.maximum(self.low - room, low))
             self.high = np.where(self.whole, self.high, np.minimum(self.high + room, high))
+        else:
+            ends = (np.asarray(end, float) for end in self.action_set.bounds(self.obs, dtype))
+            self.least, self.most = (np.broadcast_to(end, self.low.shape) for end in ends)
+            # What is proven is proven of the set and of its actions.
+            self.low, self.high = np.minimum(self.low, self.least), np.maximum(self.high, self.most)
 
     def points(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Allowed actions nearby, in the critic's own precision."""
@@ -157,7 +159,7 @@ class _Region:
         if len(self.rows):
             return np.asarray(self.action_set.project(rounded, self.obs[state]), float)
         rounded = np.where(self.whole, np.round(rounded), rounded).astype(float)
-        return np.clip(rounded, self.low[state], self.high[state])
+        return np.clip(rounded, self.least[state], self.most[state])
 
     def pulled(self, action: np.ndarray) -> np.ndarray:
         """Allowed points towards the inside of the polytope, or of the slice of the same whole numbers.
@@ -599,12 +601,15 @@ class _Search:
 
     def solution(self) -> Solution:
         """What is proven: every box is settled, be it by the clock."""
-        optimal = self.settled - self.value <= self.tol * np.maximum(1, np.abs(self.value)) * (1 + 1e-9)
-        status = np.where(optimal, OPTIMAL, np.where(self.stopped, TIME_LIMIT, GAP))
+        tolerance = self.tol * np.maximum(1, np.abs(self.value))
+        upper_bound = np.maximum(self.value, self.reported)
+        optimal = self.settled - self.value <= tolerance * (1 + 1e-9)
+        proven = np.where(upper_bound - self.value <= 2 * tolerance, Status.OPTIMAL, Status.ROUNDED)
+        status = np.where(optimal, proven, np.where(self.stopped, Status.TIME_LIMIT, Status.GAP))
         return Solution(
             action=self.action.astype(self.action_type),
             value=self.value,
-            upper_bound=np.maximum(self.value, self.reported),
+            upper_bound=upper_bound,
             status=status.astype(np.int32),
         )
 

@@ -8,14 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.errors import UserError
-from fittedq.maximize.base import (
-    ITERATION_LIMIT,
-    AbstractMaximizer,
-    Objective,
-    Solution,
-    best,
-    search_rows,
-)
+from fittedq.maximize.base import AbstractMaximizer, Objective, Solution, Status, best, search_rows
 from fittedq.types import AbstractActionSet, Arr
 
 LARGEST_GRID = 1_000_000
@@ -54,7 +47,7 @@ class Grid(AbstractMaximizer):
         rows, start = search_rows(obs, starts, action_set)
         b, k, _ = starts.shape
         value = objective(rows, start)
-        first = best(start.reshape(b, k, m), value.reshape(b, k), jnp.full((b, k), ITERATION_LIMIT))
+        first = best(start.reshape(b, k, m), value.reshape(b, k), jnp.full((b, k), Status.ITERATION_LIMIT))
         low, high = action_set.bounds(jnp.asarray(obs))
         group = min(total, max(1, ROWS_AT_A_TIME // max(b, 1)))
         crowd = jnp.repeat(jnp.asarray(obs), group, axis=0)
@@ -75,4 +68,4 @@ class Grid(AbstractMaximizer):
             return solution.action, solution.value
 
         action, value = jax.lax.fori_loop(0, -(-total // group), step, (first.action, first.value))
-        return best(action[:, None], value[:, None], jnp.full((b, 1), ITERATION_LIMIT))
+        return best(action[:, None], value[:, None], jnp.full((b, 1), Status.ITERATION_LIMIT))

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.errors import UserError, nearest
-from fittedq.maximize.base import EXACT, FAILED, Solution
-from fittedq.maximize.certified import GAP, OPTIMAL, TIME_LIMIT
+from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.milp import FEASIBILITY, Region, Rows, conflicting, region_of, solve_program
 from fittedq.maximize.quadratic import Quadratic, quadratic_form
 from fittedq.types import AbstractActionSet, AbstractCritic, Arr
@@ -77,7 +76,8 @@ def exhaustive(
             f"exhaustive maximum: at state {int(np.argmin(reached))} the action set is empty: no point within its "
             "bounds satisfies all rows; relax one of them."
         )
-    return Solution(action.astype(obs.dtype), value, value, np.where(value > -np.inf, EXACT, FAILED).astype(np.int32))
+    status = np.where(value > -np.inf, Status.EXACT, Status.FAILED).astype(np.int32)
+    return Solution(action.astype(obs.dtype), value, value, status)
 
 
 def _lattice(region: Region, most: int) -> Float[np.ndarray, "n m"]:
@@ -234,7 +234,7 @@ class Problem(NamedTuple):
         value = np.asarray(self.form.value(rounded.astype(float)[:, None]))[:, 0]
         upper_bound = np.maximum(value, bound + self.margin)
         optimal = upper_bound - value <= self.tolerance(value) * (1 + 1e-9)
-        status = np.where(optimal, OPTIMAL, np.where(stopped, TIME_LIMIT, GAP))
+        status = np.where(optimal, Status.OPTIMAL, np.where(stopped, Status.TIME_LIMIT, Status.GAP))
         return Solution(rounded, value, upper_bound, status.astype(np.int32))
 
 
@@ -247,7 +247,7 @@ def _linear(problem: Problem, size: np.ndarray) -> Solution:
         bound = constant + (slope * action).sum(axis=1)
         solution = problem.solution(action, bound, False)
         return Solution(
-            solution.action, solution.value, solution.upper_bound, np.full(len(action), EXACT, dtype=np.int32)
+            solution.action, solution.value, solution.upper_bound, np.full(len(action), Status.EXACT, dtype=np.int32)
         )
     bound = constant + np.maximum(slope * low, slope * high).sum(axis=1)
     action, stopped, inner = low.copy(), np.ones(len(low), bool), None

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.maximize.base import (
-    CONVERGED,
-    ITERATION_LIMIT,
-    STALLED,
     AbstractMaximizer,
     Objective,
     Solution,
+    Status,
     best,
     comparable,
     first_order_residual,
@@ -112,8 +110,8 @@ class ProjectedLBFGS(AbstractMaximizer):
 
         search = jax.lax.fori_loop(0, self.steps, step, begin())
         residual = first_order_residual(search.action, search.gradient / scale, scale, action_set, rows)
-        status = jnp.where(search.stalled, STALLED, ITERATION_LIMIT)
-        status = jnp.where(residual <= self.tolerance, CONVERGED, status)
+        status = jnp.where(search.stalled, Status.STALLED, Status.ITERATION_LIMIT)
+        status = jnp.where(residual <= self.tolerance, Status.CONVERGED, status)
         b, k, m = starts.shape
         return best(search.action.reshape(b, k, m), search.value.reshape(b, k), status.reshape(b, k))
 

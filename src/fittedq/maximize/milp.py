@@ -14,16 +14,16 @@ from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Mixed, Polytope
 from fittedq.errors import UserError, nearest
-from fittedq.maximize.base import Solution, is_box
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.bounds import FoldedNetwork, Network, networks
-from fittedq.maximize.certified import COMBINATIONS, GAP, OPTIMAL, TIME_LIMIT
+from fittedq.maximize.certified import COMBINATIONS
 from fittedq.maximize.relax import PiecewiseLinear
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractActionSet, AbstractCritic, Arr, inwards
 
 FEASIBILITY, LOOSE = 1e-9, 1e-6
 """What HiGHS may violate rows, bounds and integrality by, and its own default, where it fails with less."""
 WHOLE = 1e-6
-"""A bound this near to a whole number is one: single precision stores 3 as 2.9999998 after scaling."""
+"""A bound of a polytope's hull this near to a whole number is one."""
 HULL_ERROR = 1e-6
 """In half-widths: how far a polytope's hull may be off, for it comes from linear programs."""
 
@@ -106,7 +106,7 @@ def milp(
         best = int(np.argmax(values))
         value = float(values[best])
         optimal = upper - value <= tol * max(1.0, abs(value)) * (1 + 1e-9)
-        status = OPTIMAL if optimal else GAP if finished else TIME_LIMIT
+        status = Status.OPTIMAL if optimal else Status.GAP if finished else Status.TIME_LIMIT
         found.append((actions[best], value, max(upper, value), status))
     action, value, upper_bound, status = zip(*found, strict=True) if found else ((), (), (), ())
     return Solution(
@@ -487,9 +487,10 @@ class Region(NamedTuple):
         the row holds also in that precision, or, where it leaves no inside, to its rounding. None if nothing will do.
         """
         low, high = self.low[state], self.high[state]
+        ends = inwards(low, high, precision)
 
         def snap(point: np.ndarray) -> np.ndarray:
-            return np.clip(np.where(self.integer, np.round(point), point), low, high).astype(precision)
+            return np.clip(np.where(self.integer, np.round(point), point).astype(precision), *ends)
 
         snapped = snap(action)
         free = ~self.integer & (low < high)
@@ -596,9 +597,10 @@ def region_of(
     if isinstance(inner, Polytope):
         # The hull comes from linear programs, so it is widened by their error.
         room = HULL_ERROR * np.asarray(inner.half_width)
-        ends = (
+        ends = inwards(
             np.maximum(inner.low, np.asarray(inner.hull.low) - room),
             np.minimum(inner.high, np.asarray(inner.hull.high) + room),
+            obs.dtype,
         )
         matrix, bound = np.asarray(inner.matrix), np.asarray(inner.bound)
     elif is_box(inner):
@@ -608,7 +610,7 @@ def region_of(
             f"{label}: found the action set {type(inner).__name__}, expected a Box, a StateBox, a Polytope or a Mixed "
             "set of one."
         )
-    low, high = (np.array(np.broadcast_to(np.asarray(end, obs.dtype), (len(obs), m)), float) for end in ends)
+    low, high = (np.array(np.broadcast_to(np.asarray(end), (len(obs), m)), float) for end in ends)
     whole = np.zeros(m, bool)
     axes = [int(axis) for axis in (*integer, *action_set.integer)]
     if any(not 0 <= axis < m for axis in axes):
@@ -621,7 +623,8 @@ def region_of(
             f"{label}: at state {state} dimension {axis} is [{low[state, axis]}, {high[state, axis]}], expected finite "
             "numbers, low ≤ high."
         )
-    least, greatest = np.ceil(low - WHOLE), np.floor(high + WHOLE)
+    room = WHOLE if isinstance(inner, Polytope) else 0.0
+    least, greatest = np.ceil(low - room), np.floor(high + room)
     bad = whole & (least > greatest)
     if bad.any():
         state, axis = np.argwhere(bad)[0]

@@ -36,17 +36,11 @@ class CertifiedArgmax(eqx.Module):
                 f"setting maximizer: found certified with a critic of type {type(critic).__name__}, expected a "
                 "network; take maximizer=auto."
             )
-        solution = certified(
+        return certified(
             to_host(critic),
             np.asarray(obs),
             action_set,
             tol=self.tol,
             state_time_limit=self.state_seconds,
             warm_start=None if starts is None else np.asarray(starts),
-        )
-        return Solution(
-            action=np.asarray(solution.action, np.float32),
-            value=np.asarray(solution.value, np.float32),
-            upper_bound=np.asarray(solution.upper_bound),
-            status=solution.status,
         )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT, ITERATION_LIMIT, Solution, is_box
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.types import AbstractActionSet, Arr, namespace
 
 ENUMERATED_SIZE = 4
@@ -115,7 +115,7 @@ def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> S
     if not is_box(action_set):
         action = action_set.project(action, obs)
     value = critic(obs, action)[0]
-    status = xp.where(bound - value <= 3 * margin, EXACT, ITERATION_LIMIT).astype(np.int32)
+    status = xp.where(bound - value <= 3 * margin, Status.EXACT, Status.ITERATION_LIMIT).astype(np.int32)
     return Solution(action, value, bound, status)
 
 

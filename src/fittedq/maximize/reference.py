@@ -12,12 +12,10 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.errors import UserError
 from fittedq.maximize.base import (
-    CONVERGED,
-    ITERATION_LIMIT,
-    STALLED,
     AbstractMaximizer,
     Objective,
     Solution,
+    Status,
     best,
     is_box,
     search_rows,
@@ -25,7 +23,7 @@ from fittedq.maximize.base import (
 )
 from fittedq.types import AbstractActionSet, Arr
 
-STATUS_OF_SCIPY = {0: CONVERGED, 1: ITERATION_LIMIT}
+STATUS_OF_SCIPY = {0: Status.CONVERGED, 1: Status.ITERATION_LIMIT}
 
 
 class ScipyLBFGSB(AbstractMaximizer):
@@ -67,7 +65,7 @@ class ScipyLBFGSB(AbstractMaximizer):
         return best(
             jnp.concatenate([found.reshape(b, k, m), start.reshape(b, k, m)], axis=1),
             jnp.concatenate([objective(rows, found).reshape(b, k), objective(rows, start).reshape(b, k)], axis=1),
-            jnp.concatenate([status, jnp.full((b, k), ITERATION_LIMIT)], axis=1),
+            jnp.concatenate([status, jnp.full((b, k), Status.ITERATION_LIMIT)], axis=1),
         )
 
 
@@ -89,4 +87,4 @@ def climb(
         return -value, -gradient
 
     result = minimize(descent, start, method="L-BFGS-B", jac=True, bounds=list(zip(low, high, strict=True)))
-    return result.x, STATUS_OF_SCIPY.get(result.status, STALLED)
+    return result.x, STATUS_OF_SCIPY.get(result.status, Status.STALLED)

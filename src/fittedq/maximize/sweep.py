@@ -9,7 +9,7 @@ from jaxtyping import Float
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT, Solution, is_box
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.types import AbstractActionSet, Arr
 
 MAX_ROWS = 512
@@ -59,7 +59,7 @@ class TreeSweep(eqx.Module):
             action=action[:, None],
             value=critic(obs, action[:, None])[0],
             upper_bound=(total / trees + margin).astype(np.float32),
-            status=np.full(len(obs), EXACT, np.int32),
+            status=np.full(len(obs), Status.EXACT, np.int32),
         )
 
 

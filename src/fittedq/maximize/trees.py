@@ -14,8 +14,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
-from fittedq.maximize.base import EXACT, Solution, is_box
-from fittedq.maximize.certified import TIME_LIMIT
+from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.types import AbstractActionSet, Arr
 
 STARTS, CLIMBED = 48, 6
@@ -61,7 +60,7 @@ class TreeArgmax(eqx.Module):
             given = np.empty((0, shape[1]), np.float32) if starts is None else np.asarray(starts[row], np.float32)
             given = np.clip(given[np.isfinite(given).all(axis=1)], low[row], high[row])
             action[row], bound[row], proven = _maximize(leaves, low[row], high[row], given, self.state_seconds)
-            status[row] = EXACT if proven else TIME_LIMIT
+            status[row] = Status.EXACT if proven else Status.TIME_LIMIT
         trees = critic.forest.n_trees
         # Each of T additions, the division and the bound's own cast round by at most 2^-24 of the largest leaf.
         margin = (trees + 4) * 2.0**-24 * float(np.abs(critic.value).max())
