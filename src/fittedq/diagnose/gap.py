@@ -36,8 +36,8 @@ class Gap:
     """lower ≤ max_{a ∈ A(s)} q(s, a) − q(s, π(s)) ≤ upper per state, q = min_j q_j, in units of return.
 
     `scale` is the range of q over A(s): the greatest value found less the least of some hundred sampled actions, so
-    relative gaps err upwards. `status` says how each search ended (`Status`). `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
-    gradient.
+    relative gaps err upwards. `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
+    gradient. `status` says how each search ended (`Status`).
     """
 
     obs: Float[np.ndarray, "b s"]
