@@ -96,6 +96,15 @@ def test_a_polytope_of_any_scale_holds_what_it_projects(bounds, seed, rows):
     assert (polytope.project(action, action).astype(float) @ matrix.T <= bound).all()
 
 
+def test_rows_are_tested_in_double_precision_on_the_host():
+    """a0 + a1 ≤ 1 + 1e-9: single precision rounds the sum 1 + 6e-8 down to 1."""
+    polytope = Polytope([-2.0, -2.0], [2.0, 2.0], [[1.0, 1.0]], [1 + 1e-9])
+    over = np.array([[1.0, 2.0**-24]], np.float32)
+    assert np.float32(1) + over[0, 1] == 1
+    assert not polytope.contains(over, over).any()
+    assert polytope.contains(polytope.project(over, over), over).all()
+
+
 def test_an_end_goes_to_the_next_number_inside():
     low, high = inwards(np.array([0.1, 0.5, -0.1]), np.array([0.3, 0.75, 0.1]), np.float32)
     assert low.dtype == high.dtype == np.float32

@@ -1,0 +1,164 @@
+"""Which tests would notice that the mathematics is wrong: single mutations of the core, and the tests that must fail.
+
+    python benchmarks/mutants.py                      # what was not tried with these files yet
+    python benchmarks/mutants.py --only "NAME" …      # some of them, whatever was tried before
+
+Each mutation of `mutations.toml` is made in a copy of the tree, where its tests alone are run: a failure kills it. A
+mutation that survives wants a test, or a reason why none can exist (`equivalent`). One whose old text does not stand
+exactly once is stale, and an error. Results are kept by the contents of the files, so a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+
+ROOT = Path(__file__).resolve().parent.parent
+MUTATIONS = ROOT / "benchmarks" / "mutations.toml"
+OUT = ROOT / "benchmarks" / "results" / "mutants.json"
+COPIED = ("src", "tests", "pyproject.toml")
+SECONDS = 300.0
+"""A mutation may make a search endless: tests that take longer have failed."""
+VERDICTS = {0: "survived", 1: "killed", None: "killed, out of time"}
+"""By the exit code of pytest; anything else is an error of the list itself."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` → `new` in src/fittedq/`file`, and the files or nodes below tests/ that must notice it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    equivalent: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, below the root of a tree."""
+        return Path("src", "fittedq", self.file)
+
+    def stale(self) -> str | None:
+        """Why it cannot be made, or None."""
+        count = (ROOT / self.path).read_text().count(self.old)
+        missing = [node for node in self.tests if not (ROOT / "tests" / node.split("::")[0]).is_file()]
+        if missing:
+            return f"tests/{missing[0]} does not exist"
+        return None if count == 1 else f"its old text stands {count} times in {self.path}"
+
+    def key(self) -> str:
+        """A digest of itself and of the files it is about."""
+        digest = hashlib.sha256(repr(self).encode())
+        for path in (self.path, *(Path("tests", node.split("::")[0]) for node in self.tests)):
+            digest.update((ROOT / path).read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def read() -> list[Mutation]:
+    """The list."""
+    rows = tomllib.loads(MUTATIONS.read_text())["mutation"]
+    return [Mutation(**row | {"tests": tuple(row["tests"])}) for row in rows]
+
+
+def run(tree: Path, tests: Sequence[str], limit: float = SECONDS) -> tuple[int | None, str, float]:
+    """(exit code or None for out of time, the last lines, seconds) of some tests in a tree."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-o", f"cache_dir={ROOT / '.pytest_cache'}"]
+    # Plugins take longer to import than most of these tests to run.
+    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    began = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{node}" for node in tests)],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return None, "out of time", limit
+    return done.returncode, "\n".join(done.stdout.splitlines()[-12:]), time.perf_counter() - began
+
+
+def tried(mutation: Mutation, tree: Path) -> dict[str, Any]:
+    """What became of one mutation."""
+    source = (tree / mutation.path).read_text()
+    (tree / mutation.path).write_text(source.replace(mutation.old, mutation.new))
+    try:
+        code, last, seconds = run(tree, mutation.tests)
+    finally:
+        (tree / mutation.path).write_text(source)
+    verdict = VERDICTS.get(code, "error")
+    if verdict == "survived" and mutation.equivalent:
+        verdict = "equivalent"
+    failed = [line for line in last.splitlines() if line.startswith("FAILED")]
+    result = {"verdict": verdict, "seconds": round(seconds, 1)}
+    return result | ({"why": failed[0][7:120] if failed else last} if verdict in ("killed", "error") else {})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=())
+    only = parser.parse_args().only
+    mutations = read()
+    unknown = sorted(set(only) - {mutation.name for mutation in mutations})
+    if unknown:
+        raise SystemExit(f"mutants: found no mutation {unknown[0]!r} in {MUTATIONS}.")
+    before = json.loads(OUT.read_text())["mutations"] if OUT.exists() else {}
+    results = {one.name: before[one.name] for one in mutations if one.name in before}
+    stale = {one.name: {"file": one.file, "verdict": "stale", "why": why} for one in mutations if (why := one.stale())}
+    results |= stale
+
+    def wanted(one: Mutation) -> bool:
+        return one.name in only if only else results.get(one.name, {}).get("key") != one.key()
+
+    due = [one for one in mutations if one.name not in stale and wanted(one)]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tree / name)
+        for file, group in itertools.groupby(due, lambda one: one.file):
+            group = list(group)
+            # Tests that fail anyway would kill everything.
+            code, last, _ = run(tree, sorted({node for one in group for node in one.tests}), 10 * SECONDS)
+            if code != 0:
+                raise SystemExit(f"mutants: the tests of {file} do not pass without a mutation:\n{last}")
+            for mutation in group:
+                results[mutation.name] = {"file": file, **tried(mutation, tree), "key": mutation.key()}
+                print(f"{results[mutation.name]['verdict']}: {file}: {mutation.name}", flush=True)
+                write(results)
+    counts = write(results)
+    print(", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
+    return 0 if set(counts) <= {"killed", "killed, out of time", "equivalent"} else 1
+
+
+def write(results: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Keep the results as data; the counts by verdict."""
+    counts = dict(Counter(result["verdict"] for result in results.values()).most_common())
+    whole = {**describe("fittedq", "jax", "numpy", "pytest"), "counts": counts, "mutations": results}
+    part = OUT.with_suffix(".part")
+    part.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    part.replace(OUT)
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
