@@ -128,7 +128,7 @@ def learned_agent(run: str) -> Agent:
     action_set, size = Box(made.action_space.low, made.action_space.high), made.observation_space.shape[0]
     shapes = jax.eval_shape(lambda: algorithm.networks(size, action_set, jax.random.key_data(jax.random.key(0))))
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    arrays = load_file(max((WORK / run).glob("step-*")) / "tensors.safetensors")
+    arrays = load_file(next(max((WORK / run).glob("step-*")).glob("tensors-*.safetensors")))
     return Agent(algorithm, size, action_set, from_arrays("learner/nets", like, arrays), None, env_id)
 
 

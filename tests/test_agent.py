@@ -172,6 +172,11 @@ def test_saving_again_replaces_the_agent(agent: Agent, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["agent"]
 
 
+def tensors(folder: Path) -> Path:
+    (file,) = folder.glob("tensors-*.safetensors")
+    return file
+
+
 def flipped(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -193,8 +198,8 @@ def changed(path: Path, change: Any) -> None:
         (lambda folder: shutil.rmtree(folder), "not a folder"),
         (lambda folder: (folder / "manifest.json").unlink(), "is not there"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
-        (lambda folder: (folder / "tensors.safetensors").unlink(), "missing"),
-        (lambda folder: flipped(folder / "tensors.safetensors"), "damaged"),
+        (lambda folder: tensors(folder).unlink(), "missing"),
+        (lambda folder: flipped(tensors(folder)), "damaged"),
         (lambda folder: changed(folder / "manifest.json", dict.clear), "no agent's"),
         (lambda folder: changed(folder / "manifest.json", lambda agent: agent.update(algorithm="tdd3")), "'td3'"),
         (lambda folder: changed(folder / "manifest.json", lambda agent: agent.update(obs_size=4)), "has shape"),

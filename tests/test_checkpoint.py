@@ -18,7 +18,7 @@ import pytest
 from fittedq import checkpoint
 from fittedq.agent import Agent
 from fittedq.errors import UserError
-from fittedq.files import MANIFEST, TENSORS, load_folder, save_folder
+from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
 from fittedq.run import Run, Schedule, resume
 from fittedq.train import AbstractTrainer, Progress, never
 from fittedq.types import Approximators
@@ -67,15 +67,15 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any
     for name in CASES:
         trainer = make(name).trainer
         trainer.advance(HALF)
-        halfway[name] = load_folder(checkpoint.save(first / name, trainer))
+        halfway[name] = load_folder(checkpoint.save(first / name, trainer), CHECKPOINT)
         trainer.advance(HALF)
         checkpoint.save(first / f"{name}-straight", trainer)
-        straight[name] = load_folder(first / f"{name}-straight" / f"step-{2 * HALF:010d}")
+        straight[name] = load_folder(first / f"{name}-straight" / f"step-{2 * HALF:010d}", CHECKPOINT)
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", CONTINUE, str(first), str(second)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}") for name in CASES}
+    resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}", CHECKPOINT) for name in CASES}
     return {name: (halfway[name], straight[name], resumed[name]) for name in CASES}
 
 
@@ -177,14 +177,19 @@ def test_the_newest_two_are_kept_and_the_newest_is_restored(tmp_path: Path) -> N
     assert restored(tmp_path) == (15, [])
 
 
+def tensors(folder: Path) -> Path:
+    (file,) = folder.glob("tensors-*.safetensors")
+    return file
+
+
 def truncate(path: Path) -> None:
-    (path / TENSORS).write_bytes((path / TENSORS).read_bytes()[:-7])
+    tensors(path).write_bytes(tensors(path).read_bytes()[:-7])
 
 
 def flip(path: Path) -> None:
-    data = bytearray((path / TENSORS).read_bytes())
+    data = bytearray(tensors(path).read_bytes())
     data[len(data) // 2] ^= 4
-    (path / TENSORS).write_bytes(data)
+    tensors(path).write_bytes(data)
 
 
 def edit_manifest(signed: bool = True, **changes: Any) -> Any:
@@ -205,19 +210,19 @@ def edit_manifest(signed: bool = True, **changes: Any) -> Any:
 DAMAGES: dict[str, tuple[Any, str]] = {
     "truncated-tensors": (truncate, "truncated"),
     "flipped-bit": (flip, "SHA-256 differs"),
-    "empty-tensors": (lambda path: (path / TENSORS).write_bytes(b""), "has 0 bytes"),
-    "missing-tensors": (lambda path: (path / TENSORS).unlink(), "is missing"),
+    "empty-tensors": (lambda path: tensors(path).write_bytes(b""), "has 0 bytes"),
+    "missing-tensors": (lambda path: tensors(path).unlink(), "is missing"),
     "missing-manifest": (lambda path: (path / MANIFEST).unlink(), "is not there"),
     "cut-manifest": (
         lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:60]),
         "could not be read as JSON",
     ),
     "binary-manifest": (lambda path: (path / MANIFEST).write_bytes(b"\xff\x00\xfe" * 9), "could not be read as JSON"),
-    "list-manifest": (lambda path: (path / MANIFEST).write_text("[1, 2]"), "list of files is missing"),
+    "list-manifest": (lambda path: (path / MANIFEST).write_text("[1, 2]"), "SHA-256 is missing"),
     "edited-manifest": (edit_manifest(signed=False, trainer={"step": 3}), "SHA-256 differs from its content"),
-    "no-files": (edit_manifest(files={}), "no safetensors file"),
+    "no-files": (edit_manifest(files={}), "lists 0 safetensors files"),
     "files-of-another-kind": (edit_manifest(files=[3]), "list of files cannot be read"),
-    "no-hash": (edit_manifest(files={TENSORS: {"bytes": 3}}), "list of files cannot be read"),
+    "no-hash": (edit_manifest(files={"tensors": {"bytes": 3}}), "list of files cannot be read"),
     "no-trainer": (edit_manifest(trainer=None), "trainer's state is missing"),
     "other-format": (edit_manifest(format=99), "another version"),
     "a-file": (lambda path: (shutil.rmtree(path), path.write_text("")), "not a folder"),
@@ -313,7 +318,8 @@ def test_a_failed_rename_keeps_the_previous_checkpoint(tmp_path: Path, monkeypat
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     saved(tmp_path, 10, 20, 20)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted([MANIFEST, TENSORS] * 2)
+    for folder in tmp_path.iterdir():
+        assert set(names(folder)) == {MANIFEST, tensors(folder).name}
 
 
 def test_arrays_of_every_shape_and_type_come_back_equal(tmp_path: Path) -> None:
@@ -325,8 +331,8 @@ def test_arrays_of_every_shape_and_type_come_back_equal(tmp_path: Path) -> None:
         "flags": np.array([True, False]),
         "key": np.array([1, 2**32 - 1], np.uint32),
     }
-    save_folder(tmp_path / "folder", arrays, {"note": "π"})
-    loaded, manifest = load_folder(tmp_path / "folder")
+    save_folder(tmp_path / "folder", CHECKPOINT, arrays, {"note": "π"})
+    loaded, manifest = load_folder(tmp_path / "folder", CHECKPOINT)
     assert manifest["note"] == "π"
     assert loaded.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -363,7 +369,7 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 def test_a_finished_run_leaves_its_files_and_no_temporary_ones(finished: Path) -> None:
     assert {"config.json", "metrics.jsonl", "checkpoints", "best", "last"} <= set(names(finished))
     assert names(finished / "checkpoints") == ["step-0000000160", "step-0000000240"]
-    assert not [path for path in finished.rglob("*") if path.suffix in (".tmp", ".old") or ".tmp." in path.name]
+    assert not list(finished.rglob(".fittedq-*"))
 
 
 def test_resume_after_damage_falls_back_says_so_and_repeats_the_lost_part_exactly(
@@ -386,8 +392,8 @@ def test_resume_after_damage_falls_back_says_so_and_repeats_the_lost_part_exactl
 
     assert [report.step for report in run.execute()] == [200, 240]
     assert [untimed(record) for record in metrics(folder)] == [untimed(record) for record in before]
-    original, _ = load_folder(finished / "checkpoints" / "step-0000000240")
-    repeated, _ = load_folder(folder / "checkpoints" / "step-0000000240")
+    original, _ = load_folder(finished / "checkpoints" / "step-0000000240", CHECKPOINT)
+    repeated, _ = load_folder(folder / "checkpoints" / "step-0000000240", CHECKPOINT)
     for key, array in original.items():
         np.testing.assert_array_equal(repeated[key], array, err_msg=key)
 
@@ -429,7 +435,7 @@ def test_an_agent_that_was_being_replaced_at_a_crash_is_still_there(finished: Pa
 
         def crash_at_last(source: Any, target: Any) -> None:
             calls.append(target)
-            if Path(target) == folder / "best":
+            if Path(target) == folder / "best" / MANIFEST:
                 raise Crash
             replace(source, target)
 

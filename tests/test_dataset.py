@@ -340,7 +340,7 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a dataset folder"):
         Dataset.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="is not a dataset's"):
+    with pytest.raises(UserError, match="not one of ours"):
         Dataset.open(tmp_path)
 
 

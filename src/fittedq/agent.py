@@ -30,7 +30,7 @@ from fittedq.envs.native import AbstractJaxEnv
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
-from fittedq.files import load_folder, save_folder
+from fittedq.files import AGENT, load_folder, save_folder
 from fittedq.greedy import CriticValue
 from fittedq.maximize.refine import refined
 from fittedq.programs import keep_programs
@@ -233,10 +233,10 @@ class Agent:
         return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]
 
     def save(self, path: str | Path) -> None:
-        """A folder of tensors and a manifest, whole or not there."""
+        """A folder of tensors and a manifest, whole or not there; only an agent's folder is replaced."""
         arrays, agent = self._described()
         try:
-            save_folder(Path(path), arrays, {"agent": agent})
+            save_folder(Path(path), AGENT, arrays, {"agent": agent})
         except OSError as error:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
@@ -249,7 +249,7 @@ class Agent:
         `action_set` is needed where its bounds are functions of the state, `features` where it was fitted with features
         of the user's: no file holds code.
         """
-        arrays, manifest = load_folder(Path(path))
+        arrays, manifest = load_folder(Path(path), AGENT)
         return _rebuilt(arrays, manifest.get("agent"), str(path), action_set, features)
 
     def _described(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

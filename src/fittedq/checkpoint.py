@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from fittedq.errors import UserError
-from fittedq.files import MANIFEST, load_folder, save_folder, settle
+from fittedq.files import CHECKPOINT, MANIFEST, load_folder, remove_folder, save_folder, sweep
 from fittedq.train import AbstractTrainer
 
 KEEP = 2
@@ -20,14 +19,16 @@ def save(folder: Path, trainer: AbstractTrainer) -> Path:
     arrays, meta = trainer.snapshot()
     path = folder / f"step-{trainer.step:010d}"
     try:
-        save_folder(path, arrays, {"trainer": meta})
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, alone=True)
+        save_folder(path, CHECKPOINT, arrays, {"trainer": meta})
     except OSError as error:
         raise UserError(
             f"checkpoint {path} cannot be written ({error.strerror}); the last one is intact: make room, then resume."
         ) from None
     kept = [other for other in _newest_first(folder) if other.name <= path.name][:KEEP]
     for other in set(folder.glob("step-[0-9]*")) - set(kept):
-        shutil.rmtree(other, ignore_errors=True)
+        remove_folder(other)
     return path
 
 
@@ -36,7 +37,7 @@ def restore(folder: Path, trainer: AbstractTrainer) -> tuple[Path, bool, list[st
     problems: list[str] = []
     for path in _newest_first(folder):
         try:
-            arrays, manifest = load_folder(path)
+            arrays, manifest = load_folder(path, CHECKPOINT)
             if "trainer" not in manifest:
                 raise UserError(f"{path / MANIFEST}: the trainer's state is missing; it is damaged or not one of ours.")
         except UserError as error:
@@ -50,6 +51,4 @@ def restore(folder: Path, trainer: AbstractTrainer) -> tuple[Path, bool, list[st
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    for replaced in folder.glob("step-*.old"):
-        settle(replaced.with_suffix(""))
     return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)

@@ -1,15 +1,28 @@
-"""Files that are whole or not there: temporary name, fsync, rename; folders of tensors with a manifest of hashes."""
+"""Files that are whole or not there, and folders of them that replace nothing but their own kind.
+
+A folder of ours holds tensors and a manifest with the SHA-256 of every file. A new one is written under an unguessable
+name, fsynced, and renamed. One that is there is replaced through its manifest: new files get names of their own beside
+the old ones, the manifest, which alone says what belongs to the folder, is replaced in one rename, and files of ours
+that it no longer names are removed. So at every moment, also of a crash, the folder is the old one or the new one,
+whole; a reader beside a writer finds one of the two; and nothing else that lies in the folder is ever touched.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
+import secrets
 import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import safetensors
@@ -17,19 +30,54 @@ import safetensors.numpy
 
 from fittedq.errors import UserError
 
-FORMAT = 1
-TENSORS = "tensors.safetensors"
+FORMAT = 2
 MANIFEST = "manifest.json"
+PREFIX = ".fittedq-"
+AGENT, CHECKPOINT, DATASET, RUN = "agent", "checkpoint", "dataset", "run"
+BLOCK_BYTES = 2**24
+
+_TEMPORARY = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
+_PART = re.compile(r"(tensors|rows-[\w-]+)-[0-9a-f]{16}\.(safetensors|f32)")
+
+Listed = dict[str, dict[str, Any]]
+"""{file: {"sha256", "bytes"}}: what a manifest says of a folder's files."""
+
+
+# ---------------------------------------------------------------------- single files
+
+
+def temporary(folder: Path) -> Path:
+    """A name in `folder` that nobody else has."""
+    return folder / f"{PREFIX}{secrets.token_hex(8)}"
+
+
+def part_name(stem: str, suffix: str) -> str:
+    """A name for a file of a folder of ours that no earlier one of its files had."""
+    return f"{stem}-{secrets.token_hex(8)}.{suffix}"
+
+
+def write_blocks(path: Path, blocks: Iterable[Any]) -> dict[str, Any]:
+    """Write blocks of bytes under a temporary name, fsync, rename; the SHA-256 and the number of bytes."""
+    unnamed, digest, size = temporary(path.parent), hashlib.sha256(), 0
+    try:
+        with open(unnamed, "xb") as file:
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
+                size += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unnamed, path)
+    except BaseException:
+        unnamed.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+    return {"sha256": digest.hexdigest(), "bytes": size}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, fsync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """`write_blocks` of one block."""
+    write_blocks(path, (data,))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,16 +91,305 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is not there; check the path.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} could not be read as JSON ({error}); it is damaged or not one of ours.") from None
+
+
+def write_signed(path: Path, value: Mapping[str, Any]) -> None:
+    """`write_json` of `value` with its own SHA-256 and the format's number."""
+    value = {"format": FORMAT, **value}
+    write_json(path, value | {"sha256": digest_of(value)})
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """What `write_signed` wrote, or a UserError: of another format, edited, or damaged."""
+    value = read_json(path)
+    if not isinstance(value, dict) or "sha256" not in value:
+        raise UserError(f"{path}: its SHA-256 is missing; it is damaged or not one of ours.")
+    digest = value.pop("sha256")
+    if value.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format {value.get('format')!r}, expected {FORMAT}; it was written by another version of fittedq."
+        )
+    if digest != digest_of(value):
+        raise UserError(f"{path}: its SHA-256 differs from its content's; it is damaged, or was edited.")
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, however it is laid out."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_file(file: Path, listed: Mapping[str, Any], *, content: bool = True) -> None:
+    """A UserError unless `file` has the size and (`content`) the SHA-256 that the manifest lists."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing, though the manifest lists it.")
+    try:
+        with open(file, "rb") as stream:
+            _check_size(file, os.fstat(stream.fileno()).st_size, listed)
+            if content and hashlib.file_digest(stream, "sha256").hexdigest() != listed["sha256"]:
+                raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from None
+
+
+def _check_size(file: Path, size: int, listed: Mapping[str, Any]) -> None:
+    if size != listed["bytes"]:
+        raise UserError(f"{file} has {size} bytes, expected {listed['bytes']}; it is truncated or was changed.")
+
+
+def hash_file(path: Path) -> dict[str, Any]:
+    """The SHA-256 and the number of bytes of a finished file, which is on disk when this returns."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return {"sha256": digest, "bytes": path.stat().st_size}
+
+
+def fsync_folder(path: Path) -> None:
+    """Names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------- locks and scratch
+
+
+@final
+class Lock:
+    """An exclusive lock on a file or folder; the kernel releases it when this process ends, however it ends."""
+
+    _held: ClassVar[set[int]] = set()
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        Lock._held.add(descriptor)
+
+    @staticmethod
+    def take(path: Path, *, wait: bool = False) -> Lock | None:
+        """The lock, or None where another process has it."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return Lock(descriptor)
+
+    def holds(self, path: Path) -> bool:
+        """Whether what is locked still has this name."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give it back; once is enough."""
+        if self._descriptor in Lock._held:
+            Lock._held.remove(self._descriptor)
+            os.close(self._descriptor)
+
+    def __del__(self) -> None:
+        self.release()
+
+    @staticmethod
+    def let_go() -> None:
+        """In a forked child: locks are its parent's, and end with it."""
+        for descriptor in Lock._held:
+            os.close(descriptor)
+        Lock._held.clear()
+
+
+os.register_at_fork(after_in_child=Lock.let_go)
+
+
+@final
+class Scratch:
+    """A folder under an unguessable name beside `path`: it becomes `path` at `publish`, and goes at `discard`.
+
+    It is locked while in use: whoever finds one unlocked knows that its process died, and removes it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        while True:
+            self.folder = temporary(path.parent)
+            self.folder.mkdir()
+            lock = Lock.take(self.folder)
+            # One who sweeps at this very moment may have been faster.
+            if lock is not None and lock.holds(self.folder):
+                self._lock = lock
+                return
+
+    def publish(self) -> None:
+        """Give the folder its name; `path` is absent or an empty folder."""
+        fsync_folder(self.folder)
+        os.replace(self.folder, self.path)
+        fsync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.discard()
+
+
+def sweep(folder: Path, *, alone: bool = False) -> None:
+    """Remove temporary folders of processes that died; with `alone` (nobody else writes here) temporary files too."""
+    for entry in list(os.scandir(folder)):
+        if not _TEMPORARY.fullmatch(entry.name):
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            lock = Lock.take(path)
+            if lock is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                lock.release()
+        elif alone:
+            path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- folders with a manifest
+
+
+@contextmanager
+def replacing(path: Path, kind: str) -> Iterator[Path]:
+    """Where to write files and, last of all, the manifest of the `kind` of folder that `path` then is.
+
+    UserError where `path` is anything but absent, empty, or a folder of this kind.
+    """
+    if not is_there(path, kind):
+        with Scratch(path) as scratch:
+            yield scratch.folder
+            scratch.publish()
+        return
+    lock = Lock.take(path, wait=True)
+    assert lock is not None
+    try:
+        yield path
+    finally:
+        _remove_unlisted(path)
+        lock.release()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing, or an empty folder, is at `path`; a UserError where that is no name."""
+    if path.name in ("", ".."):
+        raise UserError(f"{str(path)!r} is no name for a folder of its own; give one.")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(mode) and not os.listdir(path)
+
+
+def is_there(path: Path, kind: str) -> bool:
+    """Whether a folder of this kind is at `path`; False where it `is_free`, a UserError for all else."""
+    if is_free(path):
+        return False
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is not replaced; name the folder itself.")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file, expected a folder or nothing; choose another name.")
+    names = os.listdir(path)
+    try:
+        manifest = read_json(path / MANIFEST)
+        ours = isinstance(manifest, dict) and manifest.get("kind") == kind
+    except UserError:
+        # Damaged, and yet certainly ours: no one else gives such names, and nothing else is in it.
+        ours = any(map(_PART.fullmatch, names)) and all(map(_is_ours, names))
+    if not ours:
+        raise UserError(
+            f"{path} holds what is not {article(kind)}'s ({', '.join(sorted(names)[:3])}{', …' * (len(names) > 3)}) "
+            "and is not replaced; choose another name."
+        )
+    return True
+
+
+def save_folder(path: Path, kind: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """A folder of one tensor file and a manifest, whole or not there; only one of the same kind is replaced."""
+    with replacing(path, kind) as folder:
+        write_manifest(folder, kind, write_tensors(folder, arrays), meta)
+
+
+def write_tensors(folder: Path, arrays: Mapping[str, np.ndarray]) -> Listed:
+    """Arrays as one safetensors file."""
+    name = part_name("tensors", "safetensors")
+    data = safetensors.numpy.save({key: np.asarray(array, order="C") for key, array in arrays.items()})
+    return {name: write_blocks(folder / name, (data,))}
+
+
+def write_manifest(folder: Path, kind: str, files: Listed, meta: Mapping[str, Any]) -> None:
+    """What makes files a folder of this kind; they are on disk already."""
+    write_signed(folder / MANIFEST, {"kind": kind, "files": files, "versions": versions(), **meta})
+
+
+def read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a folder of this kind, or a UserError."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder that holds {MANIFEST}; check the path.")
+    manifest = read_signed(path / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise UserError(f"{path / MANIFEST} is not {article(kind)}'s but {article(manifest.get('kind'))}'s.")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        Path(name).name == name and isinstance(listed, dict) and {"bytes", "sha256"} <= listed.keys()
+        for name, listed in files.items()
+    ):
+        raise UserError(f"{path / MANIFEST}: the list of files cannot be read; it is damaged or not one of ours.")
+    return manifest
+
+
+def load_folder(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, manifest) of a folder of this kind, every hash checked, or a UserError that says what is wrong."""
+    while True:
+        manifest = read_manifest(path, kind)
+        try:
+            return _checked(path, manifest["files"]), manifest
+        except UserError:
+            # A file goes only after a manifest that does not name it has come: then the newer folder is there to read.
+            if read_manifest(path, kind) == manifest:
+                raise
+
+
+def faults(path: Path, kind: str) -> list[str]:
+    """All that is wrong with the files of a folder of this kind, a sentence each."""
+    while True:
+        found, manifest = [], read_manifest(path, kind)
+        for name, listed in manifest["files"].items():
+            try:
+                check_file(path / name, listed)
+            except UserError as error:
+                found.append(str(error))
+        if not found or read_manifest(path, kind) == manifest:
+            return found
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder of ours, at once; one that holds anything else is left as it is."""
+    if path.is_dir() and all(map(_is_ours, os.listdir(path))):
+        unnamed = temporary(path.parent)
+        os.replace(path, unnamed)
+        shutil.rmtree(unnamed, ignore_errors=True)
 
 
 def make_folder(path: Path) -> Path:
     """`path` as a writable folder, or a UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
+        probe = temporary(path)
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise UserError(f"folder {path} cannot be written ({error.strerror}); choose another with --out.") from None
@@ -71,99 +408,43 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save_folder(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """A folder of one tensor file and one manifest with its SHA-256, whole or not there."""
-    settle(path)
-    temporary, replaced = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    for leftover in (temporary, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    data = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
-    manifest = {
-        "format": FORMAT,
-        "files": {TENSORS: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}},
-        "versions": versions(),
-        **meta,
-    }
-    write_bytes(temporary / TENSORS, data)
-    write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
-    _fsync_folder(temporary)
-    if path.exists():
-        os.replace(path, replaced)
-    os.replace(temporary, path)
-    _fsync_folder(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+def article(kind: Any) -> str:
+    """`an agent`, `a run`."""
+    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
 
 
-def settle(path: Path) -> None:
-    """Bring back the folder that `save_folder` was about to replace when it was cut short."""
-    replaced = path.with_name(path.name + ".old")
-    if replaced.is_dir() and not path.exists():
-        os.replace(replaced, path)
-
-
-def load_folder(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, manifest) of `save_folder`, every hash checked, or a UserError that says what is wrong."""
-    settle(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder that holds {MANIFEST} and {TENSORS}; check the path.")
-    manifest = read_json(path / MANIFEST)
-    digest = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
-    if not isinstance(manifest, dict) or "files" not in manifest:
-        raise UserError(f"{path / MANIFEST}: the list of files is missing; it is damaged or not one of ours.")
-    if manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{path / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}; "
-            "it was written by another version of fittedq."
-        )
-    if digest != _digest(manifest):
-        raise UserError(f"{path / MANIFEST}: its SHA-256 differs from its content's; it is damaged.")
+def _checked(path: Path, files: Listed) -> dict[str, np.ndarray]:
+    """The tensors of a folder whose every file is what the manifest lists."""
+    tensors = [name for name in files if name.endswith(".safetensors")]
+    if len(tensors) != 1:
+        raise UserError(f"{path / MANIFEST} lists {len(tensors)} safetensors files, expected one; it is damaged.")
+    for name in files.keys() - set(tensors):
+        check_file(path / name, files[name])
+    file, listed = path / tensors[0], files[tensors[0]]
+    # Size first, for memory is claimed by it; then the very bytes that are read are checked.
+    check_file(file, listed, content=False)
     try:
-        listed = {Path(name).name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(
-            f"{path / MANIFEST}: the list of files cannot be read; it is damaged or not one of ours."
-        ) from None
-    tensors = b""
-    for name, (size, digest) in listed.items():
-        file = path / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing, though the manifest lists it.")
         data = file.read_bytes()
-        if len(data) != size:
-            raise UserError(f"{file} has {len(data)} bytes, expected {size}; it is truncated or was changed.")
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
-        tensors = data if name == TENSORS else tensors
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from None
+    if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+        raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
     try:
-        return safetensors.numpy.load(tensors), manifest
+        return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path / TENSORS} is no safetensors file ({error}).") from None
+        raise UserError(f"{file} is no safetensors file ({error}).") from None
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's content, however it is laid out."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _remove_unlisted(path: Path) -> None:
+    """Remove files of ours that the manifest does not name."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        kept = {MANIFEST, *read_signed(path / MANIFEST)["files"]}
+    except UserError:
+        return
+    for name in os.listdir(path):
+        if name not in kept and _is_ours(name):
+            (path / name).unlink(missing_ok=True)
 
 
-def publish_folder(temporary: Path, path: Path, meta: dict[str, Any]) -> None:
-    """Give a folder of finished files its manifest, on disk, and its name; `path` is absent or an empty folder."""
-    files = {}
-    for file in sorted(temporary.iterdir()):
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        files[file.name] = {"sha256": digest, "bytes": file.stat().st_size}
-    manifest = {"format": FORMAT, "files": files, "versions": versions(), **meta}
-    write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
-    _fsync_folder(temporary)
-    os.replace(temporary, path)
-    _fsync_folder(path.parent)
+def _is_ours(name: str) -> bool:
+    return name == MANIFEST or bool(_PART.fullmatch(name) or _TEMPORARY.fullmatch(name))

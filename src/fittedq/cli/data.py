@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fittedq.agent import Agent
-from fittedq.cli.train import INTERRUPTED, interruptible
+from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.collect import BATCH, Policy, collect
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export

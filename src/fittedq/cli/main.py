@@ -10,6 +10,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from fittedq.cli import signals
 from fittedq.errors import UserError, nearest
 
 
@@ -89,6 +90,7 @@ def _help() -> str:
 
 def entry() -> None:
     """What the installed `fittedq` script runs."""
+    signals.install()
     sys.exit(main())
 
 

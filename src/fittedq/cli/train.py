@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from fittedq.action_sets import Limits
+from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.progress import duration, shown
@@ -23,7 +21,6 @@ from fittedq.record import plain
 from fittedq.run import Report, Run, Schedule
 from fittedq.settings import parse_assignments
 
-INTERRUPTED = 130
 EXPLODING = (
     "gradients through the model grow more than a hundredfold up to the longest horizon (health/gradient_norm_…), as "
     "stiff contact makes them; shorten the horizon."
@@ -97,38 +94,42 @@ class Train:
 def follow(run: Run, *, as_json: bool) -> int:
     """Execute a run in sight of its user: progress, Ctrl-C, a summary; the exit code."""
     assert run.folder is not None
-    console = Console(file=sys.stderr)
-    for note in run.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    with interruptible() as stop:
+        console = Console(file=sys.stderr)
+        for note in run.notes:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        report = _watched(run, console, stop, as_json=as_json)
+        stopped = bool(stop) and run.trainer.step < run.schedule.steps and run.trainer.finished is None
+        summary: dict[str, Any] = {
+            "event": "interrupted" if stopped else "done",
+            "run": str(run.folder.path),
+            "step": run.trainer.step,
+            "steps": run.schedule.steps,
+            "finished": run.trainer.finished,
+            "seconds": None if report is None else round(report.seconds, 1),
+            "eval_mean": None if report is None or report.eval_returns is None else float(np.mean(report.eval_returns)),
+            "best": run.best,
+        }
+        if as_json:
+            print(json.dumps(summary), flush=True)
+        else:
+            _say(console, run, summary)
+    return INTERRUPTED if stopped else 0
+
+
+def _watched(run: Run, console: Console, stop: Stop, *, as_json: bool) -> Report | None:
+    """Execute a run and show its reports; the last one."""
     report: Report | None = None
     warned = False
-    with interruptible() as interrupted:
-        reports = run.execute(stop=lambda: bool(interrupted))
-        for report in reports if as_json else shown(reports, run.schedule.steps):
-            if report.metrics.get("health/exploding") and not warned:
-                console.print(f"warning: {EXPLODING}", highlight=False, soft_wrap=True)
-                warned = True
-            if as_json and report.fraction == 0:
-                record = {name: plain(value) for name, value in report.record().items()}
-                try:
-                    print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
-                except BrokenPipeError:
-                    interrupted.append(signal.SIGPIPE)  # the reader went away: save and stop
-    summary: dict[str, Any] = {
-        "event": "interrupted" if interrupted else "done",
-        "run": str(run.folder.path),
-        "step": run.trainer.step,
-        "steps": run.schedule.steps,
-        "finished": run.trainer.finished,
-        "seconds": None if report is None else round(report.seconds, 1),
-        "eval_mean": None if report is None or report.eval_returns is None else float(np.mean(report.eval_returns)),
-        "best": run.best,
-    }
-    if as_json:
-        print(json.dumps(summary), flush=True)
-    else:
-        _say(console, run, summary)
-    return INTERRUPTED if interrupted else 0
+    reports = run.execute(stop=lambda: bool(stop))
+    for report in reports if as_json else shown(reports, run.schedule.steps):
+        if report.metrics.get("health/exploding") and not warned:
+            console.print(f"warning: {EXPLODING}", highlight=False, soft_wrap=True)
+            warned = True
+        if as_json and report.fraction == 0:
+            record = {name: plain(value) for name, value in report.record().items()}
+            print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
+    return report
 
 
 def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
@@ -146,22 +147,3 @@ def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
         console.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.", highlight=False)
     picture = f", {run.folder.curve_file}" if run.folder.curve_file.exists() else ""
     console.print(f"Run folder: {path} (last/, best/, metrics.jsonl{picture}).", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C (or a terminate signal) fills; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def remember(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("\nStopping: saving first. (Ctrl-C again stops at once.)", file=sys.stderr)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
 from fittedq.errors import UserError
-from fittedq.files import FORMAT, MANIFEST, _digest, publish_folder, read_json
+from fittedq.files import DATASET, MANIFEST, Scratch, check_file, hash_file, is_free, read_manifest, write_manifest
 from fittedq.types import AbstractActionSet, Box, Transition
 
-KIND = "dataset"
 COLUMNS: tuple[str, ...] = Transition._fields
 VECTORS = ("obs", "action", "next_obs")
 FLAGS = ("terminated", "truncated")
@@ -116,22 +113,12 @@ class Dataset:
                 f"{path} is not a dataset folder (it holds no {MANIFEST}); make one with `fittedq data collect` or "
                 "`fittedq data import`."
             )
-        manifest = read_json(path / MANIFEST)
-        digest = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
-        if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-            raise UserError(f"{path / MANIFEST} is not a dataset's; give a folder that `fittedq data` made.")
-        if manifest.get("format") != FORMAT:
-            raise UserError(
-                f"{path / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}; "
-                "it was written by another version of fittedq."
-            )
-        if digest != _digest(manifest):
-            raise UserError(f"{path / MANIFEST}: its SHA-256 differs from its content's; it is damaged.")
+        manifest = read_manifest(path, DATASET)
         shapes = _shapes(manifest["count"], manifest["obs_size"], len(manifest["action_low"]))
         columns = {}
         for name in COLUMNS:
             file, listed = path / f"{name}.npy", manifest["files"][f"{name}.npy"]
-            _check_file(file, listed["bytes"], listed["sha256"] if verify else None)
+            check_file(file, listed, content=verify)
             try:
                 column = np.lib.format.open_memmap(file, mode="r")
             except ValueError as error:
@@ -229,12 +216,10 @@ class Writer:
         self._ended = True
         self._faults = Faults(self._label)
         self._low = self._high = np.zeros(0, np.float32)
-        self._temporary = self.path.with_name(self.path.name + ".tmp")
         try:
-            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            if not is_free(self.path):
                 raise UserError(f"{self.path} exists and is not an empty folder; choose another with --out.")
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir(parents=True)
+            self._scratch = Scratch(self.path)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -289,8 +274,8 @@ class Writer:
                 self._files[name].seek(0)
                 _write_header(self._files[name], name, shape)
             self._close()
+            files = {file.name: hash_file(file) for file in sorted(self._scratch.folder.iterdir())}
             meta = {
-                "kind": KIND,
                 "count": self.count,
                 "obs_size": self._sizes[0],
                 "action_low": action_set.low,
@@ -298,7 +283,8 @@ class Writer:
                 "action_set": describe(action_set),
                 "origin": dict(origin or {}),
             }
-            publish_folder(self._temporary, self.path, meta)
+            write_manifest(self._scratch.folder, DATASET, files, meta)
+            self._scratch.publish()
         except OSError as error:
             raise self._unwritable(error) from None
         finally:
@@ -309,7 +295,7 @@ class Writer:
     def discard(self) -> None:
         """Leave nothing behind of what was not finished."""
         self._close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._scratch.discard()
 
     def __enter__(self) -> Writer:
         return self
@@ -328,7 +314,7 @@ class Writer:
             )
         try:
             for name, shape in _shapes(0, obs_size, action_size).items():
-                self._files[name] = (self._temporary / f"{name}.npy").open("w+b")
+                self._files[name] = (self._scratch.folder / f"{name}.npy").open("w+b")
                 _write_header(self._files[name], name, shape)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -503,18 +489,6 @@ def _write_header(file: BinaryIO, column: str, shape: tuple[int, ...]) -> None:
     # NumPy pads this header for a first axis that grows: it is as long for no rows as for all.
     header = {"descr": np.lib.format.dtype_to_descr(dtype_of(column)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _check_file(file: Path, size: int, sha256: str | None) -> None:
-    if not file.is_file():
-        raise UserError(f"{file} is missing, though the manifest lists it.")
-    found = file.stat().st_size
-    if found != size:
-        raise UserError(f"{file} has {found} bytes, expected {size}; it is truncated or was changed.")
-    if sha256 is not None:
-        with open(file, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-                raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
 
 
 def _rows(count: int, one: str, many: str) -> str:

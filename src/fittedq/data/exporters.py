@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset
 from fittedq.errors import UserError, nearest
-from fittedq.files import write_json
+from fittedq.files import Scratch, fsync_folder, is_free, write_json
 
 MINARI_VERSION = "0.5.0"
 """The Minari release whose layout is written; later ones read it."""
@@ -44,30 +43,24 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` where all went well, and vanishes where not."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} is there already; choose another with --out.")
-    temporary = path.with_name(path.name + ".tmp")
+    """A name in a scratch folder that becomes `path` where all went well, and vanishes where not.
+
+    What is there already is never replaced: it cannot be known to be ours.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        yield temporary
-        if path.is_dir() and temporary.is_file():
-            path.rmdir()
-        os.replace(temporary, path)
+        if not is_free(path):
+            raise UserError(f"{path} is there already; choose another with --out.")
+        with Scratch(path) as scratch:
+            made = scratch.folder / "export"
+            yield made
+            if path.is_dir() and made.is_file():
+                path.rmdir()
+            os.replace(made, path)
+            fsync_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another with --out.") from None
     except ModuleNotFoundError as error:
         raise UserError(f"{path} needs {error.name} to be written; pip install 'fittedq[data]'.") from None
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_npz(dataset: Dataset, path: Path, name: str) -> None:

@@ -27,7 +27,7 @@ from jaxtyping import Bool
 
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
 from fittedq.errors import UserError, nearest
-from fittedq.files import load_folder, read_json
+from fittedq.files import CHECKPOINT, load_folder, read_json
 from fittedq.memory import amount
 from fittedq.types import Box, Transition
 
@@ -798,7 +798,7 @@ def _read_replay(path: Path, column_map: ColumnMap) -> Source:
         if not steps:
             raise UserError(f"run folder {path} holds no checkpoint; train it further first.")
         checkpoint = max(steps, key=lambda folder: folder.name)
-    arrays, manifest = load_folder(checkpoint)
+    arrays, manifest = load_folder(checkpoint, CHECKPOINT)
     if "replay/rows" in arrays:
         rows, obs = arrays["replay/rows"], arrays["source/obs"]
         position = int(manifest["trainer"]["replay_position"])
