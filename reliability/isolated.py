@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 import shutil
 import sys
@@ -87,7 +88,7 @@ def sentence(error: Exception) -> str | None:
     text = str(error)
     if "\n" in text or not text.endswith((".", "?")) or len(text) > SENTENCE:
         return f"not one sentence: {text[:200]!r}"
-    if "memory ran out" in text or "alloc" in text:
+    if re.search(r"memory ran out|malloc|(not|unable to|failed to) alloc", text):
         return f"memory was claimed: {text[:200]!r}"
     return None
 

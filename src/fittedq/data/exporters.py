@@ -97,7 +97,7 @@ def _write_parquet(dataset: Dataset, path: Path, name: str) -> None:
     ]
     bounds = {"action_low": dataset.action_set.low, "action_high": dataset.action_set.high}
     schema = pa.schema(fields, metadata={key: json.dumps(value) for key, value in bounds.items()})
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for part in dataset.chunks():
             batch = dataset.transitions(part)._asdict()
             columns = [np.ascontiguousarray(column) for name in VECTORS for column in batch[name].T]

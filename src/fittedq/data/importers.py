@@ -663,7 +663,11 @@ def _read_npz(path: Path, column_map: ColumnMap) -> Source:
 
 def _zip(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
+        for member in archive.infolist():
+            # Names stand twice in an archive: where they differ, a column would be missing unnoticed.
+            archive.open(member).close()
+        return archive
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is no .npz file, or is truncated ({_said(error)}); fetch or save it again.") from None
 
@@ -723,7 +727,7 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
 
     label = str(path)
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema, count = file.schema_arrow, file.metadata.num_rows
             found = _find_columns(schema.names, column_map, label)
             width = _row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
@@ -737,7 +741,7 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
     size = min(chunk_rows(width), 65_536)
 
     def read() -> Iterator[Columns]:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=size, columns=columns):
                 yield _table_columns(batch, found, label)
 
