@@ -5,7 +5,7 @@
 
 For another version, run the same command with that checkout's `src` on PYTHONPATH: the result names its commit.
 The logs are made once in WORK and shared. Pendulum's are 6 000 uniform actions, new for each seed. HalfCheetah's is the
-replay of `fittedq train sac HalfCheetah-v5 --steps 40000 --seed 0 --out WORK/sac0`. A finished result is kept.
+second half of `fittedq train sac HalfCheetah-v5 --steps 40000 --seed 0 --out WORK/sac0`. A finished result is kept.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ from fittedq.run import Run, Schedule
 from fittedq.types import Box
 from machine import describe
 
-TASKS = {"pendulum": ("Pendulum-v1", 30, 20), "halfcheetah": ("HalfCheetah-v5", 20, 5)}
+BOX = Box([-1.0] * 6, [1.0] * 6)
+TASKS = {"pendulum": ("Pendulum-v1", 30, 20), "halfcheetah": ("HalfCheetah-v5", 12, 5)}
 """Environment, iterations, episodes of the evaluation."""
 
 
 def dataset(task: str, seed: int, work: Path) -> fittedq.Dataset:
     """The log, made once."""
-    path = work / ("halfcheetah-40k" if task == "halfcheetah" else f"pendulum-6k-{seed}")
+    path = work / ("halfcheetah-20k" if task == "halfcheetah" else f"pendulum-6k-{seed}")
     if path.exists():
         return fittedq.Dataset.open(path)
     if task == "halfcheetah":
-        newest = max((work / "sac0" / "checkpoints").glob("step-*"))
-        import_dataset(open_source(newest), path, label="sac", action_set=Box([-1.0] * 6, [1.0] * 6))
+        newest, whole = max((work / "sac0" / "checkpoints").glob("step-*")), work / "halfcheetah-40k"
+        import_dataset(open_source(newest), whole, label="sac", action_set=BOX)
+        with Writer(path) as writer:
+            writer.declare(BOX)
+            writer.append(fittedq.Dataset.open(whole).transitions(slice(20_000, 40_000)))
+            writer.finish()
     else:
         with Writer(path) as writer:
             for _ in collect("Pendulum-v1", 6_000, writer, policies=[None], noise=0.3, seed=seed):
