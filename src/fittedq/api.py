@@ -106,17 +106,18 @@ def resume(
     action_set: AbstractActionSet | None = None,
     features: AbstractFeatures | None = None,
     model: Any = None,
-    trust: Sequence[str] = (),
+    trust_code: Sequence[str] = (),
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
     functions of the state, `features` or `model` where the run was given some. A module, file or wrapper that only the
-    run's settings name is imported where `trust` names it too.
+    run's settings name is imported where `trust_code` names it too.
     """
     code = {"features": features, "model": model}
     return _to_the_end(
-        continued(Path(folder), steps=steps, env=env, action_set=action_set, trust=trust, **code), progress=False
+        continued(Path(folder), steps=steps, env=env, action_set=action_set, trust_code=trust_code, **code),
+        progress=False,
     )
 
 

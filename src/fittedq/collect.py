@@ -65,14 +65,18 @@ def _collect(
     action_set, episode, taken = source.action_set, 0, 0
     while taken < steps:
         batch: list[Transition] = []
-        while len(batch) < BATCH and taken + len(batch) < steps:
-            obs = source.obs
-            action = act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
-            step = source.step(action)
-            if step.valid[0]:
-                batch.append(Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
-            episode += len(step.returns)
-        writer.append(Transition(*(np.concatenate(column) for column in zip(*batch, strict=True))))
+        try:
+            while len(batch) < BATCH and taken + len(batch) < steps:
+                obs = source.obs
+                action = act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
+                step = source.step(action)
+                if step.valid[0]:
+                    batch.append(Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
+                episode += len(step.returns)
+        finally:
+            # Also what came before a failure of the environment.
+            if batch:
+                writer.append(Transition(*(np.concatenate(column) for column in zip(*batch, strict=True))))
         taken += len(batch)
         yield taken
 

@@ -401,14 +401,14 @@ def resume(
     steps: int | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
-    trust: Sequence[str] = (),
+    trust_code: Sequence[str] = (),
     **code: Any,
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
     `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `code`
     (features=, model=) for what no file holds. Modules, files and wrappers that only the run's settings name are
-    imported where `trust` names them too.
+    imported where `trust_code` names them too.
     """
     config = RunFolder(folder).open()
     saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
@@ -426,10 +426,10 @@ def resume(
         schedule = dataclasses.replace(schedule, steps=steps)
     run = Run(
         config["algorithm"],
-        env.trusted(trust) if isinstance(env, NamedEnv) else env,
+        env.trusted(trust_code) if isinstance(env, NamedEnv) else env,
         schedule,
         data=data,
-        eval_env=None if saved_eval is None else saved_eval.trusted(trust),
+        eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
         action_set=_saved_set(config, action_set),
         seed=config["seed"],
         settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},

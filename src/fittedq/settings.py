@@ -90,13 +90,13 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     return value
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[str, Any]:
     """`key=value` words of a command line as settings: values are JSON, `none`, comma-separated lists, or words."""
     settings = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
-            raise UserError(f"--set {assignment}: expected key=value, for example --set gamma=0.98.")
+            raise UserError(f"{flag} {assignment}: expected key=value, for example {flag} gamma=0.98.")
         settings[key.strip().replace("-", "_")] = _parse_value(text.strip())
     return settings
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fittedq.agent import Agent
+from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.collect import BATCH, Policy, collect
 from fittedq.data.dataset import Dataset, Writer, action_bounds
@@ -22,7 +23,8 @@ from fittedq.data.exporters import export
 from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
 from fittedq.envs.gym import make_flat
-from fittedq.errors import UserError
+from fittedq.envs.named import NamedEnv
+from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
 from fittedq.progress import counted
 from fittedq.record import plain
@@ -30,11 +32,11 @@ from fittedq.run import find_agent
 
 
 @dataclass(frozen=True)
-class Collect:
+class Collect(NamesEnv):
     """Collect transitions from an environment; Ctrl-C keeps what was collected."""
 
     env: tyro.conf.Positional[str]
-    """A Gymnasium id, such as HalfCheetah-v5."""
+    """A Gymnasium id (HalfCheetah-v5, module:Id) or a class (module:Class, file.py:Class)."""
     steps: int
     """Transitions to collect."""
     out: Path
@@ -51,9 +53,11 @@ class Collect:
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        policies = [self._policy(name) for name in self.policy or ("random",)]
+        env = self.named(self.env)
+        assert env is not None
+        policies = [self._policy(name, env) for name in self.policy or ("random",)]
         origin = {
-            "collect": self.env,
+            "collect": env.describe(),
             "policies": list(self.policy) or ["random"],
             "noise": self.noise,
             "epsilon": self.epsilon,
@@ -62,7 +66,7 @@ class Collect:
         with Writer(self.out) as writer:
             with interruptible() as interrupted:
                 collected = collect(
-                    self.env,
+                    env,
                     self.steps,
                     writer,
                     policies=policies,
@@ -70,20 +74,28 @@ class Collect:
                     epsilon=self.epsilon,
                     seed=self.seed,
                 )
-                for _ in counted(collected, -(-self.steps // BATCH), f"collecting {self.steps:,} steps"):
-                    if interrupted:
-                        break
+                failure: EnvError | None = None
+                try:
+                    for _ in counted(collected, -(-self.steps // BATCH), f"collecting {self.steps:,} steps"):
+                        if interrupted:
+                            break
+                except EnvError as error:
+                    failure = error
                 collected.close()
+            if failure is not None and not writer.count:
+                raise failure
             writer.cut()
             dataset = writer.finish(origin)
         _tell(self.out, dataset, [], self.json, stopped_at=self.steps if len(dataset) < self.steps else None)
+        if failure is not None:
+            raise EnvError(f"{failure} The transitions before that are in {self.out}.") from failure
         return INTERRUPTED if interrupted else 0
 
-    def _policy(self, name: str) -> Policy:
+    def _policy(self, name: str, named: NamedEnv) -> Policy:
         if name == "random":
             return None
         agent: Agent = find_agent(Path(name))
-        env = make_flat(self.env)
+        env = make_flat(named)
         try:
             check_spaces(env, agent.obs_size, agent.action_set)
         finally:

@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
 from fittedq.progress import counted
 from fittedq.run import find_agent
 
 
 @dataclass(frozen=True)
-class Eval:
+class Eval(NamesEnv, TrustsFile):
     """Returns of a saved agent over fresh episodes."""
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
     env: str | None = None
-    """The environment; by default the id it was trained on."""
+    """The environment; by default the one it was trained in, with its arguments and wrappers."""
     episodes: int = 10
     """Episodes to play."""
     seed: int = 0
@@ -35,7 +36,7 @@ class Eval:
 
     def run(self) -> int:
         agent = find_agent(self.path)
-        env = self.env or agent.env
+        env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
         if env is None:
             raise UserError(f"{self.path} does not say what it was trained on; name it with --env.")
         refinement = {"refine": self.refine, "trust": self.trust} if self.refine else {}

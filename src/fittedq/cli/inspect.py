@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fittedq.action_sets import describe, plain
 from fittedq.agent import Agent
+from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.cli.train import EXPLODING
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
@@ -31,7 +32,7 @@ AT_ONCE = 10
 
 
 @dataclass(frozen=True)
-class Inspect:
+class Inspect(NamesEnv, TrustsFile):
     """What a run or an agent is; with --gap, how far its policy is from the maximum of its own critic, proven; with
     --health, what its critic promises against what follows, and how gradients through its model fare."""
 
@@ -46,7 +47,7 @@ class Inspect:
     data: Path | None = None
     """Take the states from this dataset; by default from episodes of the agent."""
     env: str | None = None
-    """The environment of those episodes; by default the id it was trained on."""
+    """The environment of those episodes; by default the one it was trained in."""
     tol: float = 0.01
     """How narrow the proven interval should be, as a share of the range of q."""
     within: float = 0.05
@@ -136,8 +137,8 @@ class Inspect:
         data = self._dataset(agent)
         return data.transitions(slice(0, min(len(data), max(self.states, 1))))
 
-    def _env(self, agent: Agent) -> str | NamedEnv:
-        env = self.env or agent.env
+    def _env(self, agent: Agent) -> NamedEnv:
+        env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
         if env is None:
             raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
         return env

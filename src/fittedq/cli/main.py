@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from typing import Any, NamedTuple
 
 from fittedq.cli import signals
 from fittedq.errors import UserError, nearest
+
+TRACEBACK = "--traceback"
+"""With it, every command shows where an error came from, and not only what it is."""
 
 
 class Command(NamedTuple):
@@ -52,8 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if name not in COMMANDS:
             raise UserError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}")
-        return _run(COMMANDS[name], rest)
+        return _run(COMMANDS[name], [word for word in rest if word != TRACEBACK])
     except UserError as error:
+        if TRACEBACK in rest:
+            traceback.print_exception(error)
         print(f"fittedq: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -84,6 +90,7 @@ def _help() -> str:
             *(f"  {command.name:<{width}}  {command.about}" for command in COMMANDS.values()),
             "",
             "`fittedq COMMAND --help` shows what a command takes; `fittedq --version` the version.",
+            f"`{TRACEBACK}` on any command shows where an error came from.",
         ]
     )
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import tyro
 
+from fittedq.cli.environments import TrustsFile
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
 from fittedq.run import resume
 
 
 @dataclass(frozen=True)
-class Resume:
+class Resume(TrustsFile):
     """Continue a run from its last whole checkpoint, bit for bit."""
 
     run_folder: tyro.conf.Positional[Path]
@@ -24,7 +25,7 @@ class Resume:
     """Print a JSON object per report, for machines."""
 
     def run(self) -> int:
-        run = resume(self.run_folder, steps=self.steps)
+        run = resume(self.run_folder, steps=self.steps, trust_code=self.trust_code)
         if run.trainer.step >= run.schedule.steps:
             run.trainer.close()
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from fittedq.action_sets import Limits
+from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
@@ -28,17 +30,18 @@ EXPLODING = (
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(NamesEnv):
     """Train a controller in an environment; Ctrl-C saves and stops, `fittedq resume` continues."""
 
     algorithm: tyro.conf.Positional[str]
     """An algorithm: `fittedq list` names them."""
     env: tyro.conf.Positional[str | None] = None
-    """A Gymnasium id, such as HalfCheetah-v5, or a JAX one, such as jax/Pendulum-v1; none: learn from --data alone."""
+    """A Gymnasium id (HalfCheetah-v5, module:Id), a class (module:Class, file.py:Class) or a JAX environment
+    (jax/Pendulum-v1); none: learn from --data alone."""
     data: Path | None = None
     """A dataset folder (`fittedq data`): learn from it, or, with an environment, start its replay with it."""
     eval_env: str | None = None
-    """The environment of evaluations; by default the one trained in."""
+    """The environment of evaluations, with the same --env-kwargs and --wrapper; by default the one trained in."""
     steps: int | None = None
     """Environment steps in all (100 000); from data alone updates (50 000), or iterations of a fitted method (40)."""
     seed: int = 0
@@ -75,20 +78,27 @@ class Train:
         else:
             schedule = Schedule(steps=100_000 if self.steps is None else self.steps, **given)
         source = self.env or Path(str(self.data)).name
-        folder = self.out or Path("runs") / f"{self.algorithm}-{source.replace('/', '-')}-{self.seed}"
+        folder = self.out or Path("runs") / f"{self.algorithm}-{folder_name(source)}-{self.seed}"
+        env = None if self.env is None else self.named(self.env)
+        eval_env = self.named(self.eval_env) if self.eval_env is not None or self.env is None else None
         run = Run(
             self.algorithm,
-            self.env,
+            env,
             schedule,
             data=None if self.data is None else Dataset.open(self.data),
             seed=self.seed,
             settings=parse_assignments(self.set),
             folder=folder,
-            eval_env=self.eval_env,
+            eval_env=eval_env,
             action_set=Limits(self.limit, self.integer) if self.limit or self.integer else None,
         )
         run.start()
         return follow(run, as_json=self.json)
+
+
+def folder_name(text: str) -> str:
+    """`text` without what a file system forbids in a name, and no longer than one takes."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", text).strip("-. ")[:80] or "env"
 
 
 def follow(run: Run, *, as_json: bool) -> int:

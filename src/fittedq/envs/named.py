@@ -81,10 +81,10 @@ class NamedEnv:
     def check_trusted(self) -> None:
         """A UserError where a file names code and the user did not."""
         if self.named_by is not None and self.code:
-            flags = " ".join(f"--trust {shlex.quote(name)}" for name in self.code)
+            flags = " ".join(f"--trust-code {shlex.quote(name)}" for name in self.code)
             raise UserError(
                 f"{self.named_by} names code to be run for its environment: {', '.join(self.code)}. If you trust it, "
-                f"name it yourself: {flags} (in Python trust={list(self.code)!r})."
+                f"name it yourself: {flags} (in Python trust_code={list(self.code)!r})."
             )
 
     def make(self) -> gymnasium.Env:

@@ -1,0 +1,40 @@
+"""What commands that make an environment have in common: its arguments, its wrappers, and what is trusted of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from fittedq.envs.named import NamedEnv
+from fittedq.errors import UserError
+from fittedq.settings import parse_assignments
+
+Words = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamesEnv:
+    """A command on which the user names an environment."""
+
+    env_kwargs: Annotated[Words, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """An argument of the environment; may be given often."""
+    wrapper: Annotated[Words, tyro.conf.arg(metavar="MODULE:NAME|FILE.py:NAME")] = ()
+    """A class or function that takes the environment and wraps it; may be given often, the first one innermost."""
+
+    def named(self, env: str | None) -> NamedEnv | None:
+        """The environment `env` with these arguments and wrappers; None where there is no `env`."""
+        if env is not None:
+            return NamedEnv(env, parse_assignments(self.env_kwargs, "--env-kwargs"), tuple(self.wrapper))
+        if self.env_kwargs or self.wrapper:
+            raise UserError("--env-kwargs and --wrapper: found no environment that they belong to; name it too.")
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustsFile:
+    """A command that may find an environment named in a file."""
+
+    trust_code: Annotated[Words, tyro.conf.arg(metavar="NAME")] = ()
+    """Code that the run names for its environment (a module, file or wrapper) and that may run; may be given often."""
