@@ -16,6 +16,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.fitted import BatchTrainer, FitSettings
+from fittedq.template import FQI
 from fittedq.train import CompiledTrainer, HostTrainer, TrainSettings
 from fittedq.types import Box, Transition
 
@@ -71,9 +72,9 @@ Fed = list[tuple[Transition, RunningMoments]]
 """Batches as the learner got them, and the moments of the time."""
 
 
-def fed_by_the_host(data: Dataset | None = None) -> tuple[Fed, HostTrainer]:
-    settings = TrainSettings(random_steps=10, batch_size=16, replay_size=200, normalize_obs=True)
-    trainer, fed = HostTrainer(ALGORITHM, GymSource(Walk()), settings, seed=0, data=data), []
+def recording(trainer: HostTrainer | BatchTrainer) -> Fed:
+    """What its learner is given from now on, instead of learning."""
+    fed: Fed = []
 
     def learn(rows: np.ndarray) -> None:
         moments = trainer.moments()
@@ -81,6 +82,13 @@ def fed_by_the_host(data: Dataset | None = None) -> tuple[Fed, HostTrainer]:
         fed.append((Transition.unpack(rows.reshape(-1, rows.shape[-1]), 2, 1), moments))
 
     trainer.learner.learn = learn
+    return fed
+
+
+def fed_by_the_host(data: Dataset | None = None) -> tuple[Fed, HostTrainer]:
+    settings = TrainSettings(random_steps=10, batch_size=16, replay_size=200, normalize_obs=True)
+    trainer = HostTrainer(ALGORITHM, GymSource(Walk()), settings, seed=0, data=data)
+    fed = recording(trainer)
     trainer.advance(STEPS)
     return fed, trainer
 
@@ -91,14 +99,19 @@ def fed_in_the_loop() -> tuple[Fed, CompiledTrainer]:
     trainer, batches = CompiledTrainer(ALGORITHM, JaxWalk(), settings, seed=0), []
 
     class Recorded:
+        """The template, but for what it learns."""
+
+        def __init__(self, fqi: FQI):
+            self.fqi = fqi
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.fqi, name)
+
         def learn(self, learner: Any, batch: Transition) -> Any:
             jax.debug.callback(lambda *columns: batches.append(Transition(*map(np.asarray, columns))), *batch)
             return learner
 
-        def logs(self, learner: Any) -> dict[str, float]:
-            return {}
-
-    trainer._fqi = Recorded()
+    trainer._fqi = Recorded(trainer._fqi)
     trainer.advance(STEPS)
     jax.effects_barrier()
     moments = trainer.moments()
@@ -107,14 +120,8 @@ def fed_in_the_loop() -> tuple[Fed, CompiledTrainer]:
 
 
 def fed_from_a_log() -> tuple[Fed, BatchTrainer]:
-    trainer, fed = BatchTrainer(ALGORITHM, log(), FitSettings(batch_size=16), seed=0), []
-
-    def learn(rows: np.ndarray) -> None:
-        moments = trainer.moments()
-        assert moments is not None
-        fed.append((Transition.unpack(rows.reshape(-1, rows.shape[-1]), 2, 1), moments))
-
-    trainer.learner.learn = learn
+    trainer = BatchTrainer(ALGORITHM, log(), FitSettings(batch_size=16), seed=0)
+    fed = recording(trainer)
     trainer.advance(3)
     return fed, trainer
 
