@@ -63,12 +63,20 @@ class Started:
     states: list[LearnerState]
 
 
+TINY = {"hidden": (8,)}
+OWN_TINY = {"svg": {"model_hidden": (8,), "n_models": 2}}
+
+
+def tiny(name: str) -> Algorithm:
+    return REGISTRY[name](**TINY, **OWN_TINY.get(name, {}))
+
+
 ONLINE = [name for name, cls in REGISTRY.items() if cls.online]
 
 
 @pytest.fixture(scope="module", params=REGISTRY)
 def started(request) -> Started:
-    algorithm = REGISTRY[request.param](hidden=(8, 8))
+    algorithm = tiny(request.param)
     fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=1)
     learn, data, states = jax.jit(fqi.learn), batches(4), [state]
     for batch in data:
@@ -246,7 +254,7 @@ REDQ = {"n_critics": 10, "n_target_critics": 2}
 VARIANTS = [
     ("ddpg", {"n_critics": 3, "critic_weight_decay": 1e-2, "target_period": 2, **DROQ}),
     ("td3", {"n_critics": 3, "n_target_critics": 2, **DROQ}),
-    ("sac_v", REDQ | DROQ),
+    pytest.param("sac_v", REDQ | DROQ, marks=pytest.mark.slow),
     ("sac_v", {"n_critics": 1, "n_target_critics": 1}),
     ("sac", REDQ | DROQ),
     ("sac", {"n_critics": 1, "temperature": 0.1, "policy_critic": "mean"}),
@@ -297,7 +305,7 @@ WARM_UP = 100
 def trained(request) -> Iterator[tuple[HostTrainer, int]]:
     """A short run on Gymnasium's Pendulum, and how many programs its warm-up compiled."""
     settings = TrainSettings(batch_size=BATCH, random_steps=RANDOM_STEPS, replay_size=STEPS)
-    trainer = HostTrainer(REGISTRY[request.param](hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
+    trainer = HostTrainer(tiny(request.param), GymSource("Pendulum-v1"), settings, seed=0)
     # Two reports: each may fall between the updates of a group.
     for steps in (WARM_UP, 1):
         trainer.advance(steps)

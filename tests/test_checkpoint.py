@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,28 @@ from fittedq.train import AbstractTrainer, Progress, never
 from fittedq.types import Approximators
 
 HALF = 120
-TINY = {"hidden": (16, 16), "batch_size": 16, "replay_size": 1000, "random_steps": 50}
+TINY = {"hidden": (8,), "batch_size": 16, "replay_size": 1000, "random_steps": 50}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "ddpg": ("ddpg", "Pendulum-v1", {}),
     "td3": ("td3", "Pendulum-v1", {}),
-    "sac_v": ("sac_v", "Pendulum-v1", {}),
-    "sac": ("sac", "Pendulum-v1", {}),
     "normalized": ("td3", "Pendulum-v1", {"normalize_obs": True}),
     "two-envs-chunked": ("ddpg", "Pendulum-v1", {"n_envs": 2, "chunk": 4}),
     "replay-wrapped-few-updates": ("sac", "Pendulum-v1", {"replay_size": 70, "updates_per_step": 0.4, "dropout": 0.1}),
     "compiled": ("sac", "jax/Pendulum-v1", {"normalize_obs": True}),
+}
+SLOW_CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ddpg": ("ddpg", "Pendulum-v1", {}),
+    "sac": ("sac", "Pendulum-v1", {}),
+    "sac_v": ("sac_v", "Pendulum-v1", {}),
     "compiled-two-envs": ("ddpg", "jax/Pendulum-v1", {"n_envs": 2, "replay_size": 70}),
 }
 
 CONTINUE = """
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from fittedq import checkpoint
-from tests.test_checkpoint import CASES, HALF, make
-for name in CASES:
+from tests.test_checkpoint import HALF, make
+for name in sys.argv[3:]:
     trainer = make(name).trainer
     _, exact, problems = checkpoint.restore(Path(sys.argv[1]) / name, trainer)
     assert exact and not problems and trainer.step == HALF
@@ -52,19 +56,18 @@ for name in CASES:
 
 
 def make(name: str) -> Run:
-    algorithm, env, settings = CASES[name]
+    algorithm, env, settings = (CASES | SLOW_CASES)[name]
     return Run(algorithm, env, Schedule(steps=2 * HALF), seed=7, settings=TINY | settings)
 
 
 # ---------------------------------------------------------------------- bit for bit
 
 
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, Any]]:
+def run_by_halves(cases: Iterable[str], folder: Path) -> dict[str, tuple[Any, Any, Any]]:
     """Of each case: the state at half-time, after a straight run, and after a new process took over at half-time."""
-    first, second = tmp_path_factory.mktemp("half"), tmp_path_factory.mktemp("whole")
+    first, second = folder / "half", folder / "whole"
     halfway, straight = {}, {}
-    for name in CASES:
+    for name in cases:
         trainer = make(name).trainer
         trainer.advance(HALF)
         halfway[name] = load_folder(checkpoint.save(first / name, trainer), CHECKPOINT)
@@ -72,16 +75,21 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any
         checkpoint.save(first / f"{name}-straight", trainer)
         straight[name] = load_folder(first / f"{name}-straight" / f"step-{2 * HALF:010d}", CHECKPOINT)
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", CONTINUE, str(first), str(second)]
+    command = [sys.executable, "-c", CONTINUE, str(first), str(second), *cases]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}", CHECKPOINT) for name in CASES}
-    return {name: (halfway[name], straight[name], resumed[name]) for name in CASES}
+    resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}", CHECKPOINT) for name in cases}
+    return {name: (halfway[name], straight[name], resumed[name]) for name in cases}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_run_resumed_in_a_new_process_equals_the_straight_one_bit_for_bit(name: str, halves: Any) -> None:
-    (half_arrays, _), (arrays, manifest), (resumed_arrays, resumed_manifest) = halves[name]
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any, Any]]:
+    return run_by_halves(CASES, tmp_path_factory.mktemp("halves"))
+
+
+def check_equal(half: Any, whole: Any, resumed: Any) -> None:
+    """Bit for bit, and the second half learned something."""
+    (half_arrays, _), (arrays, manifest), (resumed_arrays, resumed_manifest) = half, whole, resumed
     assert manifest["trainer"]["step"] == 2 * HALF
     assert manifest["trainer"]["updates"] > 0
     assert resumed_manifest["trainer"] == manifest["trainer"]
@@ -92,6 +100,17 @@ def test_a_run_resumed_in_a_new_process_equals_the_straight_one_bit_for_bit(name
     nets = [key for key in arrays if "nets/policy/net/weights" in key]
     assert nets
     assert not any(np.array_equal(arrays[key], half_arrays[key]) for key in nets), "the second half learned nothing"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_resumed_in_a_new_process_equals_the_straight_one_bit_for_bit(name: str, halves: Any) -> None:
+    check_equal(*halves[name])
+
+
+@pytest.mark.slow
+def test_so_does_a_run_of_any_other_kind(tmp_path: Path) -> None:
+    for states in run_by_halves(SLOW_CASES, tmp_path).values():
+        check_equal(*states)
 
 
 def test_the_cut_was_in_the_middle_of_an_episode(halves: Any) -> None:

@@ -157,8 +157,14 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("kind", SETS)
-@pytest.mark.parametrize("name", ["td3", "sac"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("td3", kind) for kind in SETS),
+        ("sac", "polytope"),
+        *(pytest.param("sac", kind, marks=pytest.mark.slow) for kind in SETS if kind != "polytope"),
+    ],
+)
 def test_what_an_online_algorithm_does_stores_and_learns_is_admissible(name, kind, tmp_path):
     action_set, env = SETS[kind], Valley()
     agent = fittedq.train(name, env, steps=40, action_set=action_set, **SMALL)

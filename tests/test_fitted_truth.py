@@ -66,6 +66,7 @@ def assert_gain_and_value(agent: Agent) -> None:
     assert np.abs(value - truth).max() <= 0.03 * np.abs(truth).max()
 
 
+@pytest.mark.slow
 def test_nfqca_finds_the_gain_and_the_value_of_lqr():
     agent = fittedq.fit("nfqca", inner_data(500, bound=2.0), steps=15, policy_epochs=100, **RPROP)
     assert_gain_and_value(agent)

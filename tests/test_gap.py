@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -124,10 +125,13 @@ def test_a_deadline_ends_refining():
 # ---------------------------------------------------------------------- agents and the command
 
 
+SHORT: dict[str, Any] = {"steps": 80, "hidden": (8,), "batch_size": 16, "random_steps": 40}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gap") / "run"
-    fittedq.train("td3", "Pendulum-v1", steps=80, out=folder, hidden=(16, 16), batch_size=16, random_steps=40)
+    fittedq.train("td3", "Pendulum-v1", out=folder, **SHORT)
     return folder
 
 
@@ -179,10 +183,9 @@ def test_bad_input_to_inspect_is_one_sentence(run, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_gap_in_training_is_a_metric_that_changes_nothing(tmp_path):
-    common = {"steps": 80, "hidden": (16, 16), "batch_size": 16, "random_steps": 40}
-    plain = fittedq.train("td3", "Pendulum-v1", **common)
-    looked = fittedq.train("td3", "Pendulum-v1", out=tmp_path / "run", gap_every=20, **common)
+def test_the_gap_in_training_is_a_metric_that_changes_nothing(run, tmp_path):
+    plain = fittedq.load(run / "last")
+    looked = fittedq.train("td3", "Pendulum-v1", out=tmp_path / "run", gap_every=20, **SHORT)
     for one, other in zip(jax.tree.leaves(plain.nets), jax.tree.leaves(looked.nets), strict=True):
         np.testing.assert_array_equal(one, other)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -11,7 +11,7 @@ from fittedq.algorithms import NFQCA, AmortizedFQI
 from fittedq.envs.gym import GymSource
 from fittedq.fitted import GrowingTrainer, GrowSettings
 
-SMALL = {"hidden": (16, 16), "minibatch": 32, "epochs": 1}
+SMALL = {"hidden": (8,), "minibatch": 32, "epochs": 1}
 
 
 def make(algorithm=NFQCA, **settings) -> GrowingTrainer:

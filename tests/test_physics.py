@@ -29,6 +29,11 @@ def cart_pole():
     return find_jax_env("jax/MjxCartPole-v1")
 
 
+@pytest.fixture(scope="module")
+def cart_step(cart_pole):
+    return jax.jit(physics(cart_pole))
+
+
 def test_an_observation_holds_the_state(cart_pole):
     inner = jnp.array([0.3, 2.0, -0.7, 1.5])
     obs = cart_pole.observe(inner)
@@ -39,31 +44,28 @@ def test_an_observation_holds_the_state(cart_pole):
         np.testing.assert_allclose(env.recall(obs), state.inner, rtol=1e-6)
 
 
-def test_mjx_takes_mujocos_steps(cart_pole):
+def test_mjx_takes_mujocos_steps(cart_pole, cart_step):
     model = mujoco.MjModel.from_xml_string(CART_POLE)
     data = mujoco.MjData(model)
     data.qpos[:], data.qvel[:] = [0.1, 0.5], [0.2, -0.4]
-    step = jax.jit(physics(cart_pole))
     obs = cart_pole.observe(jnp.asarray(np.concatenate([data.qpos, data.qvel]), jnp.float32))
     for force in (5.0, -20.0, 3.0):  # beyond its range a force is clipped
         data.ctrl[:] = np.clip(force, -10, 10)
         mujoco.mj_step(model, data, nstep=2)
-        obs, reward, terminated = step(obs, jnp.array([force]), obs)
+        obs, reward, terminated = cart_step(obs, jnp.array([force]), obs)
         truth = np.concatenate([[np.cos(data.qpos[1]), np.sin(data.qpos[1]), data.qpos[0]], data.qvel])
         np.testing.assert_allclose(obs, truth, atol=2e-5)
         assert reward == pytest.approx(np.exp(-((truth[2] / 2) ** 2)) * (1 - truth[0]) / 2, abs=1e-5)
         assert not terminated
 
 
-def test_mjx_has_the_derivative_of_its_step(cart_pole):
-    step = physics(cart_pole)
+def test_mjx_has_the_derivative_of_its_step(cart_pole, cart_step):
+    """Backwards, as policies learn through it."""
     obs, width = cart_pole.observe(jnp.array([0.1, 0.5, 0.2, -0.4])), 1.0
-
-    def end(force):
-        return step(obs, jnp.array([force]), obs)[0]
-
-    slope = jax.jit(jax.jacobian(end))(2.0)
-    difference = (jax.jit(end)(2.0 + width) - jax.jit(end)(2.0 - width)) / (2 * width)
+    _, pullback = jax.vjp(lambda force: cart_step(obs, force, obs)[0], jnp.array([2.0]))
+    slope = jnp.concatenate([pullback(one)[0] for one in jnp.eye(len(obs))])
+    ends = [cart_step(obs, jnp.array([2.0 + side]), obs)[0] for side in (width, -width)]
+    difference = (ends[0] - ends[1]) / (2 * width)
     np.testing.assert_allclose(slope, difference, rtol=2e-3, atol=2e-5)
 
 
@@ -76,6 +78,7 @@ def brax():
         return envs.get_environment("inverted_pendulum", backend="generalized")
 
 
+@pytest.mark.slow
 def test_brax_takes_its_own_steps(brax):
     env = BraxEnv(brax, steps=50)
     assert (env.obs_size, env.action_set.size, env.episode_length) == (4, 1, 50)

@@ -24,10 +24,13 @@ SETTINGS = {
     "policy_learning_rate": 2e-3,
     "tau": 0.05,
 }
-COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi", "svg")}
+COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
 """At β = .02 the entropy moves no q* by more than .05."""
+COLD["svg"] = {"temperature": 0.02, "model_hidden": (32,)}
+# On a line a grid finds what a search finds, sooner.
+COLD["explicit_fqi"] = {"maximizer": "grid"}
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.
-COLD["amortized_fqi"] = {"policy_loss": "improve"}
+COLD["amortized_fqi"] = {"maximizer": "grid", "policy_loss": "improve"}
 
 REST = jnp.zeros((1, 1))
 

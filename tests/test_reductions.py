@@ -24,7 +24,7 @@ from fittedq.types import Approximators, Box, Transition
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
 KEY = jax.random.PRNGKey(5)
-SHARED = {"hidden": (8, 8), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
+SHARED = {"hidden": (8,), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
 
 
 def batches(count: int) -> list[Transition]:
@@ -105,11 +105,16 @@ def test_two_epochs_are_two_steps_on_the_same_labels():
     nets, optimizer = state.nets, algorithm.critic_optimizer()
     next_q = nets.critic(batch.next_obs, nets.policy.act(batch.next_obs, batch.action))[0]
     y = td_target(batch.reward, batch.terminated, next_q, algorithm.gamma)
-    critic, optimizer_state = nets.critic, optimizer.init(nets.critic)
-    for _ in range(2):
+
+    @jax.jit
+    def step(critic, optimizer_state):
         slope = jax.grad(lambda critic: jnp.mean((critic(batch.obs, batch.action)[0] - y) ** 2))(critic)
         change, optimizer_state = optimizer.update(slope, optimizer_state, critic)
-        critic = optax.apply_updates(critic, change)
+        return optax.apply_updates(critic, change), optimizer_state
+
+    critic, optimizer_state = nets.critic, jax.jit(optimizer.init)(nets.critic)
+    for _ in range(2):
+        critic, optimizer_state = step(critic, optimizer_state)
     assert max(differences(fitted, critic)) < 1e-5
 
 
@@ -165,7 +170,7 @@ def test_a_group_of_batches_in_one_call_is_the_same_run():
     trainers = []
     for steps in (60, 1):
         settings = TrainSettings(batch_size=16, random_steps=20)
-        trainer = HostTrainer(TD3(hidden=(16, 16)), GymSource("Pendulum-v1"), settings, seed=0)
+        trainer = HostTrainer(TD3(hidden=(8,)), GymSource("Pendulum-v1"), settings, seed=0)
         for _ in range(60 // steps):
             trainer.advance(steps)
         trainers.append(trainer)
