@@ -13,9 +13,6 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Whole numbers count as numbers (PEP 484).
-install_import_hook("fittedq", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
 # The programs of the tests run for a moment: what counts is how soon they are compiled.
 SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 ONE_THREAD = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
@@ -27,12 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The environment of this process, its workers, and the programs that tests start; a caller's flags come last."""
+    if not config.option.as_shipped:  # whole numbers count as numbers (PEP 484)
+        install_import_hook("fittedq", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
     if hasattr(config, "workerinput"):
         return  # a worker has its parent's
-    flags = "" if config.option.as_shipped else f"{SOON} {ONE_THREAD}"
-    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
-    for library in ("OMP", "OPENBLAS", "MKL"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    if not config.option.as_shipped:
+        os.environ["XLA_FLAGS"] = f"{SOON} {ONE_THREAD} {os.environ.get('XLA_FLAGS', '')}".strip()
+        os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     folder = config.cache.mkdir("programs") / _processor()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

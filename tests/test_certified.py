@@ -228,7 +228,7 @@ def test_maxima_agree_with_dense_grids(activation, layer_norm):
     critic = in_float64(make_critic(11, 2, (10, 10), activation, layer_norm))
     obs = make_obs(11, 4)
     solution = certified(critic, obs, critic.action_set, tol=1e-3)
-    grid = on_grid(critic, obs, 301)
+    grid = on_grid(critic, obs, 151)
     assert (solution.status == Status.OPTIMAL).all()
     assert (solution.upper_bound >= grid).all()
     assert (solution.value >= grid - 1e-3 * np.maximum(1, np.abs(grid))).all()
@@ -308,7 +308,7 @@ def test_state_dependent_bounds_and_sides_of_no_width():
     assert ((low <= solution.action) & (solution.action <= high)).all()
     assert solution.action.dtype == np.float32
     for row in range(10):
-        grid = on_grid(critic, obs[row : row + 1], 400, low=low[row], high=high[row])[0]
+        grid = on_grid(critic, obs[row : row + 1], 200, low=low[row], high=high[row])[0]
         assert solution.upper_bound[row] >= grid
         assert solution.value[row] >= grid - 1e-4 * max(1, abs(grid))
 

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from fittedq import algorithms
 from fittedq.cli.main import main
 
-TINY = ["--set", "hidden=16,16", "--set", "batch_size=16", "--set", "random_steps=30", "--set", "replay_size=1000"]
+TINY = ["--set", "hidden=8,", "--set", "batch_size=16", "--set", "random_steps=30", "--set", "replay_size=1000"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +84,7 @@ def test_train_leaves_configuration_metrics_curve_agents_and_checkpoints(finishe
     assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((finished / "config.json").read_text())
     assert (config["algorithm"], config["env"], config["seed"], config["steps"]) == ("ddpg", "Pendulum-v1", 1, 80)
-    assert config["settings"]["hidden"] == [16, 16]
+    assert config["settings"]["hidden"] == [8]
     assert config["settings"]["random_steps"] == 30
     records = lines((finished / "metrics.jsonl").read_text())
     assert [record["step"] for record in records] == [40, 80]

@@ -69,6 +69,7 @@ def finish(trainer, steps: int):
 # ---------------------------------------------------------------------- closed forms
 
 
+@pytest.mark.as_shipped
 def test_linear_fqi_takes_riccatis_steps():
     """P_{n+1} = Q + γAᵀP_nA − …: one iteration of FQI is one step of Riccati's, here in float32."""
     algorithm = ExplicitFQI(approximator="polynomial", ridge=0.0, gamma=0.9, clip_targets=False)
@@ -356,7 +357,9 @@ def test_targets_stay_within_what_the_rewards_allow():
 # ---------------------------------------------------------------------- every algorithm, from a dataset
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.as_shipped] if name == "ddpg" else []) for name in REGISTRY]
+)
 def test_every_algorithm_learns_from_a_dataset_and_resumes(name, tmp_path):
     lqr_data(300).save(tmp_path / "data")
     data, folder = Dataset.open(tmp_path / "data"), tmp_path / "run"

@@ -49,7 +49,9 @@ def test_each_iteration_fits_all_that_was_collected():
     assert trainer.episodes == 1
 
 
-@pytest.mark.parametrize("algorithm", [NFQCA, pytest.param(AmortizedFQI, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(NFQCA, marks=pytest.mark.as_shipped), pytest.param(AmortizedFQI, marks=pytest.mark.slow)]
+)
 def test_a_growing_run_continues_bit_for_bit(algorithm):
     straight, first, second = (make(algorithm, normalize_obs=algorithm is NFQCA) for _ in range(3))
     go_to(straight, 310)

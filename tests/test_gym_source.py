@@ -188,7 +188,7 @@ def test_a_vector_environment_with_dictionaries_gives_flat_rows_in_each_autorese
 
 def tiny_trainer(source: GymSource, algorithm: str = "ddpg", **settings: Any) -> HostTrainer:
     loop = {"batch_size": 4, "replay_size": 1000, "random_steps": 1, "updates_per_step": 0.001} | settings
-    return HostTrainer(find(algorithm)(hidden=(16, 16)), source, TrainSettings(**loop), seed=0)
+    return HostTrainer(find(algorithm)(hidden=(8,)), source, TrainSettings(**loop), seed=0)
 
 
 def test_correlated_noise_starts_at_zero_in_each_episode() -> None:
@@ -222,7 +222,7 @@ def test_stored_actions_are_the_executed_ones_and_lie_inside_the_box(algorithm: 
     env = Robot()
     settings = {"noise_sigma": 5.0} if algorithm == "ddpg" else {}
     loop = TrainSettings(batch_size=4, replay_size=1000, random_steps=20, updates_per_step=0.001)
-    trainer = HostTrainer(find(algorithm)(hidden=(16, 16), **settings), GymSource(env), loop, seed=0)
+    trainer = HostTrainer(find(algorithm)(hidden=(8,), **settings), GymSource(env), loop, seed=0)
     trainer.advance(60)
     stored = Transition.unpack(trainer.snapshot()[0]["replay/rows"], 2, 4).action
     executed = np.array(env.actions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fittedq.approx.host import HostCopy
 from fittedq.packing import SMALL, Packing
@@ -36,6 +37,7 @@ def check_same(one, other) -> None:
         np.testing.assert_array_equal(words(left), words(right))
 
 
+@pytest.mark.as_shipped
 def test_packing_and_unpacking_changes_no_bit_compiled_or_on_the_host():
     tree = make_tree()
     packing = Packing(tree)

@@ -60,6 +60,7 @@ def ddpg() -> LearnerState:
 ALMOST_DDPG = {"n_critics": 1, "n_target_critics": 1, "smoothing_sigma": 0.0, "policy_delay": 1}
 
 
+@pytest.mark.as_shipped
 def test_td3_without_its_three_additions_is_ddpg(ddpg):
     td3 = run(*initial_state(TD3(**SHARED, **ALMOST_DDPG), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
     assert identical(td3, ddpg)
@@ -86,6 +87,7 @@ def nfqca(algorithm: DDPG, epochs: int) -> FQI:
     )
 
 
+@pytest.mark.as_shipped
 def test_nfqca_with_one_full_batch_step_is_ddpg_with_target_period_one():
     algorithm, data = DDPG(**SHARED, target_period=1), batches(1) * 5
     fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=3)
@@ -165,6 +167,7 @@ def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     assert max(differences(*labels)) == 0.0
 
 
+@pytest.mark.as_shipped
 def test_a_group_of_batches_in_one_call_is_the_same_run():
     """TD3's critic-only updates wait for the policy's: two batches in one call, bit for bit as one by one."""
     trainers = []
