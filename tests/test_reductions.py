@@ -24,7 +24,7 @@ from fittedq.types import Approximators, Box, Transition
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
 KEY = jax.random.PRNGKey(5)
-SHARED = {"hidden": (8,), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
+SHARED = {"hidden": (8, 8), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
 
 
 def batches(count: int) -> list[Transition]:
