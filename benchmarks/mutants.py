@@ -35,6 +35,13 @@ OUT = ROOT / "benchmarks" / "results" / "mutants.json"
 COPIED = ("src", "tests", "pyproject.toml")
 SECONDS = 300.0
 """A mutation may make a search endless: tests that take longer have failed."""
+SOON = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / "build" / "mutants"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
+}
+"""Programs are compiled soon, and kept: a mutation changes few of them."""
 VERDICTS = {0: "survived", 1: "killed", None: "killed, out of time"}
 """By the exit code of pytest; anything else is an error of the list itself."""
 
@@ -63,11 +70,11 @@ class Mutation:
             return f"tests/{missing[0]} does not exist"
         return None if count == 1 else f"its old text stands {count} times in {self.path}"
 
-    def key(self) -> str:
+    def key(self, root: Path = ROOT) -> str:
         """A digest of itself and of the files it is about."""
         digest = hashlib.sha256(repr(self).encode())
         for path in (self.path, *(Path("tests", node.split("::")[0]) for node in self.tests)):
-            digest.update((ROOT / path).read_bytes())
+            digest.update((root / path).read_bytes())
         return digest.hexdigest()[:16]
 
 
@@ -79,9 +86,9 @@ def read() -> list[Mutation]:
 
 def run(tree: Path, tests: Sequence[str], limit: float = SECONDS) -> tuple[int | None, str, float]:
     """(exit code or None for out of time, the last lines, seconds) of some tests in a tree."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-o", f"cache_dir={ROOT / '.pytest_cache'}"]
-    # Plugins take longer to import than most of these tests to run.
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    # What plugins and checks of annotations cost is more than most of these tests do.
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--noconftest"]
+    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **SOON}
     began = time.perf_counter()
     try:
         done = subprocess.run(
@@ -142,7 +149,7 @@ def main() -> int:
             if code != 0:
                 raise SystemExit(f"mutants: the tests of {file} do not pass without a mutation:\n{last}")
             for mutation in group:
-                results[mutation.name] = {"file": file, **tried(mutation, tree), "key": mutation.key()}
+                results[mutation.name] = {"file": file, **tried(mutation, tree), "key": mutation.key(tree)}
                 print(f"{results[mutation.name]['verdict']}: {file}: {mutation.name}", flush=True)
                 write(results)
     counts = write(results)
