@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fittedq.action_sets import Polytope
+from fittedq.approx.networks import QNetwork
 from fittedq.greedy import AbstractGreedy, merged
-from fittedq.losses import AbstractLoss, Imitate, Imitated
+from fittedq.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.noise import explore
+from fittedq.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
 from fittedq.template import FQI, AbstractFollow, Copy, Sync, Update
-from fittedq.types import Approximators, Box, Greedy, Transition
+from fittedq.types import AbstractCritic, Approximators, Box, Greedy, Transition
 
 KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])
@@ -124,3 +127,48 @@ def test_imitation_is_the_mean_square_over_solved_rows_in_half_widths():
     assert abs(float(figures["solved"]) - 2 / 3) < 1e-6
     nothing = Imitated(data.obs, data.action, 0 * data.weight)
     assert float(Imitate()(policy, Approximators(), nothing, KEY)[0]) == 0
+
+
+class Levels(AbstractCritic):
+    """q_j(s, a) = level_j."""
+
+    level: jax.Array
+
+    @property
+    def size(self):
+        return self.level.shape[0]
+
+    def __call__(self, obs, action, key=None):
+        return jnp.broadcast_to(self.level[:, None], (self.level.shape[0], obs.shape[0]))
+
+    def subset(self, indices):
+        return Levels(self.level[indices])
+
+
+def test_a_subset_holds_no_critic_twice():
+    """Of the levels 0, 1, 2 the least of two different ones is 0 or 1; one drawn twice would give 2."""
+    one = jnp.zeros((1, 1))
+    combine = jax.vmap(lambda key: MinOverCritics(2)(Levels(jnp.arange(3.0)), one, one, key)[0])
+    least = np.asarray(combine(jax.random.split(KEY, 100)))
+    assert set(least.tolist()) == {0.0, 1.0}
+
+
+def test_every_member_of_an_ensemble_has_a_loss_of_its_own():
+    """Σ_j (q_j − y)² of levels 1, 2 and y = 3: 4 + 1, and slopes 2 (q_j − 3), as of each critic alone."""
+    one = jnp.zeros((4, 1))
+    data = Labelled((one, one), jnp.full(4, 3.0))
+    regress = Regress(Bellman(0.9, FirstCritic()))
+    slope, figures = jax.grad(regress, has_aux=True)(Levels(jnp.asarray([1.0, 2.0])), Approximators(), data, KEY)
+    assert float(figures["loss"]) == 5
+    np.testing.assert_array_equal(slope.level, [-4, -2])
+
+
+def test_what_lies_outside_a_polytope_is_no_part_of_the_integral():
+    """q ≡ 0 over the half of a square below its diagonal: v = β log 2, where the square's would be β log 4."""
+    half = Polytope([-1.0, -1.0], [1.0, 1.0], [[1.0, 1.0]], [1e-6])
+    critic = QNetwork(1, half, (2,), KEY)
+    critic = jax.tree.map(jnp.zeros_like, critic)
+    state, off = jnp.zeros((1, 1)), jnp.zeros(1, bool)
+    batch = Transition(state, jnp.zeros((1, 2)), jnp.zeros(1), state, off, off)
+    labels = SmoothBellman(0.5, 0.5, Quadrature(33))(Approximators(critic=critic), batch, None, KEY)
+    assert abs(float(labels.y[0]) - 0.5 * 0.5 * np.log(2)) < 0.02
