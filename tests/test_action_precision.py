@@ -3,6 +3,7 @@ out of every solver that proves its answer."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from fittedq.maximize.certified import certified
 from fittedq.maximize.integer import exhaustive, integer_quadratic
 from fittedq.maximize.milp import milp
 from fittedq.maximize.quadratic import QuadraticArgmax
+from fittedq.maximize.refine import refined
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
-from fittedq.types import AbstractActionSet, Box, inwards
+from fittedq.types import AbstractActionSet, Box, inwards, namespace
 
 M, ROWS = 3, 16
 
@@ -202,3 +204,19 @@ def test_whole_actions_are_inside_double_precision_bounds():
         integer_quadratic(linear, obs, Mixed(box, (0,))),
     ):
         assert float(np.asarray(solution.action)[0, 0]) == 0.0
+
+
+def rising(obs, action):
+    return jnp.sum(action, axis=-1)
+
+
+def test_a_refined_action_is_in_its_set():
+    """Compiled, the bound 0.1 is the number of single precision nearest to it, which is above."""
+    box = Box([-1.0], [1.0])
+    action_set = StateBox(
+        lambda obs: namespace(obs).asarray(obs, float) - 0.7, lambda obs: namespace(obs).asarray(obs, float) + 0.1, box
+    )
+    obs = np.zeros((2, 1), np.float32)
+    found = refined(jax.tree_util.Partial(rising), obs, np.full((2, 1), 0.09, np.float32), action_set, steps=5)
+    assert action_set.contains(found, obs).all()
+    np.testing.assert_allclose(found, 0.1, atol=1e-6)

@@ -57,7 +57,8 @@ def refined(
         climb = _step(objective, obs, start, climb, trust, action_set)
         if deadline is not None:
             climb.action.block_until_ready()  # pyright: ignore[reportAttributeAccessIssue]
-    return np.asarray(climb.action)
+    # Compiled code knows bounds in single precision only.
+    return np.asarray(action_set.project(np.asarray(climb.action), np.asarray(obs)))
 
 
 @eqx.filter_jit
