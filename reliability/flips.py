@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ import numpy as np
 from campaign import Outcome, campaign
 from isolated import Isolated, sentence
 
+import fittedq
 from fittedq.data.dataset import COLUMNS, Dataset
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
+from fittedq.run import Run, Schedule, resume
 
 ROWS = 60
+Read = tuple[Any, str]
 
 
 def sound() -> Dataset:
@@ -56,13 +60,13 @@ def make_dataset(folder: Path) -> None:
     sound().save(folder / "data")
 
 
-def read_dataset(folder: Path) -> Any:
-    return contents(Dataset.open(folder / "data"))
+def read_dataset(folder: Path) -> Read:
+    return contents(Dataset.open(folder / "data")), ""
 
 
-def imported(path: Path) -> Any:
+def imported(path: Path) -> Read:
     dataset = import_dataset(open_source(path), path.with_name("out"), label=path.name)
-    return contents(dataset)[:2]
+    return contents(dataset)[:2], ""
 
 
 def make_table(name: str, folder: Path) -> None:
@@ -87,45 +91,86 @@ def make_hdf5(folder: Path) -> None:
             file[name] = column
 
 
-KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any], str, bool]] = {
-    "dataset's manifest": (make_dataset, read_dataset, "data/manifest.json", True),
-    "dataset's columns": (make_dataset, read_dataset, "data/*.npy", True),
-    ".npz": (partial(make_table, "log.npz"), lambda folder: imported(folder / "log.npz"), "log.npz", True),
-    ".csv": (make_csv, lambda folder: imported(folder / "log.csv"), "log.csv", False),
-    ".h5": (make_hdf5, lambda folder: imported(folder / "log.h5"), "log.h5", False),
-    ".parquet": (
-        partial(make_table, "log.parquet"),
-        lambda folder: imported(folder / "log.parquet"),
-        "log.parquet",
-        False,
-    ),
-    "Minari's main_data.hdf5": (
-        partial(make_table, "log"),
-        lambda folder: imported(folder / "log"),
-        "log/data/main_data.hdf5",
-        False,
-    ),
-    "Minari's metadata.json": (
-        partial(make_table, "log"),
-        lambda folder: imported(folder / "log"),
-        "log/data/metadata.json",
-        False,
-    ),
+def make_run(folder: Path) -> None:
+    """Three iterations of the smallest method there is, with a checkpoint after each."""
+    make_dataset(folder)
+    schedule = Schedule(steps=3, report_every=1, eval_every=0, checkpoint_every=1)
+    settings = {"approximator": "polynomial", "random_starts": 0}
+    run = Run(
+        "explicit_fqi",
+        None,
+        schedule,
+        data=Dataset.open(folder / "data"),
+        settings=settings,
+        folder=folder / "run",
+    )
+    run.start()
+    for _ in run.execute():
+        pass
+
+
+def resumed(folder: Path) -> Read:
+    """What `fittedq resume` goes on from: settings, the trainer's whole state, and what it says of damage."""
+    run = resume(folder / "run", steps=4)
+    try:
+        arrays, meta = run.trainer.snapshot()
+        config = {name: value for name, value in run.config().items() if name != "versions"}
+        return (config, meta, {name: array.tobytes() for name, array in arrays.items()}), " ".join(run.notes)
+    finally:
+        run.trainer.close()
+
+
+def loaded(folder: Path) -> Read:
+    """What `fittedq.load` makes of an agent's folder."""
+    agent = fittedq.load(folder / "run" / "last")
+    return agent.act(np.linspace(-1, 1, 6).reshape(3, 2).astype(np.float32)).tobytes(), ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    make: Callable[[Path], None]
+    """Makes a sound one in a folder."""
+    read: Callable[[Path], Read]
+    """What a user reads of it, and what is said beside."""
+    files: str
+    """Those that are damaged."""
+    protected: bool = True
+    """Whether checksums cover all of it: then another content is never taken unsaid."""
+    resumes: bool = False
+    """Whether a damaged one must not keep a run from going on."""
+
+
+def table(name: str, files: str, protected: bool = False) -> Kind:
+    return Kind(partial(make_table, name), lambda folder: imported(folder / name), files, protected)
+
+
+KINDS: dict[str, Kind] = {
+    "dataset's manifest": Kind(make_dataset, read_dataset, "data/manifest.json"),
+    "dataset's columns": Kind(make_dataset, read_dataset, "data/*.npy"),
+    ".npz": table("log.npz", "log.npz", protected=True),
+    ".csv": Kind(make_csv, lambda folder: imported(folder / "log.csv"), "log.csv", protected=False),
+    ".h5": Kind(make_hdf5, lambda folder: imported(folder / "log.h5"), "log.h5", protected=False),
+    ".parquet": table("log.parquet", "log.parquet"),
+    "Minari's main_data.hdf5": table("log", "log/data/main_data.hdf5"),
+    "Minari's metadata.json": table("log", "log/data/metadata.json"),
+    "run's config.json": Kind(make_run, resumed, "run/config.json"),
+    "run's metrics.jsonl": Kind(make_run, resumed, "run/metrics.jsonl", resumes=True),
+    "checkpoint's manifest": Kind(make_run, resumed, "run/checkpoints/step-0000000003/manifest.json", resumes=True),
+    "checkpoint's tensors": Kind(make_run, resumed, "run/checkpoints/step-0000000003/*.safetensors", resumes=True),
+    "agent's manifest": Kind(make_run, loaded, "run/last/manifest.json"),
+    "agent's tensors": Kind(make_run, loaded, "run/last/*.safetensors"),
 }
-"""What makes a sound one in a folder, what a user reads of it, the files that are damaged, whether checksums cover all
-of them."""
-PER_KIND = 200
+PER_KIND = 150
 
 
 @cache
 def whole(kind: str) -> tuple[Path, Any]:
     """A folder with a sound one, and what is read of it."""
     folder = Path(tempfile.mkdtemp(prefix="sound-"))
-    make, read, _, _ = KINDS[kind]
-    make(folder)
+    KINDS[kind].make(folder)
     copy = Path(tempfile.mkdtemp(prefix="sound-"))
     shutil.copytree(folder, copy, dirs_exist_ok=True)
-    return folder, read(copy)
+    return folder, KINDS[kind].read(copy)[0]
 
 
 def damage(path: Path, rng: np.random.Generator) -> str:
@@ -146,23 +191,24 @@ def damage(path: Path, rng: np.random.Generator) -> str:
 def attempt(case: tuple[str, int], folder: Path) -> Outcome:
     """Survived: a sentence that names the file, or the content as it was; `another value` where no checksum says so."""
     kind, number = case
-    _, read, pattern, protected = KINDS[kind]
+    trial = KINDS[kind]
     source, expected = whole(kind)
     shutil.copytree(source, folder, dirs_exist_ok=True)
     rng = np.random.default_rng([list(KINDS).index(kind), number])
-    files = sorted(folder.glob(pattern))
+    files = sorted(folder.glob(trial.files))
     path = files[int(rng.integers(len(files)))]
     what = damage(path, rng)
     try:
-        found = read(folder)
+        found, said = trial.read(folder)
     except UserError as error:
-        wrong = sentence(error)
+        wrong = "the run does not go on" if trial.resumes else sentence(error)
         if wrong is None and not any(part in str(error) for part in (path.name, str(path.relative_to(folder)), "log")):
             wrong = f"does not name {path.name}: {error}"
         became = "refused"
     else:
-        wrong = "was taken with another content" if found != expected and protected else None
-        became = "as it was" if found == expected else "another value"
+        named = path.name in said
+        wrong = "was taken with another content" if found != expected and trial.protected and not named else None
+        became = "as it was" if found == expected else "passed over, and named" if named else "another value"
     return Outcome(kind, wrong is None, "" if wrong is None else f"{what}: {wrong}", {"became": became})
 
 

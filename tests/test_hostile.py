@@ -18,6 +18,7 @@ from fittedq.errors import UserError
 
 sys.path.append(str(Path(__file__).parent.parent / "reliability"))
 import datasets
+import flips
 import hostile
 from isolated import limited, sentence
 
@@ -33,6 +34,13 @@ def test_a_bad_dataset_is_a_sentence_or_is_learned_from(name: str) -> None:
     # Two numbers: two ways in, one method.
     for number in (1, 2):
         outcome = limited(datasets.attempt, (name, number))
+        assert outcome.survived, outcome.cause
+
+
+@pytest.mark.parametrize("kind", [kind for kind in flips.KINDS if "config" not in kind])
+def test_a_damaged_file_is_named_or_as_it_was(kind: str) -> None:
+    for number in range(12):
+        outcome = limited(flips.attempt, (kind, number))
         assert outcome.survived, outcome.cause
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 
-from fittedq import algorithms
+from fittedq import algorithms, memory
 from fittedq.acting import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.action_sets import describe, described, reads_obs
 from fittedq.algorithms.base import Algorithm
@@ -318,8 +318,14 @@ def _rebuilt(
         obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
-    except (KeyError, TypeError, AttributeError) as error:
+        size = memory.networks(algorithm.layers(obs_size, action_set.size), batch=0)
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: the manifest is no agent's ({error!r}).") from None
+    if obs_size < 1:
+        raise UserError(f"{where}: found observations of {obs_size} numbers, expected at least one; it is damaged.")
+    memory.require(size, f"{where}: its networks", "it is damaged, or for a larger machine")
     shapes = jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
     like = algorithm.sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
     moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None

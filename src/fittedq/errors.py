@@ -14,6 +14,11 @@ class EnvError(UserError):
     """What an environment did wrong: what was learned before is whole, and worth keeping."""
 
 
+def in_one_line(error: Exception) -> str:
+    """What a foreign library says, in one line of bearable length, to be put in a sentence."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     """The valid names nearest to `name`, as the end of a sentence; all of them where none is near and they are few."""
     names = sorted(set(valid))

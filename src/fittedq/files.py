@@ -28,13 +28,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fittedq.errors import UserError
+from fittedq import memory
+from fittedq.errors import UserError, in_one_line
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 PREFIX = ".fittedq-"
 AGENT, CHECKPOINT, DATASET, RUN = "agent", "checkpoint", "dataset", "run"
 BLOCK_BYTES = 2**24
+MOST_JSON = 2**26
+"""Bytes of the largest JSON file that is read: ours have some thousands."""
 
 _TEMPORARY = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
 _PART = re.compile(r"(tensors|rows-[\w-]+)-[0-9a-f]{16}\.(safetensors|f32)")
@@ -88,11 +91,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON in a file, or a UserError that names it."""
     try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path} is no file (a folder, a pipe or a device), expected JSON; check the path.")
+        if found.st_size > MOST_JSON:
+            raise UserError(
+                f"{path} has {found.st_size:,} bytes, expected at most {MOST_JSON:,}; it is not one of ours."
+            )
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is not there; check the path.") from None
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} could not be read as JSON ({error}); it is damaged or not one of ours.") from None
+        raise UserError(
+            f"{path} could not be read as JSON ({in_one_line(error)}); it is damaged or not one of ours."
+        ) from None
 
 
 def write_signed(path: Path, value: Mapping[str, Any]) -> None:
@@ -423,6 +437,7 @@ def _checked(path: Path, files: Listed) -> dict[str, np.ndarray]:
     file, listed = path / tensors[0], files[tensors[0]]
     # Size first, for memory is claimed by it; then the very bytes that are read are checked.
     check_file(file, listed, content=False)
+    memory.require(2 * listed["bytes"], f"{file}", "load it on a larger machine")
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -431,8 +446,8 @@ def _checked(path: Path, files: Listed) -> dict[str, np.ndarray]:
         raise UserError(f"{file}: its SHA-256 differs from the manifest's; it is damaged.")
     try:
         return safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{file} is no safetensors file ({error}).") from None
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{file} is no safetensors file of numbers ({in_one_line(error)}).") from None
 
 
 def _remove_unlisted(path: Path) -> None:

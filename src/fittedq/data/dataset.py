@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
-from fittedq.errors import UserError
+from fittedq.errors import UserError, in_one_line
 from fittedq.files import DATASET, MANIFEST, Scratch, check_file, hash_file, is_free, read_manifest, write_manifest
 from fittedq.types import AbstractActionSet, Box, Transition
 
@@ -114,22 +114,31 @@ class Dataset:
                 "`fittedq data import`."
             )
         manifest = read_manifest(path, DATASET)
-        shapes = _shapes(manifest["count"], manifest["obs_size"], len(manifest["action_low"]))
+        try:
+            shapes = _shapes(manifest["count"], manifest["obs_size"], len(manifest["action_low"]))
+            listed = {name: manifest["files"][f"{name}.npy"] for name in COLUMNS}
+            action_set, origin = _declared(manifest), dict(manifest["origin"])
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path / MANIFEST}: its content is not a dataset's ({error!r}); it is damaged.") from None
         columns = {}
         for name in COLUMNS:
-            file, listed = path / f"{name}.npy", manifest["files"][f"{name}.npy"]
-            check_file(file, listed, content=verify)
+            file = path / f"{name}.npy"
+            check_file(file, listed[name], content=verify)
             try:
                 column = np.lib.format.open_memmap(file, mode="r")
-            except ValueError as error:
-                raise UserError(f"{file} could not be mapped ({error}); it is damaged or not one of ours.") from None
+            except (ValueError, TypeError, OSError, OverflowError) as error:
+                raise UserError(
+                    f"{file} could not be mapped ({in_one_line(error)}); it is damaged or not one of ours."
+                ) from None
             if column.shape != shapes[name] or column.dtype != dtype_of(name):
                 raise UserError(
                     f"{file}: found {column.dtype} of shape {column.shape}, expected {dtype_of(name)} of shape "
                     f"{shapes[name]} as the manifest says; it is damaged."
                 )
             columns[name] = np.asarray(column)
-        dataset = Dataset(columns, _declared(manifest), manifest["origin"])
+        dataset = Dataset(columns, action_set, origin)
         dataset.path = str(path)
         return dataset
 

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
-from fittedq.errors import UserError, nearest
+from fittedq.errors import UserError, in_one_line, nearest
 from fittedq.files import CHECKPOINT, load_folder, read_json
 from fittedq.memory import amount
 from fittedq.types import Box, Transition
@@ -332,7 +332,7 @@ def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
     try:
         return np.concatenate([part[:, None] if part.ndim == 1 else part for part in parts], axis=1)
     except ValueError as error:
-        raise UserError(f"{label}: the columns of {name} cannot be put side by side ({_said(error)}).") from None
+        raise UserError(f"{label}: the columns of {name} cannot be put side by side ({in_one_line(error)}).") from None
 
 
 def _note_ends(found: Mapping[str, Any], notes: list[str]) -> None:
@@ -545,7 +545,7 @@ def _hdf5(path: Path) -> Any:
         try:
             expected, found = hdf5_size(path), path.stat().st_size
         except OSError:
-            raise UserError(f"{path} could not be read ({error.strerror or _said(error)}).") from None
+            raise UserError(f"{path} could not be read ({error.strerror or in_one_line(error)}).") from None
         if expected is None:
             raise UserError(f"{path} is no HDF5 file, or its beginning is damaged.") from None
         if found < expected:
@@ -553,7 +553,7 @@ def _hdf5(path: Path) -> Any:
                 f"{path} is truncated: {100 * found / expected:.0f} % of the expected bytes are there ({found:,} of "
                 f"{expected:,}); fetch it again."
             ) from None
-        raise UserError(f"{path} could not be read ({_said(error)}); it is damaged: fetch it again.") from None
+        raise UserError(f"{path} could not be read ({in_one_line(error)}); it is damaged: fetch it again.") from None
 
 
 def hdf5_size(path: str | Path) -> int | None:
@@ -590,7 +590,7 @@ class NpyStream:
             shape, self._fortran, self.dtype = read(stream)
             self.shape: tuple[int, ...] = tuple(shape)
         except (ValueError, EOFError) as error:
-            raise UserError(f"{label} could not be read ({_said(error)}); it is damaged or no .npy.") from None
+            raise UserError(f"{label} could not be read ({in_one_line(error)}); it is damaged or no .npy.") from None
         if self.dtype.hasobject:
             raise UserError(f"{label} holds Python objects, expected numbers; save it again as an array of numbers.")
         if self.dtype.kind not in "biuf" or any(axis < 0 for axis in self.shape):
@@ -669,7 +669,9 @@ def _zip(path: Path) -> zipfile.ZipFile:
             archive.open(member).close()
         return archive
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no .npz file, or is truncated ({_said(error)}); fetch or save it again.") from None
+        raise UserError(
+            f"{path} is no .npz file, or is truncated ({in_one_line(error)}); fetch or save it again."
+        ) from None
 
 
 def _member(archive: zipfile.ZipFile, key: str, path: Path) -> NpyStream:
@@ -697,7 +699,7 @@ def _read_csv(path: Path, column_map: ColumnMap) -> Source:
         with csv.open_csv(path, read_options=block) as reader:
             found = _find_columns(reader.schema.names, column_map, label)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} could not be read as CSV ({_said(error)}).") from None
+        raise UserError(f"{path} could not be read as CSV ({in_one_line(error)}).") from None
     # Named, since the first block's integers may be followed by fractions.
     numbers = [
         key for name, keys in found.items() if name not in ("terminated", "truncated", "episode") for key in keys
@@ -732,7 +734,9 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
             found = _find_columns(schema.names, column_map, label)
             width = _row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} could not be read as Parquet ({_said(error)}); it is truncated or damaged.") from None
+        raise UserError(
+            f"{path} could not be read as Parquet ({in_one_line(error)}); it is truncated or damaged."
+        ) from None
     meta = schema.metadata or {}
     action_set = None
     if b"action_low" in meta and b"action_high" in meta:
@@ -900,13 +904,8 @@ def _readable(path: Path) -> Iterator[None]:
     # Nobody says what HDF5, zlib, Arrow and NumPy can raise on damaged bytes: all of it is the file's fault.
     except Exception as error:
         raise UserError(
-            f"{path} could not be read to its end ({_said(error)}); it is damaged: fetch it again."
+            f"{path} could not be read to its end ({in_one_line(error)}); it is damaged: fetch it again."
         ) from None
-
-
-def _said(error: Exception) -> str:
-    """What a foreign library says, in one line of bearable length."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _import(name: str, path: Path) -> Any:

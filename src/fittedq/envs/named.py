@@ -107,6 +107,7 @@ def resolved(env: Any) -> Any:
         return named
     if named.wrappers:
         raise UserError(f"environment {named.id!r} is compiled: a Gymnasium wrapper cannot go around it; leave it out.")
+    named.check_trusted()
     return find_jax_env(named.id, **named.kwargs)
 
 
