@@ -164,11 +164,17 @@ PER_KIND = 150
 
 
 @cache
+def made(make: Callable[[Path], None]) -> Path:
+    """A folder in which something was made, once."""
+    folder = Path(tempfile.mkdtemp(prefix="sound-"))
+    make(folder)
+    return folder
+
+
+@cache
 def whole(kind: str) -> tuple[Path, Any]:
     """A folder with a sound one, and what is read of it."""
-    folder = Path(tempfile.mkdtemp(prefix="sound-"))
-    KINDS[kind].make(folder)
-    copy = Path(tempfile.mkdtemp(prefix="sound-"))
+    folder, copy = made(KINDS[kind].make), Path(tempfile.mkdtemp(prefix="sound-"))
     shutil.copytree(folder, copy, dirs_exist_ok=True)
     return folder, KINDS[kind].read(copy)[0]
 

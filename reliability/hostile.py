@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import shutil
 import socket
 import struct
 import sys
@@ -22,11 +23,17 @@ import h5py
 import numpy as np
 import pyarrow as pa
 from campaign import Outcome, campaign
+from flips import made, make_run
 from isolated import Isolated, sentence
 from pyarrow import parquet
 
+import fittedq
+from fittedq.data.dataset import COLUMNS as KEPT
+from fittedq.data.dataset import Dataset
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
+from fittedq.files import hash_file, write_signed
+from fittedq.run import resume
 
 Case = Callable[[Path], Any]
 CASES: dict[str, Case] = {}
@@ -490,12 +497,191 @@ def a_name_with_a_zero(folder: Path) -> None:
     imported(Path(f"{folder}/a\0b.csv"))
 
 
+# ---------------------------------------------------------------------- folders of ours, signed by whoever made them
+
+
+def dataset_with(folder: Path, **changes: Any) -> Path:
+    """A dataset's folder whose manifest says something else, under a digest that is right."""
+    columns = {name: array.astype(np.float32) for name, array in COLUMNS.items()}
+    Dataset.from_arrays(**columns, action_low=-1, action_high=1).save(folder / "data")
+    return signed(folder / "data", **changes)
+
+
+def agent_with(folder: Path, **changes: Any) -> Path:
+    """The same of an agent."""
+    shutil.copytree(made(make_run) / "run" / "last", folder / "agent")
+    agent = json.loads((folder / "agent" / "manifest.json").read_text())["agent"]
+    return signed(folder / "agent", agent=agent | changes)
+
+
+def signed(folder: Path, **changes: Any) -> Path:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("sha256")
+    write_signed(folder / "manifest.json", manifest | changes)
+    return folder
+
+
+def changed_by(name: str, open_it: Callable[[Path], Any], made: Case) -> None:
+    CASES[name] = lambda folder: open_it(made(folder))
+
+
+DATASETS: dict[str, dict[str, Any]] = {
+    "of 1e13 rows": {"count": 10**13},
+    "of 1e30 columns": {"obs_size": 10**30},
+    "of less than nothing": {"obs_size": -2},
+    "of a word of rows": {"count": "four"},
+    "without bounds": {"action_low": None},
+    "with a set nobody knows": {"action_set": {"kind": "os.system"}},
+    "with bounds that are words": {"action_set": {"kind": "box", "low": ["a"], "high": ["b"]}},
+    "without an origin": {"origin": 5},
+    "with files elsewhere": {"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}},
+    "with a file of 1e18 bytes": {"files": {f"{name}.npy": {"bytes": 10**18, "sha256": ""} for name in KEPT}},
+}
+for words, changes in DATASETS.items():
+    changed_by(f"dataset {words}", Dataset.open, partial(dataset_with, **changes))
+
+AGENTS: dict[str, dict[str, Any]] = {
+    "with layers of 1e9": {"settings": {"hidden": [10**9, 10**9]}},
+    "with 1e12 critics": {"settings": {"hidden": [4], "n_critics": 10**12}},
+    "with a thousand layers": {"settings": {"hidden": [4] * 1000}},
+    "of 1e12 observations": {"obs_size": 10**12},
+    "of no observations": {"obs_size": 0},
+    "of NaN observations": {"obs_size": float("nan")},
+    "of an algorithm nobody knows": {"algorithm": "os.system"},
+    "of an algorithm that is a list": {"algorithm": ["td3"]},
+    "with a set nobody knows": {"action_set": {"kind": "os.system"}},
+    "with a set that is text": {"action_set": "box"},
+    "with settings that are text": {"settings": "td3"},
+    "with a setting nobody knows": {"settings": {"__class__": 1}},
+    "with an environment that is a number": {"env": 5},
+    "with wrappers that are numbers": {"env": {"id": "Pendulum-v1", "wrappers": [1]}},
+}
+for words, changes in AGENTS.items():
+    changed_by(f"agent {words}", fittedq.load, partial(agent_with, **changes))
+
+for words, named in {
+    "in a module": "harmful:Env-v0",
+    "in a file": "harmful.py:Env",
+    "in a wrapper": {"id": "Pendulum-v1", "kwargs": {}, "wrappers": ["harmful:wrap"]},
+    "with a file for an argument": {"id": "Pendulum-v1", "kwargs": {"xml_file": "/etc/passwd"}, "wrappers": []},
+}.items():
+
+    def evaluated(path: Path) -> None:
+        agent = fittedq.load(path)
+        assert agent.env is not None
+        agent.evaluate(agent.env, 1)
+
+    changed_by(f"agent that names code {words}", evaluated, partial(agent_with, env=named))
+
+
+def tensors(folder: Path, data: bytes) -> None:
+    """An agent with these bytes for its tensors, listed as they are."""
+    path = agent_with(folder)
+    (old,) = path.glob("*.safetensors")
+    old.write_bytes(data)
+    fittedq.load(signed(path, files={old.name: hash_file(old)}))
+
+
+def safetensors_of(header_text: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header_text)) + header_text + data
+
+
+TENSORS: dict[str, bytes] = {
+    "of a header of 2^60 bytes": struct.pack("<Q", 2**60) + b"{}",
+    "of a header of a million brackets": safetensors_of(b"[" * 1_000_000),
+    "of 1e18 numbers": safetensors_of(
+        b'{"a":{"dtype":"F32","shape":[1000000000000000000],"data_offsets":[0,4]}}', b"four"
+    ),
+    "that lie beyond the end": safetensors_of(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4096,4100]}}', b"four"),
+    "of a type nobody knows": safetensors_of(b'{"a":{"dtype":"F4096","shape":[1],"data_offsets":[0,4]}}', b"four"),
+    "of eight bits": safetensors_of(b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}', b"four"),
+    "of none": safetensors_of(b"{}"),
+}
+for words, data in TENSORS.items():
+    CASES[f"tensors {words}"] = partial(tensors, data=data)
+
+
+@case
+def tensors_that_are_a_pipe(folder: Path) -> None:
+    path = agent_with(folder)
+    (old,) = path.glob("*.safetensors")
+    old.unlink()
+    os.mkfifo(old)
+    fittedq.load(path)
+
+
+@case
+def tensors_of_a_terabyte_of_nothing(folder: Path) -> None:
+    path = agent_with(folder)
+    (old,) = path.glob("*.safetensors")
+    os.truncate(old, 2**40)
+    fittedq.load(signed(path, files={old.name: {"bytes": 2**40, "sha256": ""}}))
+
+
+@case
+def a_manifest_that_is_a_pipe(folder: Path) -> None:
+    path = agent_with(folder)
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+    fittedq.load(path)
+
+
+@case
+def a_manifest_of_a_million_brackets(folder: Path) -> None:
+    path = agent_with(folder)
+    (path / "manifest.json").write_text("[" * 1_000_000)
+    fittedq.load(path)
+
+
+def run_with(folder: Path, **changes: Any) -> None:
+    """A run whose settings say something else: what `fittedq resume` makes of it."""
+    shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
+    path = folder / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    resume(folder / "run")
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "of 1e400 steps": {"steps": float("inf")},
+    "of a word of steps": {"steps": "many"},
+    "with settings that are a list": {"settings": [1]},
+    "with layers of 1e9": {"settings": {"hidden": [10**9, 10**9]}},
+    "with a seed that is a list": {"seed": [1]},
+    "with an algorithm that is a list": {"algorithm": ["td3"]},
+    "with a set that is text": {"action_set": "box"},
+    "with data that is a number": {"data": 5},
+    "with data that is nowhere": {"data": "/nowhere"},
+    "with a module for its environment": {"algorithm": "nfqca", "env": "harmful:Env-v0", "data": None, "settings": {}},
+    "with a file for its environment": {"algorithm": "nfqca", "env": "harmful.py:Env", "data": None, "settings": {}},
+    "with a module for evaluation": {"eval_env": "harmful:Env-v0", "eval_every": 1},
+}
+for words, changes in RUNS.items():
+    CASES[f"run {words}"] = partial(run_with, **changes)
+
+
+@case
+def run_whose_settings_are_a_pipe(folder: Path) -> None:
+    shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
+    (folder / "run" / "config.json").unlink()
+    os.mkfifo(folder / "run" / "config.json")
+    resume(folder / "run")
+
+
+@case
+def run_whose_settings_are_a_million_brackets(folder: Path) -> None:
+    shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
+    (folder / "run" / "config.json").write_text("[" * 1_000_000)
+    resume(folder / "run")
+
+
 # ---------------------------------------------------------------------- the trial
 
 
 def attempt(name: str, folder: Path) -> Outcome:
-    """Survived: one sentence, and nothing written but the hostile file itself."""
-    kind = name.split()[0]
+    """Survived: one sentence, and nothing written or imported but the hostile file itself."""
+    kind, before = name.split()[0], Path.cwd()
+    (folder / "harmful.py").write_text("import pathlib\npathlib.Path('harm').touch()\n")
+    os.chdir(folder)
     try:
         CASES[name](folder)
     except UserError as error:
@@ -503,6 +689,8 @@ def attempt(name: str, folder: Path) -> Outcome:
         if (folder / "harm").exists() or (folder / "out").exists():
             wrong = "something was written"
         return Outcome(kind, wrong is None, wrong or "")
+    finally:
+        os.chdir(before)
     return Outcome(kind, False, "it was taken")
 
 

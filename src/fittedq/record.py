@@ -11,6 +11,18 @@ from typing import Any
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json, write_bytes, write_json
 
+KINDS_OF_SETTINGS: dict[str, Any] = {
+    "algorithm": str,
+    "env": str | dict | None,
+    "eval_env": str | dict | None,
+    "data": str | None,
+    "action_set": dict | None,
+    "seed": int,
+    "steps": int,
+    "settings": dict,
+}
+"""What `config.json` holds under each name, before anything is made of it."""
+
 
 class RunFolder:
     """`config.json`, `metrics.jsonl`, `checkpoints/`, `best/`, `last/`, `curve.png` under one folder."""
@@ -47,6 +59,11 @@ class RunFolder:
             raise UserError(
                 f"{self.config_file}: {', '.join(sorted(missing))} missing; it is damaged or not one of ours."
             )
+        for name, kind in KINDS_OF_SETTINGS.items():
+            if not isinstance(config.get(name), kind) or isinstance(config.get(name), bool):
+                raise UserError(
+                    f"{self.config_file}: {name} is {config.get(name)!r}, as in no run; it is damaged or not one of ours."
+                )
         make_folder(self.path)
         return config
 
