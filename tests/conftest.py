@@ -45,6 +45,11 @@ def _processor() -> str:
     return hashlib.sha256("\n".join([platform.machine(), platform.processor(), *told]).encode()).hexdigest()[:16]
 
 
+def pytest_collection_finish() -> None:
+    """What is imported stays: collections need not look at it."""
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.as_shipped:
         others = [item for item in items if item.get_closest_marker("as_shipped") is None]
