@@ -20,11 +20,11 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 
 test: venv
 	$(PYTEST)
-	$(PYTEST) --as-shipped
+	$(BIN)/python -m pytest --as-shipped
 
 test-all: venv
 	$(PYTEST) -m ''
-	$(PYTEST) -m '' --as-shipped
+	$(BIN)/python -m pytest --as-shipped -m ''
 
 check: venv
 	$(BIN)/ruff check .

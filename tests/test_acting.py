@@ -112,7 +112,7 @@ NOT_FINITE = [
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("obs", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("obs", NOT_NUMBERS, ids=lambda obs: "object" if type(obs) is object else repr(obs))
 def test_what_is_no_number_is_refused_and_stepped_over(obs: Any, agent: Agent) -> None:
     with pytest.raises(UserError, match="observation: found"):
         agent.act(obs)

@@ -537,7 +537,7 @@ def test_a_bad_model_is_one_sentence(dynamics, words):
         pytest.param({"horizon": "auto", "max_horizon": 2, "health_every": 10}, marks=pytest.mark.slow),
         pytest.param({"horizon": "2", "model": pendulum}, marks=pytest.mark.slow),
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_variants_train_save_and_load(settings, tmp_path):
     with warnings.catch_warnings():
