@@ -41,7 +41,9 @@ class Outcome:
     survived: bool
     cause: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Whatever else is to be counted of it: words or whole numbers."""
+    """Whatever else is to be counted of it: words or whole numbers, or lists of them."""
+    count: int = 1
+    """How much was tried: a run that is killed five times before it ends counts five, also where it is lost."""
 
 
 Trial = Callable[[], Outcome]
@@ -97,16 +99,17 @@ def summed(promise: str, tried: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     facts: dict[str, Counter[str]] = {}
     for outcome in tried.values():
         row = kinds.setdefault(outcome["kind"], {"tried": 0, "survived": 0, "lost": 0})
-        row["tried"] += 1
-        row["survived" if outcome["survived"] else "lost"] += 1
+        row["tried"] += outcome["count"]
+        row["survived" if outcome["survived"] else "lost"] += outcome["count"]
         for fact, value in outcome["facts"].items():
-            facts.setdefault(fact, Counter())[str(value)] += 1
+            values = value if isinstance(value, list) else [value]
+            facts.setdefault(fact, Counter()).update(map(str, values))
     return {
         "promise": promise,
         **{what: sum(row[what] for row in kinds.values()) for what in ("tried", "survived", "lost")},
         "kinds": dict(sorted(kinds.items())),
         "losses": [
-            {"case": case, "kind": outcome["kind"], "cause": outcome["cause"]}
+            {"case": case} | {name: outcome[name] for name in ("kind", "count", "cause")}
             for case, outcome in tried.items()
             if not outcome["survived"]
         ],

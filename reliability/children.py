@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
+import itertools
 import os
 import select
 import shlex
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from campaign import WORK
 
@@ -30,17 +32,45 @@ LIMIT = 300
 
 @dataclass(frozen=True)
 class Fault:
-    """At the `at`-th call that changes something under `folder`; `log` is where such calls are listed."""
+    """At the `at`-th call that changes something under `folder`; `log` is where such calls are listed.
+
+    Calls count from the start, or from when a function, "module:name" or "module:class.name", is first called.
+    """
 
     how: int
     folder: Path
     at: int = 0
     log: Path | None = None
+    within: str | None = None
+
+    def prepare(self) -> None:
+        """Arm it, or see to it that it is armed in time."""
+        if self.within is None:
+            self.arm()
+        else:
+            before_each_call(self.within, self.arm, once=True)
 
     def arm(self) -> None:
         library = ctypes.CDLL(None)
         library.faults_arm.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p)
         library.faults_arm(os.fsencode(self.folder), self.how, self.at, os.fsencode(self.log or ""))
+
+
+def before_each_call(function: str, do: Callable[[], object], *, once: bool = False) -> None:
+    """Replace a function of the library by one that does something first."""
+    module, _, name = function.partition(":")
+    owner = importlib.import_module(module)
+    *classes, name = name.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), itertools.count()
+
+    def replaced(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) == 0 or not once:
+            do()
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, replaced)
 
 
 @dataclass(frozen=True)
@@ -137,7 +167,7 @@ def _live(work: Callable[[], int], fault: Fault | None, writer: int) -> NoReturn
             os.dup2(writer, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if fault is not None:
-            fault.arm()
+            fault.prepare()
         try:
             code = work()
         except SystemExit as error:

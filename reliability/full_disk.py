@@ -126,7 +126,7 @@ def train(name: str, quantile: float, real: bool = False) -> Outcome:
     folder = disk(real)
     run = folder / "run"
     size = sum(path.stat().st_size for path in known.folder.rglob("*") if path.is_file())
-    full = filled(children.fittedq(*setup.command(run)), folder, quantile, len(known.calls), size, real)
+    full = filled(children.fittedq(*setup.command(run)), folder, quantile, known.calls, size, real)
     # Only what the run does without, its picture, may be missing in silence.
     wrong = misspoken(full) if full.code else []
     wrong += unreadable(run)

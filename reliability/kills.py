@@ -1,9 +1,11 @@
-"""500 training processes are killed (SIGKILL); each run must then be whole, finish, and equal the run never killed.
+"""500 kills (SIGKILL) of training processes; each run must then be whole, finish, and equal the run never killed.
 
-Every algorithm, online and from data. Half of the kills fall inside checkpoint and final writes, at a chosen call into
-the file system; some inside the other writes; the others at random moments. A few runs are killed again while they are
-resumed. After a kill `fittedq verify` and a load of every agent must find nothing broken, `fittedq resume` must finish
-the run (`fittedq train` again where nothing was saved yet), and the finished run must equal the one that was never
+Every algorithm, online and from data. A run is killed five or six times before it may end: at its start or at a random
+moment, inside a checkpoint write, inside a write of metrics or of the best agent or at a random moment, inside another
+checkpoint write, and inside the final writes, once more where a resume writes them. Inside a write means at a chosen
+call into the file system (`faults.c`); more than half of the kills are inside checkpoint and final writes. After every
+kill `fittedq verify` must find nothing broken, and the next process goes on with `fittedq resume` (`fittedq train`
+where nothing was saved yet). The last one must finish the run, and the finished run must equal the one that was never
 killed bit for bit: the last and the best agent, the state, and the metrics but for the columns of time.
 
     .venv/bin/python reliability/kills.py
@@ -16,24 +18,24 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import children
 import numpy as np
 import safetensors.numpy
 from campaign import Outcome, Trial, campaign
-from children import KILL, WATCH, Ended, Fault
+from children import KILL, WATCH, Fault
 
 PROMISE = "A killed run is whole, resumes, and ends bit for bit as if never killed."
 NETS = ("hidden=[8,8]", "model_hidden=[8]", "n_models=1")
 ONLINE = ("batch_size=8", "replay_size=200", "random_steps=20")
 GROWING = ("minibatch=32", "epochs=1", "random_steps=60", "steps_per_iteration=40")
 FITTED = ("minibatch=64", "epochs=2")
-CALLS_OF_A_RESUME = 25
-"""Every resume that has something left to do changes files at least so often."""
 LOOKS = ("--eval-env", "Pendulum-v1", "--eval-episodes", "1")
 
 
@@ -80,31 +82,34 @@ def setups() -> dict[str, Setup]:
     found |= {f"{name} batches": Setup(name, None, ("batch_size=8",), 120, 30, data=True) for name in online}
     fitted = ("explicit_fqi", "amortized_fqi", "nfqca", "smooth_fqi")
     found |= {f"{name} fitted": Setup(name, None, FITTED, 4, 1, data=True) for name in fitted}
-    found["explicit_fqi trees"] = Setup("explicit_fqi", None, ("approximator=trees", "n_trees=5"), 3, 1, data=True)
+    found["explicit_fqi trees"] = Setup(
+        "explicit_fqi", None, ("approximator=extra_trees", "n_trees=5"), 3, 1, data=True
+    )
     found["td3 data first"] = Setup("td3", "Pendulum-v1", ONLINE, 240, 60, data=True, patient=False)
     return found
 
 
-MOMENTS = {
-    "checkpoint write": 7,
-    "final write": 6,
-    "checkpoint write, again in resume": 3,
-    "metrics write": 2,
-    "best agent write": 2,
-    "start": 1,
-    "random moment, any": 2,
-    "random moment, learning": 2,
+PLACES = {
+    "start": "fittedq.run:Run.start",
+    "metrics": "fittedq.record:RunFolder.append",
+    "best agent": "fittedq.agent:Agent.save",
+    "checkpoint": "fittedq.checkpoint:save",
+    "final": "fittedq.run:Run._finish",
 }
-"""Kills per setup; the two kinds of writes that come first, and the third, are the half that the promise names."""
+"""Functions that write, by what they write."""
+RANDOM = "random moment"
+FIRST = ("start", "metrics", "best agent", RANDOM, RANDOM)
+THIRD = (RANDOM, RANDOM, "metrics", "metrics", RANDOM)
 
 
 def cases() -> dict[str, Trial]:
-    """Names and trials: 20 setups of 25 kills."""
+    """20 setups of five runs."""
     return {
-        f"{name}, {moment} {number}": partial(trial, name, moment, (number + 0.5) / count)
+        f"{name}, run {number}": partial(
+            trial, name, (first, "checkpoint", third, "checkpoint", "final", "final"), number
+        )
         for name in setups()
-        for moment, count in MOMENTS.items()
-        for number in range(count)
+        for number, (first, third) in enumerate(zip(FIRST, THIRD, strict=True))
     }
 
 
@@ -113,13 +118,13 @@ def cases() -> dict[str, Trial]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The run never killed: its folder, its calls into the file system in order, how long it took."""
+    """The run never killed: its folder, how often it changes files, in all and in each place, how long it took."""
 
     folder: Path
-    calls: list[tuple[str, str]]
+    calls: int
+    within: dict[str, int]
+    """The fewest calls into the file system of one write."""
     seconds: float
-    learning: float
-    """Seconds from the first line of metrics on."""
 
 
 @cache
@@ -144,29 +149,35 @@ def reference(name: str) -> Reference:
     setup, folder, log = setups()[name], workplace() / "references" / name.replace(" ", "-"), workplace() / "calls"
     for path in (folder.with_name(folder.name + "-first"), folder):
         log.unlink(missing_ok=True)
-        work = children.fittedq(*setup.command(path))
-        ended = children.run(work, fault=Fault(WATCH, path, log=log), since=path / "metrics.jsonl")
+        ended = children.run(_marking(setup, path, log), fault=Fault(WATCH, path, log=log))
         assert ended.code == 0, f"the run that nobody kills fails: {ended.output}"
     found = differences(setup, folder, folder.with_name(folder.name + "-first"))
     assert not found, f"two runs that nobody kills differ: {found}"
-    calls = [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in log.read_text().splitlines()]
-    calls = [(call, str(Path(path).relative_to(folder))) for call, path in calls]
-    return Reference(folder, calls, ended.seconds, ended.since)
+    lines = log.read_text().splitlines()
+    within: dict[str, int] = {}
+    marks = [index for index, line in enumerate(lines) if line.startswith("within ")] + [len(lines)]
+    for start, stop in pairwise(marks):
+        place, count = lines[start].removeprefix("within "), stop - start - 1
+        within[place] = min(within.get(place, count), count)
+    within["final"] = sum(not line.startswith("within ") for line in lines[lines.index("within final") :])
+    return Reference(folder, len(lines) - len(marks) + 1, within, ended.seconds)
 
 
-def written_for(calls: list[tuple[str, str]]) -> list[str]:
-    """What each call is part of."""
-    kinds = {"checkpoints/": "checkpoint write", "metrics": "metrics write", "best": "best agent write"}
-    finishing = max(index for index, (_, path) in enumerate(calls) if path.startswith("metrics"))
-    learning = min(index for index, (_, path) in enumerate(calls) if path.startswith(("metrics", "best")))
-    parts: list[str] = []
-    # What has a temporary name is part of what it becomes.
-    following = "final write"
-    for index in reversed(range(len(calls))):
-        named = [kind for start, kind in kinds.items() if calls[index][1].startswith(start)]
-        following = "final write" if index > finishing else "start" if index < learning else (*named, following)[0]
-        parts.append(following)
-    return parts[::-1]
+def _marking(setup: Setup, path: Path, log: Path) -> Callable[[], int]:
+    """The run, and a line in the log where it comes to each place."""
+
+    def mark(place: str) -> None:
+        with log.open("a") as file:
+            file.write(f"within {place}\n")
+
+    train = children.fittedq(*setup.command(path))
+
+    def work() -> int:
+        for place, function in PLACES.items():
+            children.before_each_call(function, partial(mark, place))
+        return train()
+
+    return work
 
 
 def differences(setup: Setup, run: Path, never_killed: Path) -> list[str]:
@@ -224,44 +235,41 @@ def _counts(run: Path) -> dict[str, int]:
     return dict(Counter(str(path.parent.relative_to(run)) for path in run.rglob("*") if path.is_file()))
 
 
-# ---------------------------------------------------------------------- one kill
+# ---------------------------------------------------------------------- one run
 
 
-def trial(name: str, moment: str, quantile: float) -> Outcome:
-    """Kill one run of this setup, bring it to its end, compare."""
+def trial(name: str, moments: tuple[str, ...], number: int) -> Outcome:
+    """Kill a run at these moments one after another, let it finish, compare."""
     known, setup = reference(name), setups()[name]
-    run = workplace() / "run"
+    run, random = workplace() / "run", np.random.default_rng([number, *name.encode()])
     shutil.rmtree(run, ignore_errors=True)
-    try:
-        ended, at = killed(setup, known, run, moment, quantile)
-        if not ended.killed:
-            return Outcome(moment, False, f"nothing was killed at {at}: {ended.last_line}")
-        broken = unreadable(run)
-        then, failed = finished(setup, run, moment, quantile)
-        lost = broken + (failed or differences(setup, run, known.folder))
-        facts = {"setup": name, "killed at": at, "then": then}
-        return Outcome(moment, not lost, f"killed at {at}: " + "; ".join(lost[:3]) if lost else "", facts)
-    finally:
-        shutil.rmtree(run, ignore_errors=True)
+    hit: list[str] = []
+    wrong: list[str] = []
+    for moment in moments:
+        ended = children.run(goes_on(setup, run), **chosen(known, run, moment, random.uniform()))
+        if ended.killed:
+            hit.append(moment)
+            wrong += [f"killed at {hit}: {fault}" for fault in unreadable(run)]
+        elif ended.code:
+            wrong.append(f"killed at {hit}: then exit {ended.code}: {ended.last_line}")
+    ended = children.run(goes_on(setup, run))
+    wrong += [] if ended.code == 0 else [f"killed at {hit}: at last exit {ended.code}: {ended.last_line}"]
+    wrong = wrong or [f"killed at {hit}: {fault}" for fault in differences(setup, run, known.folder)]
+    return Outcome(name, not wrong, "; ".join(wrong[:3]), {"killed at": hit}, len(hit))
 
 
-def killed(setup: Setup, known: Reference, run: Path, moment: str, quantile: float) -> tuple[Ended, str]:
-    """(how the child ended, where it was killed)."""
-    work = children.fittedq(*setup.command(run))
-    if moment.startswith("random"):
-        learning = moment.endswith("learning")
-        clock, most = (run / "metrics.jsonl", known.learning) if learning else (None, known.seconds)
-        for shorter in (1.0, 0.8, 0.6, 0.4):
-            shutil.rmtree(run, ignore_errors=True)
-            ended = children.run(work, kill_after=most * quantile * shorter, since=clock)
-            if ended.killed:
-                break
-        return ended, "a random moment"
-    parts = written_for(known.calls)
-    indices = [index for index, part in enumerate(parts) if part == moment.split(",")[0]]
-    index = indices[int(quantile * len(indices))]
-    call, path = known.calls[index]
-    return children.run(work, fault=Fault(KILL, run, index + 1)), f"{call} of {Path(path).parts[0]}"
+def goes_on(setup: Setup, run: Path) -> Callable[[], int]:
+    """The command that goes on with a run: it is resumed, or started where it has saved nothing yet."""
+    saved = any(path.name[5:].isdigit() for path in run.glob("checkpoints/step-*"))
+    return children.fittedq("resume", run) if saved else children.fittedq(*setup.command(run))
+
+
+def chosen(known: Reference, run: Path, moment: str, share: float) -> dict[str, Any]:
+    """When a child is killed: after a share of the time that the whole run took, or of the calls of one write."""
+    if moment == RANDOM:
+        return {"kill_after": 0.6 * share * known.seconds}
+    at = 1 + int(share * known.within.get(moment, 1))
+    return {"fault": Fault(KILL, run, at, within=PLACES[moment])}
 
 
 def unreadable(run: Path) -> list[str]:
@@ -270,18 +278,6 @@ def unreadable(run: Path) -> list[str]:
         return []
     ended = children.run(children.fittedq("verify", run))
     return [] if ended.code == 0 else [f"verify: exit {ended.code}: {ended.last_line}"]
-
-
-def finished(setup: Setup, run: Path, moment: str, quantile: float) -> tuple[str, list[str]]:
-    """(how a killed run came to its end, what went wrong on the way)."""
-    saved = any(path.name[5:].isdigit() for path in run.glob("checkpoints/step-*"))
-    work = children.fittedq("resume", run) if saved else children.fittedq(*setup.command(run))
-    then = "resumed" if saved else "started again"
-    if "again" in moment:
-        ended = children.run(work, fault=Fault(KILL, run, 1 + int(quantile * CALLS_OF_A_RESUME)))
-        then += ", killed, resumed" if ended.killed else ""
-    ended = children.run(work)
-    return then, [] if ended.code == 0 else [f"{then}: exit {ended.code}: {ended.last_line}"]
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ class FittedTrainer(AbstractTrainer):
 
         self._greedy = jax.jit(lambda nets, obs, starts, key: _solver(self._fqi.greedy)(nets, obs, key, starts))
         self._amortized = jax.jit(lambda nets, obs, key: _amortized(self._fqi.greedy)(nets, obs, key))
-        self._label = [eqx.filter_jit(partial(_label, update)) for update in self._fqi.updates]
+        self._label = [jax.jit(partial(_label, update)) for update in self._fqi.updates]
         self._steps = [jax.jit(partial(_steps, update), donate_argnums=(0, 1)) for update in self._fqi.updates]
         self._loss = [jax.jit(partial(_loss, update)) for update in self._fqi.updates]
 
