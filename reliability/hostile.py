@@ -540,6 +540,8 @@ DATASETS: dict[str, dict[str, Any]] = {
 for words, changes in DATASETS.items():
     changed_by(f"dataset {words}", Dataset.open, partial(dataset_with, **changes))
 
+UNIT: dict[str, Any] = {"low": [-1.0], "high": [1.0]}
+WIDEST: dict[str, Any] = {"kind": "box", "low": [-1e300], "high": [1e300]}
 AGENTS: dict[str, dict[str, Any]] = {
     "with layers of 1e9": {"settings": {"hidden": [10**9, 10**9]}},
     "with 1e12 critics": {"settings": {"hidden": [4], "n_critics": 10**12}},
@@ -551,6 +553,9 @@ AGENTS: dict[str, dict[str, Any]] = {
     "of an algorithm that is a list": {"algorithm": ["td3"]},
     "with a set nobody knows": {"action_set": {"kind": "os.system"}},
     "with a set that is text": {"action_set": "box"},
+    "with 1e300 whole numbers": {"action_set": {"kind": "mixed", "inner": WIDEST, "integer": [0]}},
+    "with a polytope of words": {"action_set": {"kind": "polytope", **UNIT, "matrix": [["a"]], "bound": [1]}},
+    "with a polytope of no rows": {"action_set": {"kind": "polytope", **UNIT, "matrix": [], "bound": []}},
     "with settings that are text": {"settings": "td3"},
     "with a setting nobody knows": {"settings": {"__class__": 1}},
     "with an environment that is a number": {"env": 5},

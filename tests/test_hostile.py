@@ -12,9 +12,11 @@ import pytest
 
 import fittedq
 from fittedq import memory
+from fittedq.action_sets import Mixed, Polytope
 from fittedq.data.dataset import Dataset
 from fittedq.data.importers import Rounding, import_dataset, open_source
 from fittedq.errors import UserError
+from fittedq.types import Box
 
 sys.path.append(str(Path(__file__).parent.parent / "reliability"))
 import datasets
@@ -145,6 +147,15 @@ def test_what_a_container_may_use_is_all_there_is(tmp_path: Path, monkeypatch: p
 def test_the_memory_of_networks_by_hand() -> None:
     # Two members of 3 × 4 × 1: 16 weights five times and 5 activations of 10 rows each, 4 bytes a number.
     assert memory.networks([(2, (3, 4, 1))], batch=10) == 2 * 4 * (5 * 16 + 10 * 5)
+
+
+def test_wide_ranges_of_whole_numbers_claim_no_memory() -> None:
+    for wide in (1e12, 3e38):
+        action_set = Mixed(Box([-wide], [wide]), [0])
+        assert action_set.settings == ()
+        assert action_set.project(np.float32([[0.4]]), np.zeros((1, 1), np.float32)).tolist() == [[0.0]]
+    with pytest.raises(UserError, match="found 2000000000001 settings"):
+        Mixed(Polytope([-1e12, -1], [1e12, 1], [[0, 1]], [0.5]), [0])
 
 
 # ---------------------------------------------------------------------- what rounding takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -199,11 +200,12 @@ class Mixed(AbstractActionSet):
         hull = inner.hull if isinstance(inner, Polytope) else inner
         # The hull of a polytope was found by a linear program; other bounds are exact.
         room = 1e-9 if isinstance(inner, Polytope) else 0.0
+        # Ranges, not arrays: bounds of 1e12 must not claim the memory of as many numbers.
         whole = [
-            np.arange(np.ceil(hull.low[axis] - room), np.floor(hull.high[axis] + room) + 1) for axis in self.coordinates
+            range(math.ceil(hull.low[axis] - room), math.floor(hull.high[axis] + room) + 1) for axis in self.coordinates
         ]
         for axis, numbers in zip(self.coordinates, whole, strict=True):
-            if not len(numbers):
+            if numbers.stop <= numbers.start:
                 raise UserError(
                     f"integer actions: dimension {axis} is [{hull.low[axis]:g}, {hull.high[axis]:g}], which holds no "
                     "whole number; widen the bounds or let the dimension be continuous."
@@ -212,7 +214,7 @@ class Mixed(AbstractActionSet):
             found = _slices(inner, self.coordinates, whole)
             self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
         else:
-            few = np.prod([len(numbers) for numbers in whole]) <= MOST_SLICES
+            few = _combinations(whole) <= MOST_SLICES
             settings = itertools.product(*whole) if few else ()
             self.settings, self.slices = tuple(tuple(map(float, numbers)) for numbers in settings), ()
 
@@ -269,12 +271,17 @@ def _straight_through(rounded: Any, smooth: Any) -> Any:
     return jax.lax.stop_gradient(rounded) + (smooth - jax.lax.stop_gradient(smooth))
 
 
+def _combinations(whole: list[range]) -> int:
+    """Settings of whole numbers from these ranges, however large."""
+    return math.prod(numbers.stop - numbers.start for numbers in whole)
+
+
 def _slices(
-    inner: Polytope, coordinates: tuple[int, ...], whole: list[np.ndarray]
+    inner: Polytope, coordinates: tuple[int, ...], whole: list[range]
 ) -> list[tuple[tuple[float, ...], Polytope | Box | None]]:
     rest = [axis for axis in range(inner.size) if axis not in coordinates]
     matrix, bound = np.asarray(inner.matrix), np.asarray(inner.bound)
-    count = int(np.prod([len(numbers) for numbers in whole]))
+    count = _combinations(whole)
     if count > MOST_SLICES:
         raise UserError(
             f"integer actions: inside a polytope found {count} settings of dimensions {list(coordinates)}, expected at "

@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exception(error)
         print(f"fittedq: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print("fittedq: memory ran out; free some, or choose smaller settings (files are whole).", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fittedq: interrupted.", file=sys.stderr)
         return 130
