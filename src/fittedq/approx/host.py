@@ -16,17 +16,30 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax._src.xla_bridge import backends_are_initialized
 
 from fittedq.errors import UserError
 from fittedq.packing import Packing
 
-_PROCESS = os.getpid()
+
+class Fork:
+    """Whether this process was forked from one in which JAX ran: its threads did not come along, so that compiled code
+    would wait for them for ever."""
+
+    lost_threads = False
+
+    @staticmethod
+    def note() -> None:
+        """Called in a process that was just forked."""
+        Fork.lost_threads = Fork.lost_threads or backends_are_initialized()
+
+
+os.register_at_fork(after_in_child=Fork.note)
 
 
 def refuse_forked(what: str) -> None:
-    """A UserError in a process that was forked from the one that loaded JAX: its threads did not come along, so that
-    compiled code would wait for them for ever."""
-    if os.getpid() != _PROCESS:
+    """A UserError where JAX lost its threads."""
+    if Fork.lost_threads:
         raise UserError(
             f"{what} needs JAX, whose threads do not survive a fork; start the process with spawn or forkserver "
             "(multiprocessing.get_context('spawn')). Acting with a policy network works in either."

@@ -81,6 +81,8 @@ class Workers(AbstractFleet):
         self._timeout = timeout
         # Not a fork: JAX's threads do not survive one.
         context = multiprocessing.get_context("forkserver")
+        # What every worker needs is imported once, by the process that they are forked from; nothing computes there.
+        context.set_forkserver_preload(["fittedq.envs.gym"])
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
         for maker in makers:
