@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import pickle  # noqa: TID251 - users do
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from fittedq.approx.linear import Polynomial
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
+from fittedq.run import Run, Schedule
 from fittedq.types import AbstractActionSet, Box
 from strange_envs import ACTIONS, OBSERVATIONS, REAL, Shaped
 
@@ -309,10 +312,30 @@ def test_after_a_fork_the_policy_acts_and_what_needs_jax_says_so(agent: Agent, t
     assert (tmp_path / "said").read_text().count("do not survive a fork; start the process with spawn") == 3
 
 
+@pytest.mark.slow
+def test_a_fork_before_jax_runs_takes_nothing_away(agent: Agent, tmp_path: Path) -> None:
+    agent.save(tmp_path / "agent")
+    script = (
+        "import os, signal, sys, fittedq.api\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(100)\n"
+        "    fittedq.load(sys.argv[1]).act([0.1, 0.2, 0.3], refine=1)\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitpid(child, 0)[1] != 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "agent")], check=True, timeout=120)
+
+
 def test_agents_and_runs_say_what_they_are(agent: Agent) -> None:
     assert repr(agent) == (
         "Agent(td3 on an environment of its own: 3 observation numbers, actions between [-1.0, 0.0] and [1.0, 4.0])"
     )
     assert "\n" not in repr(agent_in(TRIANGLE))
     assert "(Polytope)" in repr(agent_in(TRIANGLE))
-    assert REAL.shape == (3,)
+    env = Shaped(REAL)
+    rows = fittedq.Transition(*(np.zeros(shape, np.float32) for shape in ((4, 3), (4, 2), 4, (4, 3), 4, 4)))
+    data = fittedq.Dataset.from_arrays(**rows._asdict(), action_low=-1, action_high=1)
+    assert repr(data) == "Dataset(4 transitions of 3 observation and 2 action numbers, in memory)"
+    run = Run("ddpg", env, Schedule(30), settings=TINY)
+    assert repr(run) == "Run(ddpg on an environment of its own, seed 0: step 0 of 30, no folder)"

@@ -149,6 +149,13 @@ class Dataset:
                 writer.append(self.transitions(part))
             writer.finish(self.origin)
 
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else f"from {self.path}"
+        return (
+            f"Dataset({len(self):,} transitions of {self.obs_size} observation and {self.action_size} action numbers, "
+            f"{where})"
+        )
+
     def __len__(self) -> int:
         return self.columns["reward"].shape[0]
 
