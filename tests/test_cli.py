@@ -172,13 +172,13 @@ def enormous() -> Iterator[str]:
     del gymnasium.registry["Enormous-v0"]
 
 
-def test_json_lines_stay_json_where_a_metric_is_infinite(
+def test_rewards_that_overflow_are_said_at_once_and_end_the_run_with_what_went_first(
     enormous: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(train(tmp_path / "run", "--eval-every", "0", "--json", env=enormous, steps=30)) == 0
-    report, _ = lines(capsys.readouterr().out)
-    assert None in report.values()
-    assert lines((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert main(train(tmp_path / "run", "--eval-every", "0", "--json", env=enormous, steps=31)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "learning diverged at update 1: of the critic, the loss is not finite; scale the rewards down" in said.err
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")

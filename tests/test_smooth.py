@@ -238,5 +238,5 @@ def test_a_set_that_depends_on_the_state_counts_its_own_volume():
 def test_a_set_too_thin_for_the_nodes_is_one_sentence():
     """A slab of thickness .001: of 64 actions drawn in the cube around it none lies in it, and β log ∫ would be −∞."""
     slab = Polytope([-1] * 3, [1] * 3, [[1, 1, 1], [-1, -1, -1]], [0.001, 0.0])
-    with pytest.raises(UserError, match=r"max_abs_target is inf; .* raise points or samples"):
+    with pytest.raises(UserError, match=r"max_abs_target is not finite; .* raise points or samples"):
         value_at_zero(worthless(slab), 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,12 @@ def load(
 
 
 def _to_the_end(run: Run, progress: bool) -> Agent:
+    def warn(sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+
+    warn(run.warn())
     reports = run.execute()
-    for _ in shown(reports, run.schedule.steps) if progress else reports:
-        pass
+    for report in shown(reports, run.schedule.steps) if progress else reports:
+        warn(report.warnings)
     return run.agent()

@@ -29,6 +29,7 @@ from fittedq.approx.host import to_host
 from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
+from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, PartlySolved, Solved
@@ -37,6 +38,7 @@ from fittedq.settings import check, setting
 from fittedq.targets import AbstractTarget, Labelled
 from fittedq.template import Update
 from fittedq.train import (
+    EXAMINED,
     MEASURED,
     AbstractTrainer,
     Arrays,
@@ -49,6 +51,7 @@ from fittedq.train import (
     measured,
     never,
     normalize_rows,
+    reward_range,
     spread,
     strong,
     to_arrays,
@@ -181,7 +184,9 @@ class FittedTrainer(AbstractTrainer):
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
         self._fqi = algorithm.template(self.action_set)
         self._rows = Rows(dataset, settings.normalize_obs)
-        self._reward_range = _range(dataset)
+        self._reward_range = reward_range(dataset)
+        self.watch = Watch(algorithm, self._fqi, self.action_set)
+        self.watch.see(self._reward_range)
 
         self._first = self._start()
         self._nets = self._first
@@ -219,7 +224,8 @@ class FittedTrainer(AbstractTrainer):
         """Go on with a dataset whose first rows are those known, between iterations, under the same normalization."""
         moments = self._rows.moments if moments is None else moments
         self._rows = Rows(dataset, moments is not None, moments)
-        self._reward_range = _range(dataset)
+        self._reward_range = reward_range(dataset)
+        self.watch.see(self._reward_range)
         new = self._rows.size - len(self._solutions.gap)
         self._solutions = self._solutions.followed_by(Solutions.none(new, self.action_set))
         self._grows = True
@@ -253,14 +259,18 @@ class FittedTrainer(AbstractTrainer):
             if data is not None:
                 if isinstance(update.loss, Regress):
                     metrics |= self._target_figures(update.loss.target, frozen.over(nets), data.y)
-                    _check_finite(n, metrics)
+                    self._check_finite(n, metrics)
                 fit = self._fit(index, nets, states, data, rng, keys[2 + 2 * index])
                 for fitted, done, figures, count in fit:
                     component, metrics, updates = fitted, metrics | figures, updates + count
                     yield greedy_share + share * (index + min(done, 0.999))
             nets = nets.replace(update.component, component)
         metrics |= self._changes(before, nets, probe, solutions, n)
-        _check_finite(n, metrics)
+        self._check_finite(n, metrics)
+        self.watch.check_networks(nets, f"in iteration {n}")
+        self.watch.judge_values(metrics.get("max_abs_target", 0.0), metrics.get("largest_value", np.inf))
+        for component in self.watch.still(metrics):
+            self.watch.judge_spread(component, to_host(nets), self.seen_obs(EXAMINED))
         self._nets, self._optimizer_states = nets, tuple(states)
         self._solutions = solutions
         self._metrics, self.updates, self.step = metrics, updates, n
@@ -408,6 +418,14 @@ class FittedTrainer(AbstractTrainer):
         figures = {"max_abs_target": float(np.abs(y).max())}
         return figures | {"largest_value": largest} if np.isfinite(largest) else figures
 
+    def _check_finite(self, n: int, figures: dict[str, float]) -> None:
+        """A UserError that names the first figure that is not a finite number."""
+        wrong = next((name for name, value in figures.items() if not np.isfinite(value)), None)
+        if wrong is not None:
+            component, _, figure = wrong.rpartition("/")
+            hint = ", or, where actions are integrated over a thin set, raise points or samples"
+            self.watch.diverged(f"in iteration {n}", component or "critic", figure, hint)
+
     def _verdict(self, metrics: dict[str, float]) -> str | None:
         """Why the loop ends here, or None."""
         tolerance, delta_q = self._settings.tolerance, metrics["delta_q"]
@@ -498,6 +516,9 @@ class GrowingTrainer(AbstractTrainer):
         self._collected: list[np.ndarray] = []
         self._taken, self._due = 0, False
         self._fitted: FittedTrainer | None = None
+        self.watch = Watch(algorithm, algorithm.template(self.action_set), self.action_set)
+        if data is not None:
+            self.watch.see(reward_range(data))
         key = jax.random.key_data(jax.random.key(seed))
         self._first = strong(jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key)))
 
@@ -525,6 +546,8 @@ class GrowingTrainer(AbstractTrainer):
             Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack(), np.float32
         )
         self._collected.append(rows[step.valid])
+        if step.valid.any():
+            self.watch.see(step.reward[step.valid])
         before, self._taken = self._taken, self._taken + source.n_envs
         self.episodes += len(step.returns)
         self._due = self._periods(self._taken) > self._periods(before)
@@ -567,6 +590,7 @@ class GrowingTrainer(AbstractTrainer):
         if self._fitted is None:
             settings = FitSettings(normalize_obs=self._settings.normalize_obs)
             self._fitted = FittedTrainer(self._algorithm, dataset, settings, self._seed)
+            self._fitted.watch = self.watch
         self._fitted.grow(dataset, moments)
 
     def nets(self) -> Approximators:
@@ -591,6 +615,7 @@ class GrowingTrainer(AbstractTrainer):
             "episodes": self.episodes,
             "taken": self._taken,
             "due": self._due,
+            "rewards": self.watch.seen(),
             "rng": self._rng.bit_generator.state,
             "source": source_meta,
         }
@@ -604,6 +629,7 @@ class GrowingTrainer(AbstractTrainer):
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
         self._taken, self._due = meta["taken"], meta["due"]
+        self.watch.see(meta["rewards"])
         self._rng.bit_generator.state = meta["rng"]
         self._packed = arrays["rows"].copy()
         self._collected = [arrays["collected"].copy()] if len(arrays["collected"]) else []
@@ -633,6 +659,8 @@ class BatchTrainer(AbstractTrainer):
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         check_model(state.nets, self.seen_obs(settings.batch_size))
+        self.watch = Watch(algorithm, fqi, self.action_set)
+        self.watch.see(reward_range(dataset))
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
@@ -653,7 +681,8 @@ class BatchTrainer(AbstractTrainer):
                     self._algorithm, self.learner.state, newest, 1, self.obs_size, self._seed
                 )
         self.updates = self.step
-        return Progress(self.step, self.updates, 0, [], self.learner.metrics() | self._figures)
+        figures = self.examined(self.learner.host_state()) | self._figures
+        return Progress(self.step, self.updates, 0, [], figures)
 
     def nets(self) -> Approximators:
         return self.learner.state.nets
@@ -666,7 +695,9 @@ class BatchTrainer(AbstractTrainer):
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
-        return to_arrays("learner", self.learner.host_state()), meta
+        state = self.learner.host_state()
+        self.watch.check(state)
+        return to_arrays("learner", state), meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self._figures = meta["step"], meta["figures"]
@@ -768,23 +799,6 @@ def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
     yield from ((first, 1) for first in range(whole, steps))
 
 
-def _check_finite(iteration: int, figures: dict[str, float]) -> None:
-    """A UserError that names the first figure that is not a finite number."""
-    wrong = next((name for name, value in figures.items() if not np.isfinite(value)), None)
-    if wrong is not None:
-        raise UserError(
-            f"iteration {iteration}: {wrong} is {figures[wrong]}; lower critic_learning_rate or gamma, or, where "
-            "actions are integrated over a thin set, raise points or samples (the iterations before are intact)."
-        )
-
-
 def _under(prefix: str, arrays: Arrays) -> Arrays:
     """The arrays whose names begin so, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _range(dataset: Dataset) -> tuple[float, float]:
-    """(smallest, largest) reward."""
-    reward = dataset.columns["reward"]
-    parts = [reward[first : first + 2**20] for first in range(0, len(reward), 2**20)]
-    return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)

@@ -47,7 +47,8 @@ class Regress(AbstractLoss):
     ) -> tuple[Float[Arr, ""], Metrics]:
         prediction = component(*data.inputs, key)
         loss = jnp.sum(jnp.mean((prediction - data.y) ** 2, axis=-1))
-        return loss, {"loss": loss, "mean": jnp.mean(prediction), "target": jnp.mean(data.y)}
+        metrics = {"mean": jnp.mean(prediction), "max_abs": jnp.max(jnp.abs(prediction)), "target": jnp.mean(data.y)}
+        return loss, {"loss": loss, **metrics}
 
 
 class Improve(AbstractLoss):

@@ -18,6 +18,8 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         for report in reports:
+            for warning in report.warnings:
+                console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
             if report.fraction == 0:
                 console.print(line(report), highlight=False, soft_wrap=True)
             yield report
@@ -33,6 +35,8 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("compiling", total=steps)
         for report in reports:
+            for warning in report.warnings:
+                bar.console.print(f"warning: {warning}", highlight=False)
             if report.eval_returns is not None:
                 bar.console.print(line(report), highlight=False)
             bar.update(task, completed=report.step + report.fraction, description=_rates(report))

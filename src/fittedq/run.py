@@ -97,6 +97,8 @@ class Report:
     """How much of the next step is done; above 0 the report only shows that, and is not recorded."""
     finished: str | None = None
     """Why the run ends before its last step."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know of rewards and values, each said once."""
 
     @property
     def eta_seconds(self) -> float:
@@ -122,6 +124,8 @@ class Report:
             }
         if self.finished is not None:
             row["finished"] = self.finished
+        if self.warnings:
+            row["warnings"] = list(self.warnings)
         return row | self.metrics
 
 
@@ -185,6 +189,8 @@ class Run:
         self.folder = None if folder is None else RunFolder(folder)
         self.best: float | None = None
         self.notes: list[str] = []
+        self.warnings: list[str] = []
+        """All that was warned of so far."""
         self._saved: int | None = None
 
     def _check_parts(self) -> None:
@@ -295,6 +301,12 @@ class Run:
             f"{self.schedule.steps}, {folder})"
         )
 
+    def warn(self) -> list[str]:
+        """What there is to warn of that was not said yet."""
+        new = self.trainer.watch.told()
+        self.warnings += new
+        return new
+
     def start(self) -> None:
         """Claim the run folder."""
         if self.folder is not None:
@@ -376,6 +388,7 @@ class Run:
             metrics=progress.metrics | self._gap(progress, before[0]),
             fraction=progress.fraction,
             finished=self.trainer.finished,
+            warnings=tuple(self.warn()),
         )
 
     def _gap(self, progress: Progress, before: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ from fittedq.approx.models import KnownModel
 from fittedq.data.dataset import Dataset
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.statistics import RunningMoments
+from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import EnvError, UserError
@@ -86,6 +87,10 @@ def never() -> bool:
     return False
 
 
+EXAMINED = 64
+"""States in which a component without a gradient is looked at."""
+
+
 class AbstractTrainer(abc.ABC):
     """A run that can be advanced, looked at, saved and brought back."""
 
@@ -95,11 +100,21 @@ class AbstractTrainer(abc.ABC):
     action_set: AbstractActionSet
     finished: str | None = None
     """Why there is nothing left to do, in words."""
+    watch: Watch
+    """The rewards seen, and what is to be said of them and of the figures."""
 
     @abc.abstractmethod
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         """Take about `steps` environment steps (whole vector steps and chunks) and the updates that go with them,
-        fewer where `stop()` turns true."""
+        fewer where `stop()` turns true. A UserError where learning has diverged: no state that is not finite is ever
+        reported, evaluated or saved."""
+
+    def examined(self, state: LearnerState) -> dict[str, float]:
+        """The figures of a learner's state on the host; a UserError where learning has diverged."""
+        figures = self.watch.check(state)
+        for component in self.watch.still(figures):
+            self.watch.judge_spread(component, state.nets, self.seen_obs(EXAMINED))
+        return figures
 
     @abc.abstractmethod
     def nets(self) -> Approximators:
@@ -317,12 +332,13 @@ class HostTrainer(AbstractTrainer):
             "choose smaller ones",
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        check_model(state.nets, source.obs)
+        self.watch = Watch(algorithm, fqi, self.action_set)
         if data is not None:
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
-        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        check_model(state.nets, source.obs)
         self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
         self._policy = self.learner.host_policy()
         self._waiting: list[np.ndarray] = []
@@ -343,7 +359,8 @@ class HostTrainer(AbstractTrainer):
             self._flush()
             raise
         self._flush()
-        return Progress(self.step, self.updates, self.episodes, returns, self.learner.metrics() | self._figures)
+        figures = self.examined(self.learner.host_state()) | self._figures
+        return Progress(self.step, self.updates, self.episodes, returns, figures)
 
     def _measure(self, before: int) -> None:
         every = self._algorithm.measure_every
@@ -364,6 +381,7 @@ class HostTrainer(AbstractTrainer):
                 f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
                 f"environment has {self.obs_size} and {self.action_set}; use the environment it was taken from."
             )
+        self.watch.see(reward_range(data))
         for rows in data.chunks():
             self._replay.add(data.rows(rows))
             if self._moments is not None:
@@ -376,12 +394,19 @@ class HostTrainer(AbstractTrainer):
             action = self._host_set.project(self._host_set.from_unit(unit), obs)
         else:
             action = self._explore(obs)
-        step = source.step(np.asarray(action))
+        try:
+            step = source.step(np.asarray(action))
+        except UserError:
+            # A policy that diverged is told by what went first, not by its action.
+            self.watch.check(self.learner.host_state())
+            raise
         transition = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         rows = np.asarray(transition.pack())
         self._replay.add(rows if step.valid.all() else rows[step.valid])
-        if self._moments is not None and step.valid.any():
-            self._moments = self._moments.update(step.next_obs[step.valid])
+        if step.valid.any():
+            self.watch.see(step.reward[step.valid])
+            if self._moments is not None:
+                self._moments = self._moments.update(step.next_obs[step.valid])
         # An autoreset step is nobody's: the episode after it starts without noise.
         self._noise[step.terminated | step.truncated | ~step.valid] = 0.0
         self.episodes += len(step.returns)
@@ -439,8 +464,10 @@ class HostTrainer(AbstractTrainer):
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
         source_arrays, source_meta = self._source.snapshot()
+        state = self.learner.host_state()
+        self.watch.check(state)
         arrays = {
-            **to_arrays("learner", self.learner.host_state()),
+            **to_arrays("learner", state),
             **{f"source/{name}": array for name, array in source_arrays.items()},
             "replay/rows": self._replay.content(),
             "noise": self._noise,
@@ -455,12 +482,14 @@ class HostTrainer(AbstractTrainer):
             "replay_position": self._replay.position,
             "rng": self._rng.bit_generator.state,
             "figures": self._figures,
+            "rewards": self.watch.seen(),
             "source": source_meta,
         }
         return arrays, meta
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self.watch.see(meta["rewards"])
         self._owed, self._figures = meta["owed"], meta["figures"]
         self._rng.bit_generator.state = meta["rng"]
         self._replay.restore(arrays["replay/rows"], meta["replay_position"])
@@ -521,6 +550,7 @@ class CompiledTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self.watch = Watch(algorithm, self._fqi, self.action_set)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
         check_model(learner.nets, obs)
@@ -596,7 +626,7 @@ class CompiledTrainer(AbstractTrainer):
             step=state.step + 1,
         )
         finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
-        return strong(state), (ended, finite)
+        return strong(state), (ended, finite, reward.min(), reward.max())
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         # Compiled loops: they end soon, and `stop` is asked between them.
@@ -608,8 +638,8 @@ class CompiledTrainer(AbstractTrainer):
             returns += self._loop(-(-(min(until, next_measure) - before) // self._settings.n_envs))
             if every and self.updates and before // every < self.step // every:
                 self._measure()
-        metrics = self._fqi.logs(self._state.learner) | self._figures
-        return Progress(self.step, self.updates, self.episodes, returns, metrics)
+        figures = self.examined(to_host(self._state.learner)) | self._figures
+        return Progress(self.step, self.updates, self.episodes, returns, figures)
 
     def _measure(self) -> None:
         rows, moments = self._state.replay.newest(MEASURED), self.moments()
@@ -622,7 +652,7 @@ class CompiledTrainer(AbstractTrainer):
 
     def _loop(self, length: int) -> list[float]:
         """So many compiled steps; returns of the episodes that ended."""
-        self._state, (ended, finite) = self._run(self._state, length)
+        self._state, (ended, finite, low, high) = self._run(self._state, length)
         finite = np.asarray(finite)
         if not finite.all():
             first = (int(np.argmin(finite)) + 1) * self._settings.n_envs
@@ -630,6 +660,7 @@ class CompiledTrainer(AbstractTrainer):
                 f"environment {type(self._env).__name__}: its observation or reward is not finite at step "
                 f"{self.step + first}; correct the environment (the last checkpoint is intact)."
             )
+        self.watch.see([np.min(low), np.max(high)])
         self.step += length * self._settings.n_envs
         self.updates = int(self._state.learner.step)
         returns = [float(value) for value in np.asarray(ended).ravel() if np.isfinite(value)]
@@ -648,17 +679,26 @@ class CompiledTrainer(AbstractTrainer):
         return obs if moments is None else np.asarray(moments.normalize(obs))
 
     def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+        self.watch.check(to_host(self._state.learner))
         meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes, "figures": self._figures}
-        return to_arrays("loop", self._state), meta
+        return to_arrays("loop", self._state), meta | {"rewards": self.watch.seen()}
 
     def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
         self._figures = meta["figures"]
+        self.watch.see(meta["rewards"])
         self._state = jax.device_put(from_arrays("loop", self._state, arrays))
         return True
 
     def close(self) -> None:
         """Nothing is held outside the arrays."""
+
+
+def reward_range(data: Dataset) -> tuple[float, float]:
+    """(smallest, largest) reward."""
+    reward = data.columns["reward"]
+    parts = [reward[first : first + 2**20] for first in range(0, len(reward), 2**20)]
+    return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

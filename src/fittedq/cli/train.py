@@ -108,6 +108,8 @@ def follow(run: Run, *, as_json: bool) -> int:
         console = Console(file=sys.stderr)
         for note in run.notes:
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        for warning in run.warn():
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         report = _watched(run, console, stop, as_json=as_json)
         stopped = bool(stop) and run.trainer.step < run.schedule.steps and run.trainer.finished is None
         summary: dict[str, Any] = {
@@ -119,6 +121,7 @@ def follow(run: Run, *, as_json: bool) -> int:
             "seconds": None if report is None else round(report.seconds, 1),
             "eval_mean": None if report is None or report.eval_returns is None else float(np.mean(report.eval_returns)),
             "best": run.best,
+            "warnings": run.warnings,
         }
         if as_json:
             print(json.dumps(summary), flush=True)
@@ -136,6 +139,8 @@ def _watched(run: Run, console: Console, stop: Stop, *, as_json: bool) -> Report
         if report.metrics.get("health/exploding") and not warned:
             console.print(f"warning: {EXPLODING}", highlight=False, soft_wrap=True)
             warned = True
+        for warning in report.warnings if as_json else ():
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         if as_json and report.fraction == 0:
             record = {name: plain(value) for name, value in report.record().items()}
             print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
@@ -153,6 +158,8 @@ def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
     why = "" if summary["finished"] is None else f": {summary['finished']}"
     console.print(f"Done: {summary['step']:,} steps{took}{why}.", highlight=False)
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if summary["eval_mean"] is not None:
         console.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.", highlight=False)
     picture = f", {run.folder.curve_file}" if run.folder.curve_file.exists() else ""

@@ -1,0 +1,154 @@
+"""Divergence is told: what is not finite ends a run before it is saved, values that no rewards allow are warned of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.host import host_view
+from fittedq.errors import UserError
+from fittedq.losses import Regress
+from fittedq.targets import AbstractTarget
+from fittedq.template import FAULTS, FQI, LearnerState
+from fittedq.types import COMPONENTS, AbstractActionSet, Approximators
+
+FAR = 10.0
+"""How many times the largest value that rewards allow a critic may reach unsaid: a new critic's values
+have a size of their own, whatever the rewards."""
+LARGE = 1e6
+"""Values that networks hardly learn: they start near 0, and a step moves no weight by more than the learning rate."""
+OVERFLOW = math.sqrt(float(np.finfo(np.float32).max)) / 2
+"""9.2e18: at |q − y| above it the square of dL/dq = 2 (q − y), which Adam keeps, is no float32."""
+
+
+class Watch:
+    """The rewards that a run has seen, and what there is to say of them and of its figures: each sentence once."""
+
+    def __init__(self, algorithm: Algorithm, fqi: FQI, action_set: AbstractActionSet):
+        self._algorithm, self._fqi, self._action_set = algorithm, fqi, host_view(action_set)
+        self.low, self.high = math.inf, -math.inf
+        self._said: dict[str, str] = {}
+        self._untold: list[str] = []
+
+    def see(self, rewards: Any) -> None:
+        """Take in some rewards, or the least and the greatest of them."""
+        low, high = np.min(rewards, initial=np.inf), np.max(rewards, initial=-np.inf)
+        if low < self.low or high > self.high:
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+            self._judge_rewards()
+
+    def seen(self) -> list[float]:
+        """[the least reward, the greatest], or nothing before the first."""
+        return [self.low, self.high] if self.low <= self.high else []
+
+    def told(self) -> list[str]:
+        """What is to be said and was not yet."""
+        untold, self._untold = self._untold, []
+        return untold
+
+    def check(self, state: LearnerState) -> dict[str, float]:
+        """The figures of a learner's state on the host; a UserError where they or its networks are not finite."""
+        if fault := int(state.fault):
+            step, place = divmod(fault, FAULTS)
+            index, name = self._fqi.watched(state.metrics)[place]
+            self.diverged(f"at update {step:,}", self._fqi.updates[index].component, name)
+        self.check_networks(state.nets, f"by update {int(state.step):,}")
+        figures = self._fqi.logs(state)
+        for update in self._fqi.updates:
+            if update.component == "critic" and isinstance(update.loss, Regress):
+                largest = self.largest(update.loss.target, state.frozen.over(state.nets))
+                figures["largest_value"] = largest
+                self.judge_values(figures.get("critic/max_abs", 0.0), largest)
+        return figures
+
+    def check_networks(self, nets: Approximators, when: str) -> None:
+        """A UserError where a parameter is not finite."""
+        for component in COMPONENTS:
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(getattr(nets, component))]
+            if not all(np.isfinite(leaf).all() for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)):
+                self.diverged(when, component, "largest parameter")
+
+    def largest(self, target: AbstractTarget, nets: Approximators) -> float:
+        """The largest |value| that the rewards seen allow; 0 before any was seen."""
+        if self.low > self.high:
+            return 0.0
+        ends = [abs(end) for end in target.value_range(nets, (self.low, self.high)) if math.isfinite(end)]
+        return max([*ends, self._reach])
+
+    def judge_values(self, value: float, largest: float) -> None:
+        """Warn where a critic's largest |value| is far above the largest that the rewards seen allow."""
+        if value > FAR * max(largest, 1.0):
+            self._say(
+                "values",
+                f"the critic's values reach {value:.3g}, but {self._rewards} allow at most {largest:.3g}: it diverges; "
+                f"{self._advice('critic')}.",
+            )
+
+    @staticmethod
+    def still(figures: Mapping[str, float]) -> list[str]:
+        """The critic and the policy, where their gradient is nothing but zeros."""
+        return [name for name in ("critic", "policy") if figures.get(f"{name}/gradient") == 0.0]
+
+    def judge_spread(self, component: str, nets: Approximators, obs: Float[np.ndarray, "b s"]) -> None:
+        """Warn where a component that has no gradient gives every state the same answer: its units are dead."""
+        rng = np.random.default_rng(0)
+        normal = rng.standard_normal((len(obs), self._action_set.size), np.float32)
+        if component == "critic":
+            unit = np.tanh(normal)
+            outputs = np.asarray(host_view(nets.critic)(obs, np.asarray(self._action_set.from_unit(unit), np.float32)))
+            what = "the critic gives every state and action the same value"
+        else:
+            outputs = np.asarray(host_view(nets.policy).act(obs, 0 * normal)).T
+            what = "the policy takes the same action in every state"
+        if len(obs) > 1 and np.ptp(outputs, axis=-1).max() == 0.0:
+            self._say(component, f"{what} and has stopped learning: its gradient is 0; {self._advice(component)}.")
+
+    def diverged(self, when: str, component: str, figure: str, hint: str = "") -> NoReturn:
+        """The error that ends the run."""
+        raise UserError(
+            f"learning diverged {when}: of the {component.removeprefix('log_')}, the {figure} is not finite; "
+            f"{self._advice(component)}{hint} (what was saved before is intact)."
+        )
+
+    @property
+    def _rewards(self) -> str:
+        return f"rewards between {self.low:.3g} and {self.high:.3g} with gamma {self._algorithm.gamma:g}"
+
+    @property
+    def _reach(self) -> float:
+        """max |r| / (1 − γ)."""
+        return max(abs(self.low), abs(self.high)) / (1.0 - self._algorithm.gamma)
+
+    def _judge_rewards(self) -> None:
+        if self._reach > OVERFLOW:
+            why = f"the squares of such errors overflow 32-bit floats (above {OVERFLOW:.2g})"
+            self._say("overflow", self._of_rewards(why))
+        elif self._reach > LARGE:
+            self._say("large", self._of_rewards(f"networks hardly learn values above {LARGE:g}"))
+
+    def _of_rewards(self, why: str) -> str:
+        return (
+            f"{self._rewards} allow values of {self._reach:.3g}, and {why}; scale the rewards down to about 1, or "
+            "lower gamma."
+        )
+
+    def _advice(self, component: str) -> str:
+        """What to try."""
+        if self.low <= self.high and self._reach > LARGE:
+            return f"scale the rewards down to about 1 (they reach {max(abs(self.low), abs(self.high)):.3g})"
+        names = {field.name for field in dataclasses.fields(self._algorithm)}
+        setting = f"{component.removeprefix('log_')}_learning_rate"
+        setting = setting if setting in names else "critic_learning_rate"
+        return f"lower {setting} (it is {getattr(self._algorithm, setting):g}) or gamma"
+
+    def _say(self, kind: str, sentence: str) -> None:
+        if kind not in self._said:
+            self._said[kind] = sentence
+            self._untold.append(sentence)
