@@ -27,8 +27,8 @@ from fittedq.types import Box
 from machine import describe
 
 BOX = Box([-1.0] * 6, [1.0] * 6)
-TASKS = {"pendulum": ("Pendulum-v1", 30, 20), "halfcheetah": ("HalfCheetah-v5", 12, 5)}
-"""Environment, iterations, episodes of the evaluation."""
+TASKS = {"pendulum": ("Pendulum-v1", 30, 20), "halfcheetah": ("HalfCheetah-v5", 40, 5)}
+"""Environment, iterations unless --iterations says otherwise, episodes of the evaluation."""
 
 
 def dataset(task: str, seed: int, work: Path) -> fittedq.Dataset:
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int)
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -69,7 +70,8 @@ def main() -> None:
         return
     env, iterations, episodes = TASKS[args.task]
     data = dataset(args.task, args.seed, args.work)
-    run = Run("amortized_fqi", None, Schedule(steps=iterations, eval_every=0), data=data, seed=args.seed)
+    schedule = Schedule(steps=args.iterations or iterations, eval_every=0)
+    run = Run("amortized_fqi", None, schedule, data=data, seed=args.seed)
     start = time.process_time()
     report = list(run.execute())[-1]
     seconds = time.process_time() - start
