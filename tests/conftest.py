@@ -50,6 +50,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without a test that runs as shipped need not be imported for it."""
+    skipped = config.option.as_shipped and collection_path.is_file() and "as_shipped" not in collection_path.read_text()
+    return True if skipped else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.as_shipped:
         others = [item for item in items if item.get_closest_marker("as_shipped") is None]
