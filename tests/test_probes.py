@@ -15,7 +15,7 @@ from fittedq.problems.probes import PROBES, AbstractProbe, ActionReward, Delayed
 from fittedq.train import CompiledTrainer, Learner, TrainSettings, initial_state
 from fittedq.types import Transition
 
-GAMMA, TOLERANCE = 0.5, 0.15
+GAMMA, TOLERANCE = 0.5, 0.2
 UPDATES, BATCH = 600, 64
 SETTINGS = {
     "hidden": (32, 32),
