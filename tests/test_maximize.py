@@ -15,7 +15,15 @@ from fittedq.action_sets import Polytope, StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.ascent import ProjectedAscent
-from fittedq.maximize.base import AbstractMaximizer, Chunked, Status, best, random_starts, solve
+from fittedq.maximize.base import (
+    AbstractMaximizer,
+    Chunked,
+    Status,
+    best,
+    first_order_residual,
+    random_starts,
+    solve,
+)
 from fittedq.maximize.cem import CrossEntropy
 from fittedq.maximize.grid import Grid
 from fittedq.maximize.lbfgs import ProjectedLBFGS
@@ -293,3 +301,21 @@ def test_bad_settings_are_refused_with_a_sentence():
         Chunked(LBFGS, 0)
     with pytest.raises(UserError, match="expected a box; use ProjectedLBFGS"):
         SCIPY(lambda obs, a: a[:, 0], jnp.zeros((1, 2)), POLYTOPE, jnp.zeros((1, 1, 2)), KEY)
+
+
+def test_the_first_order_residual_is_in_half_widths():
+    """D = 2, ∇q = .1: Π(0 + D² ∇q) = .4 is .2 half-widths away; at 1.9 the bound leaves .05 of them."""
+    box = Box([-2.0], [2.0])
+    obs, gradient, scale = jnp.zeros((2, 1)), jnp.full((2, 1), 0.1), jnp.full((2, 1), 2.0)
+    found = first_order_residual(jnp.asarray([[0.0], [1.9]]), gradient, scale, box, obs)
+    np.testing.assert_allclose(found, [0.2, 0.05], atol=1e-6)
+
+
+def test_curvature_is_remembered_where_the_gradient_alone_would_crawl():
+    """Curvatures 1 to 1000: thirty steps end at the maximum, as steepest ascent would not (it is .4 away)."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    quadratic = Quadratic(jnp.asarray(axes @ np.diag([1, 10, 100, 1000.0]) @ axes.T, jnp.float32))
+    obs = states(8, 4, 0.5)
+    solution = solve(ProjectedLBFGS(steps=30), quadratic, obs, Box([-1.0] * 4, [1.0] * 4), jnp.zeros((8, 1, 4)), KEY)
+    np.testing.assert_allclose(solution.action, obs, atol=1e-2)

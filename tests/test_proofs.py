@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fittedq.diagnose.gap import Gap
 from fittedq.maximize.base import Status
 from fittedq.maximize.bounds import FoldedNetwork, networks
 from fittedq.maximize.certified import certified
@@ -159,3 +160,12 @@ def test_constants_of_smooth_activations_bound_their_slopes_and_bends(activation
         assert (f >= least).all()
     else:
         assert (np.diff(f) >= 0).all()
+
+
+def test_the_interval_of_a_gap_begins_at_nought_where_rounding_says_less():
+    """Values are rounded down: the best one known may be a little below the policy's own."""
+    column = np.zeros((2, 1))
+    value, best, bound = np.array([1.0, 1.0]), np.array([1 - 1e-7, 1.5]), np.array([1 - 1e-8, 2.0])
+    gap = Gap(column, column, value, column, best, bound, np.ones(2), np.zeros(2), np.full(2, Status.OPTIMAL))
+    np.testing.assert_array_equal(gap.lower, [0, 0.5])
+    np.testing.assert_array_equal(gap.upper, [0, 1])

@@ -123,3 +123,14 @@ def test_unpack_is_the_inverse_of_pack(asarray) -> None:
     for before, after in zip(jax.tree.leaves(batch), jax.tree.leaves(Transition.unpack(rows, 3, 2)), strict=True):
         assert before.dtype == after.dtype
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(("added", "wanted", "expected"), [(2, 3, [0, 1]), (7, 3, [4, 5, 6]), (7, 99, [2, 3, 4, 5, 6])])
+def test_the_newest_rows_come_oldest_first(added, wanted, expected):
+    host, device = Replay(5, 1), DeviceReplay.empty(5, 1)
+    for number in range(added):
+        row = np.full((1, 1), number, np.float32)
+        host.add(row)
+        device = device.add(jnp.asarray(row))
+    for replay in (host, device):
+        np.testing.assert_array_equal(replay.newest(wanted)[:, 0], expected)
