@@ -62,7 +62,8 @@ class RunFolder:
         for name, kind in KINDS_OF_SETTINGS.items():
             if not isinstance(config.get(name), kind) or isinstance(config.get(name), bool):
                 raise UserError(
-                    f"{self.config_file}: {name} is {config.get(name)!r}, as in no run; it is damaged or not one of ours."
+                    f"{self.config_file}: {name} is {config.get(name)!r}, as in no run; it is damaged or not one of "
+                    "ours."
                 )
         make_folder(self.path)
         return config
