@@ -61,7 +61,7 @@ class Setup:
 
     @property
     def evaluations(self) -> int:
-        return max(1, self.every * 2 - 1)
+        return max(1, self.every // 2 * 3)
 
     def command(self, folder: Path) -> list[object]:
         words: list[object] = ["train", self.algorithm, *([self.env] if self.env else []), "--out", folder]
