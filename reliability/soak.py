@@ -90,7 +90,7 @@ def work(folder: Path, watch: Watch, seconds: float, duty: float) -> dict[str, i
     watch.learner = run.trainer
     others = itertools.cycle(interludes(folder).items())
     done: dict[str, int] = {"reports": 0}
-    until = time.monotonic() + seconds
+    until = watch.start + seconds
     for _ in run.execute(stop=lambda: time.monotonic() > until):
         started = time.monotonic()
         done["reports"] += 1
@@ -159,7 +159,7 @@ class Watch:
         self.learner: Any = None
         self.done: dict[str, int] = {}
         self._built = 0
-        self._start, self._over = time.monotonic(), threading.Event()
+        self.start, self._over = time.monotonic(), threading.Event()
         self._file = path.open("w")
         jax.monitoring.register_event_duration_secs_listener(self._count)
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -181,7 +181,7 @@ class Watch:
     def sample(self) -> dict[str, Any]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return {
-            "seconds": round(time.monotonic() - self._start, 1),
+            "seconds": round(time.monotonic() - self.start, 1),
             "resident_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / MIB, 2),
             "descriptors": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
