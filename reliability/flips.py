@@ -113,11 +113,11 @@ def resumed(folder: Path) -> Read:
     """What `fittedq resume` goes on from: settings, the trainer's whole state, and what it says of damage."""
     run = resume(folder / "run", steps=4)
     try:
-        arrays, meta = run.trainer.snapshot()
+        arrays, meta, _ = run.trainer.snapshot()
         config = {name: value for name, value in run.config().items() if name != "versions"}
         return (config, meta, {name: array.tobytes() for name, array in arrays.items()}), " ".join(run.notes)
     finally:
-        run.trainer.close()
+        run.close()
 
 
 def loaded(folder: Path) -> Read:

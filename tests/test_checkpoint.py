@@ -18,10 +18,11 @@ import pytest
 
 from fittedq import checkpoint
 from fittedq.agent import Agent
+from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
 from fittedq.run import Run, Schedule, resume
-from fittedq.train import AbstractTrainer, Progress, never
+from fittedq.train import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 
 HALF = 120
@@ -48,10 +49,10 @@ from fittedq import checkpoint
 from tests.test_checkpoint import HALF, make
 for name in sys.argv[3:]:
     trainer = make(name).trainer
-    _, exact, problems = checkpoint.restore(Path(sys.argv[1]) / name, trainer)
+    path, exact, problems = checkpoint.restore(Path(sys.argv[1]) / name, trainer)
     assert exact and not problems and trainer.step == HALF
     trainer.advance(HALF)
-    checkpoint.save(Path(sys.argv[2]) / name, trainer)
+    checkpoint.save(Path(sys.argv[2]) / name, trainer, before=path)
 """
 
 
@@ -63,6 +64,12 @@ def make(name: str) -> Run:
 # ---------------------------------------------------------------------- bit for bit
 
 
+def loaded(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, with the replay's rows among them, manifest) of a checkpoint."""
+    arrays, manifest = load_folder(path, CHECKPOINT)
+    return arrays | {name: log.all() for name, log in read_rows(path, manifest).items()}, manifest
+
+
 def run_by_halves(cases: Iterable[str], folder: Path) -> dict[str, tuple[Any, Any, Any]]:
     """Of each case: the state at half-time, after a straight run, and after a new process took over at half-time."""
     first, second = folder / "half", folder / "whole"
@@ -70,15 +77,15 @@ def run_by_halves(cases: Iterable[str], folder: Path) -> dict[str, tuple[Any, An
     for name in cases:
         trainer = make(name).trainer
         trainer.advance(HALF)
-        halfway[name] = load_folder(checkpoint.save(first / name, trainer), CHECKPOINT)
+        halfway[name] = loaded(checkpoint.save(first / name, trainer))
         trainer.advance(HALF)
         checkpoint.save(first / f"{name}-straight", trainer)
-        straight[name] = load_folder(first / f"{name}-straight" / f"step-{2 * HALF:010d}", CHECKPOINT)
+        straight[name] = loaded(first / f"{name}-straight" / f"step-{2 * HALF:010d}")
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", CONTINUE, str(first), str(second), *cases]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    resumed = {name: load_folder(second / name / f"step-{2 * HALF:010d}", CHECKPOINT) for name in cases}
+    resumed = {name: loaded(second / name / f"step-{2 * HALF:010d}") for name in cases}
     return {name: (halfway[name], straight[name], resumed[name]) for name in cases}
 
 
@@ -93,7 +100,8 @@ def check_equal(half: Any, whole: Any, resumed: Any) -> None:
     assert manifest["trainer"]["step"] == 2 * HALF
     assert manifest["trainer"]["updates"] > 0
     assert resumed_manifest["trainer"] == manifest["trainer"]
-    assert resumed_arrays.keys() == arrays.keys()
+    assert resumed_arrays.keys() == arrays.keys() >= {"replay"}
+    assert resumed_manifest["rows"]["replay"]["first"] == manifest["rows"]["replay"]["first"]
     for key, array in arrays.items():
         assert resumed_arrays[key].dtype == array.dtype
         np.testing.assert_array_equal(resumed_arrays[key], array, err_msg=key)
@@ -121,7 +129,8 @@ def test_the_cut_was_in_the_middle_of_an_episode(halves: Any) -> None:
 def test_a_straight_run_is_reproducible_and_undisturbed_by_saving(halves: Any) -> None:
     trainer = make("td3").trainer
     trainer.advance(2 * HALF)
-    arrays, meta = trainer.snapshot()
+    arrays, meta, rows = trainer.snapshot()
+    arrays |= {name: log.all() for name, log in rows.items()}
     _, (saved_between, manifest), _ = halves["td3"]
     assert json.loads(json.dumps(meta)) == manifest["trainer"]
     for key, array in saved_between.items():
@@ -166,10 +175,10 @@ class Recorder(AbstractTrainer):
     def close(self) -> None:
         raise NotImplementedError
 
-    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return {"state": np.full(1000, self.step)}, {"step": self.step}
+    def snapshot(self) -> Snapshot:
+        return Snapshot({"state": np.full(1000, self.step)}, {"step": self.step}, {})
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: Any) -> bool:
         assert np.all(arrays["state"] == meta["step"])
         self.step = meta["step"]
         return True
@@ -242,7 +251,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "no-files": (edit_manifest(files={}), "lists 0 safetensors files"),
     "files-of-another-kind": (edit_manifest(files=[3]), "list of files cannot be read"),
     "no-hash": (edit_manifest(files={"tensors": {"bytes": 3}}), "list of files cannot be read"),
-    "no-trainer": (edit_manifest(trainer=None), "trainer's state is missing"),
+    "no-trainer": (edit_manifest(trainer=None), "'trainer' is missing"),
     "other-format": (edit_manifest(format=99), "another version"),
     "a-file": (lambda path: (shutil.rmtree(path), path.write_text("")), "not a folder"),
 }
@@ -388,7 +397,7 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 def test_a_finished_run_leaves_its_files_and_no_temporary_ones(finished: Path) -> None:
     assert {"config.json", "metrics.jsonl", "checkpoints", "best", "last"} <= set(names(finished))
     assert names(finished / "checkpoints") == ["step-0000000160", "step-0000000240"]
-    assert not list(finished.rglob(".fittedq-*"))
+    assert [path.name for path in finished.rglob(".fittedq-*")] == [".fittedq-lock"]
 
 
 def test_resume_after_damage_falls_back_says_so_and_repeats_the_lost_part_exactly(
@@ -401,7 +410,8 @@ def test_resume_after_damage_falls_back_says_so_and_repeats_the_lost_part_exactl
         file.write('{"step": 280, "upd')
 
     run = resume(folder)
-    (note,) = run.notes
+    note, lines = run.notes
+    assert "1 line of" in lines
     assert "step-0000000240" in note
     assert "truncated" in note
     assert "Falling back to step-0000000160" in note

@@ -289,10 +289,11 @@ def test_resume_of_what_is_no_run_is_refused(finished: Path, refused: Callable[.
     assert "holds no config.json" in refused("resume", str(tmp_path))
     assert "holds no config.json" in refused("resume", str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")
-    assert "algorithm" in refused("resume", str(tmp_path))
+    assert "damaged or not one of ours" in refused("resume", str(tmp_path))
     (tmp_path / "config.json").write_text("not JSON")
     assert "damaged" in refused("resume", str(tmp_path))
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+    (tmp_path / "last").mkdir()
     assert "holds no whole checkpoint" in refused("resume", str(tmp_path))
 
 

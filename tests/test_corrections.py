@@ -247,18 +247,18 @@ COMPILED = TrainSettings(random_steps=1, replay_size=100, batch_size=2)
 
 
 def collecting(kind: str, algorithm):
-    """(trainer, name of the replay's rows, name of the noise) of a trainer that explores an echo."""
+    """(trainer, name of the noise) of a trainer that explores an echo."""
     if kind == "host":
-        return HostTrainer(algorithm, GymSource(Echo()), COLLECT, seed=0), "replay/rows", "noise"
-    return CompiledTrainer(algorithm, JaxEcho(), COMPILED, seed=0), "loop/replay/rows", "loop/noise"
+        return HostTrainer(algorithm, GymSource(Echo()), COLLECT, seed=0), "noise"
+    return CompiledTrainer(algorithm, JaxEcho(), COMPILED, seed=0), "loop/noise"
 
 
 @pytest.mark.as_shipped
 @pytest.mark.parametrize("kind", ["host", "compiled"])
 def test_c10_the_stored_action_is_the_executed_one_and_lies_in_the_box(kind):
-    trainer, rows, _ = collecting(kind, TD3(hidden=(4,), noise_sigma=2.0))
+    trainer, _ = collecting(kind, TD3(hidden=(4,), noise_sigma=2.0))
     trainer.advance(60)
-    stored = Transition.unpack(trainer.snapshot()[0][rows][:60], 2, 2)
+    stored = Transition.unpack(trainer.snapshot().rows["replay"].all(), 2, 2)
     assert stored.next_obs == pytest.approx(stored.action, abs=0)
     assert (np.asarray(WIDE.low) <= stored.action).all()
     assert (stored.action <= np.asarray(WIDE.high)).all()
@@ -380,7 +380,7 @@ def test_c16_with_entropy_the_spread_converges_above_zero():
 def test_c25_ou_noise_begins_anew_with_each_episode(kind):
     """Without diffusion η_k = μ (1 − (1 − θ)^k), k the steps explored since the episode began."""
     algorithm = DDPG(hidden=(4,), noise_sigma=0.0, noise_mean=0.4, noise_reversion=0.3)
-    trainer, _, name = collecting(kind, algorithm)
+    trainer, name = collecting(kind, algorithm)
     found = []
     for _ in range(13):
         trainer.advance(1)

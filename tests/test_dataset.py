@@ -412,10 +412,10 @@ def test_a_replay_is_read_oldest_first_and_environment_by_environment(n_envs: in
     replay = Replay(25, 2)
     for step in range(steps):
         replay.add(np.array([[env, step] for env in range(n_envs)], np.float32))
-    order = importers._oldest_first(replay.size, replay.position, steps * n_envs, n_envs)
+    order = importers._by_environment(replay.size, steps * n_envs, n_envs)
     kept = [(step, env) for step in range(steps) for env in range(n_envs)][-25:]
     expected = sorted((env, step) for step, env in kept)
-    assert [tuple(row) for row in replay.content()[order].tolist()] == expected
+    assert [tuple(row) for row in replay.log().all()[order].tolist()] == expected
 
 
 # ---------------------------------------------------------------------- HDF5's own length

@@ -188,9 +188,8 @@ def test_a_run_is_the_same_when_saved_and_restored_midway():
         finish(whole, 3)
         first = FittedTrainer(algorithm, data, PLAIN, seed=0)
         finish(first, 2)
-        arrays, meta = first.snapshot()
         second = FittedTrainer(algorithm, data, PLAIN, seed=0)
-        assert second.restore(arrays, meta)
+        assert second.restore(*first.snapshot())
         finish(second, 3)
         for one, other in zip(jax.tree.leaves(whole.nets()), jax.tree.leaves(second.nets()), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -273,10 +272,10 @@ def test_a_run_that_solves_the_worst_rows_resumes_with_their_gaps():
     algorithm = AmortizedFQI(hidden=(8,), solve_share=0.34, solve_rule="gap", maximizer="grid")
     whole = FittedTrainer(algorithm, data, PLAIN, seed=0)
     finish(whole, 3)
-    arrays, meta = whole.snapshot()
+    arrays, meta, rows = whole.snapshot()
     assert np.isfinite(arrays["solutions/gap"]).all()
     again = FittedTrainer(algorithm, data, PLAIN, seed=0)
-    assert again.restore(arrays, meta)
+    assert again.restore(arrays, meta, rows)
     for trainer in (whole, again):
         finish(trainer, 4)
     np.testing.assert_array_equal(whole._solutions.iteration, again._solutions.iteration)

@@ -25,7 +25,8 @@ def go_to(trainer: GrowingTrainer, step: int) -> None:
 
 
 def assert_equal(one: GrowingTrainer, other: GrowingTrainer) -> None:
-    (arrays, meta), (others, other_meta) = one.snapshot(), other.snapshot()
+    (arrays, meta, rows), (others, other_meta, other_rows) = one.snapshot(), other.snapshot()
+    np.testing.assert_array_equal(rows["replay"].all(), other_rows["replay"].all())
     assert meta == other_meta
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
@@ -37,14 +38,14 @@ def test_each_iteration_fits_all_that_was_collected():
     go_to(trainer, 99)
     assert trainer.updates == 0
     go_to(trainer, 260)
-    arrays, meta = trainer.snapshot()
+    _, meta, rows = trainer.snapshot()
     # Iterations after 100, 150, 200 and 250 steps; one epoch of the critic and two of the policy, in batches of 32.
     assert meta["fitted"]["step"] == 4
     assert trainer.updates == sum(3 * (rows // 32) for rows in (100, 150, 200, 250))
-    assert len(arrays["rows"]) == 250
-    assert len(arrays["collected"]) == 10
+    assert meta["packed"] == 250
+    rows = rows["replay"].all()
+    assert len(rows) == 260
     # Episodes of 200 steps follow one another: s' of a row is s of the next.
-    rows = np.concatenate([arrays["rows"], arrays["collected"]])
     np.testing.assert_array_equal(rows[:199, 4:7], rows[1:200, :3])
     assert trainer.episodes == 1
 
@@ -66,9 +67,9 @@ def test_an_iteration_that_was_interrupted_is_done_again():
     go_to(straight, 200)
     go_to(first, 148)
     first.advance(52, stop=lambda: first.snapshot()[1]["taken"] == 150)
-    arrays, meta = first.snapshot()
+    arrays, meta, rows = first.snapshot()
     assert (meta["taken"], meta["due"], meta["step"]) == (150, True, 149)
-    assert second.restore(arrays, meta)
+    assert second.restore(arrays, meta, rows)
     go_to(second, 200)
     assert_equal(straight, second)
 

@@ -169,7 +169,7 @@ def test_the_reset_step_of_next_step_mode_is_not_stored() -> None:
     vector = SyncVectorEnv([lambda: Counting(2)], autoreset_mode=AutoresetMode.NEXT_STEP)
     trainer = tiny_trainer(GymSource(vector), random_steps=100)
     trainer.advance(9)
-    stored = Transition.unpack(trainer.snapshot()[0]["replay/rows"], 2, 1)
+    stored = Transition.unpack(trainer.snapshot().rows["replay"].all(), 2, 1)
     assert stored.obs[:, 1].tolist() == [0, 1] * 3
     assert stored.next_obs[:, 1].tolist() == [1, 2] * 3
 
@@ -224,7 +224,7 @@ def test_stored_actions_are_the_executed_ones_and_lie_inside_the_box(algorithm: 
     loop = TrainSettings(batch_size=4, replay_size=1000, random_steps=20, updates_per_step=0.001)
     trainer = HostTrainer(find(algorithm)(hidden=(8,), **settings), GymSource(env), loop, seed=0)
     trainer.advance(60)
-    stored = Transition.unpack(trainer.snapshot()[0]["replay/rows"], 2, 4).action
+    stored = Transition.unpack(trainer.snapshot().rows["replay"].all(), 2, 4).action
     executed = np.array(env.actions)
     assert executed.shape == (60, 2, 2)
     np.testing.assert_array_equal(stored, executed.reshape(60, 4))
@@ -237,7 +237,7 @@ def test_pendulum_actions_use_the_whole_of_plus_minus_two() -> None:
     assert (source.action_set.low, source.action_set.high) == ((-2.0,), (2.0,))
     trainer = tiny_trainer(source, random_steps=300)
     trainer.advance(300)
-    action = Transition.unpack(trainer.snapshot()[0]["replay/rows"], 3, 1).action
+    action = Transition.unpack(trainer.snapshot().rows["replay"].all(), 3, 1).action
     assert action.min() < -1.9
     assert action.max() > 1.9
     assert np.abs(action).max() <= 2

@@ -147,7 +147,7 @@ def test_batches_are_normalized_in_both_states_and_hold_the_step_that_was_taken(
 def test_moments_are_those_of_every_s_that_the_replay_holds(begin):
     """Mean and deviation of all s', those of the dataset it began with and those collected, each counted once."""
     _, trainer = fed_by_the_host(None if begin is None else begin())
-    next_obs = Transition.unpack(trainer.snapshot()[0]["replay/rows"], 2, 1).next_obs
+    next_obs = Transition.unpack(trainer.snapshot().rows["replay"].all(), 2, 1).next_obs
     assert len(next_obs) == STEPS + (30 if begin else 0)
     assert_moments(trainer.moments(), next_obs)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fittedq.data.replay import DeviceReplay, Replay
+from fittedq.data.segments import RowLog
 from fittedq.types import Transition
 
 BATCH_SIZES = st.lists(st.integers(0, 9), max_size=12)
@@ -97,7 +98,7 @@ def test_device_replay_equals_the_host_replay(capacity: int, batch: int) -> None
 def test_restore_continues_exactly_where_content_was_taken(capacity: int, batches: list[int], later: list[int]) -> None:
     replay = filled(capacity, batches)
     copy = Replay(capacity, 2)
-    copy.restore(replay.content().copy(), replay.position)
+    copy.restore(RowLog(replay.log().first, tuple(part.copy() for part in replay.log().parts)))
     count = sum(batches)
     for batch in later:
         replay.add(numbered(count, batch))

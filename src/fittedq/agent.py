@@ -232,11 +232,14 @@ class Agent:
         key = jax.random.key_data(jax.random.key(0))
         return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]
 
-    def save(self, path: str | Path) -> None:
-        """A folder of tensors and a manifest, whole or not there; only an agent's folder is replaced."""
+    def save(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """A folder of tensors and a manifest, whole or not there; only an agent's folder is replaced.
+
+        `origin` (JSON) says where it came from.
+        """
         arrays, agent = self._described()
         try:
-            save_folder(Path(path), AGENT, arrays, {"agent": agent})
+            save_folder(Path(path), AGENT, arrays, {"agent": agent, "origin": dict(origin or {})})
         except OSError as error:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 

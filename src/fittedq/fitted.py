@@ -27,6 +27,7 @@ from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.collect import act
 from fittedq.data.dataset import Dataset
+from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
@@ -43,6 +44,7 @@ from fittedq.train import (
     Arrays,
     Learner,
     Progress,
+    Snapshot,
     check_memory,
     check_model,
     from_arrays,
@@ -466,16 +468,16 @@ class FittedTrainer(AbstractTrainer):
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
 
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         arrays = {
             **to_arrays("nets", self._nets),
             **to_arrays("optimizers", self._optimizer_states),
             **{f"solutions/{name}": array for name, array in vars(self._solutions).items()},
         }
         meta = {"step": self.step, "updates": self.updates, "metrics": self._metrics, "finished": self.finished}
-        return arrays, meta
+        return Snapshot(arrays, meta, {})
 
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self.updates = meta["step"], meta["updates"]
         self._metrics, self.finished = meta["metrics"], meta["finished"]
         self._nets = from_arrays("nets", self._algorithm.sized(self._first, arrays), arrays)
@@ -601,17 +603,16 @@ class GrowingTrainer(AbstractTrainer):
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
 
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         source_arrays, source_meta = self._source.snapshot()
         arrays = {
             **{f"source/{name}": array for name, array in source_arrays.items()},
-            "rows": self._packed,
-            "collected": np.concatenate([self._packed[:0], *self._collected]),
         }
         meta = {
             "step": self.step,
             "updates": self.updates,
             "episodes": self.episodes,
+            "packed": len(self._packed),
             "taken": self._taken,
             "due": self._due,
             "rewards": self.watch.seen(),
@@ -619,25 +620,26 @@ class GrowingTrainer(AbstractTrainer):
             "source": source_meta,
         }
         if self._fitted is not None:
-            fitted_arrays, meta["fitted"] = self._fitted.snapshot()
+            fitted_arrays, meta["fitted"], _ = self._fitted.snapshot()
             arrays |= {f"fitted/{name}": array for name, array in fitted_arrays.items()}
             moments = self._fitted.moments()
             arrays |= {} if moments is None else to_arrays("moments", moments)
-        return arrays, meta
+        return Snapshot(arrays, meta, {"replay": RowLog(0, (self._packed, *self._collected))})
 
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
         self._taken, self._due = meta["taken"], meta["due"]
         self.watch.see(meta["rewards"])
         self._rng.bit_generator.state = meta["rng"]
-        self._packed = arrays["rows"].copy()
-        self._collected = [arrays["collected"].copy()] if len(arrays["collected"]) else []
+        known = rows["replay"].all()
+        self._packed, collected = known[: meta["packed"]], known[meta["packed"] :]
+        self._collected = [collected] if len(collected) else []
         if "fitted" in meta:
             normalized = self._settings.normalize_obs
             moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
             self._fit_on(self._packed, moments)
             assert self._fitted is not None
-            self._fitted.restore(_under("fitted/", arrays), meta["fitted"])
+            self._fitted.restore(_under("fitted/", arrays), meta["fitted"], {})
             self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
         return self._source.restore(_under("source/", arrays), meta["source"])
 
@@ -692,13 +694,13 @@ class BatchTrainer(AbstractTrainer):
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
 
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
         state = self.learner.host_state()
         self.watch.check(state)
-        return to_arrays("learner", state), meta
+        return Snapshot(to_arrays("learner", state), meta, {})
 
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self._figures = meta["step"], meta["figures"]
         self.updates = self.step
         self._rng.bit_generator.state = meta["rng"]

@@ -8,8 +8,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fittedq.diagnose.pictures import save_picture
 from fittedq.errors import UserError
-from fittedq.files import make_folder, read_json, write_bytes, write_json
+from fittedq.files import (
+    PREFIX,
+    RUN,
+    Lock,
+    digest_of,
+    make_folder,
+    read_signed,
+    sweep,
+    write_bytes,
+    write_signed,
+)
+
+Record = dict[str, Any]
+DRAWN = ("eval_mean", "eval_min", "eval_max")
 
 KINDS_OF_SETTINGS: dict[str, Any] = {
     "algorithm": str,
@@ -25,7 +39,10 @@ KINDS_OF_SETTINGS: dict[str, Any] = {
 
 
 class RunFolder:
-    """`config.json`, `metrics.jsonl`, `checkpoints/`, `best/`, `last/`, `curve.png` under one folder."""
+    """`config.json`, `metrics.jsonl`, `checkpoints/`, `best/`, `last/`, `curve.png` under one folder.
+
+    Who writes there holds the folder's lock, from `create` or `open` to `close`; reading needs none.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -35,26 +52,62 @@ class RunFolder:
         self.best = path / "best"
         self.last = path / "last"
         self.curve_file = path / "curve.png"
+        self._lock: Lock | None = None
+        self._config: dict[str, Any] | None = None
 
     def create(self, config: dict[str, Any]) -> None:
-        """Begin a run; a folder that holds another run is refused."""
+        """Begin a run, or begin one again that came to no checkpoint; a folder that holds another is refused."""
+        self._refuse_all_but(config)
+        self._claim()
+        self._refuse_all_but(config)  # nobody was faster
+        self._write({"kind": RUN, **config, "history": []})
+        self.rewind(0)
+
+    def _refuse_all_but(self, config: dict[str, Any]) -> None:
+        """A UserError unless the folder is free, or holds a run of this configuration that came to no checkpoint."""
         if self.config_file.exists():
-            found = read_json(self.config_file)
-            same = "the same" if comparable(found) == comparable(config) else "another"
-            raise UserError(
-                f"run folder {self.path} holds a run of {same} configuration; continue it with "
-                f"`fittedq resume {self.path}`, or choose another folder with --out."
-            )
-        make_folder(self.path)
-        make_folder(self.checkpoints)
-        write_json(self.config_file, config)
+            same = comparable(self.config()) == comparable(config)
+            if self.begun or not same:
+                raise UserError(
+                    f"run folder {self.path} holds a run of {'the same' if same else 'another'} configuration; "
+                    f"continue it with `fittedq resume {self.path}`, or choose another folder with --out."
+                )
+        else:
+            written = (self.best, self.last, self.checkpoints, self.metrics_file, self.curve_file)
+            found = [path.name for path in written if os.path.lexists(path)]
+            if found:
+                raise UserError(
+                    f"folder {self.path} holds {', '.join(found)}, but no run of ours; choose another with --out."
+                )
+
+    def _write(self, config: dict[str, Any]) -> None:
+        self._config = config
+        write_signed(self.config_file, config)
 
     def open(self) -> dict[str, Any]:
-        """The configuration of an existing run."""
+        """The configuration of an existing run, which nobody else writes to from now on."""
+        self.config()
+        self._claim()
+        self._config = self.config()
+        return self._config
+
+    def close(self) -> None:
+        """Let others write here."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def config(self) -> dict[str, Any]:
+        """The configuration, whole and as it was written."""
         if not self.config_file.is_file():
             raise UserError(f"run folder {self.path} holds no config.json; give the folder that `fittedq train` made.")
-        config = read_json(self.config_file)
-        missing = {"algorithm", "env", "seed", "steps", "settings"} - set(config if isinstance(config, dict) else ())
+        try:
+            config = read_signed(self.config_file)
+        except UserError as error:
+            raise UserError(
+                f"{error} Put it back as it was: other settings are another run (fittedq train --out), more steps are "
+                "given to fittedq resume --steps."
+            ) from None
+        missing = {"algorithm", "env", "seed", "steps", "settings", "history"} - config.keys()
         if missing:
             raise UserError(
                 f"{self.config_file}: {', '.join(sorted(missing))} missing; it is damaged or not one of ours."
@@ -65,36 +118,63 @@ class RunFolder:
                     f"{self.config_file}: {name} is {config.get(name)!r}, as in no run; it is damaged or not one of "
                     "ours."
                 )
-        make_folder(self.path)
         return config
 
-    def extend(self, steps: int) -> None:
-        """Let the run go on to `steps`."""
-        write_json(self.config_file, self.open() | {"steps": steps})
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of this run says of it: the digest of its settings, and what resuming it changed so far."""
+        config = self._config or self.config()
+        return {"settings": digest_of(comparable(config)), "history": config["history"]}
 
-    def append(self, record: dict[str, Any]) -> None:
+    def change(self, step: int, changes: dict[str, Any]) -> None:
+        """Write down what a resume at `step` changes."""
+        assert self._config is not None
+        config = self._config
+        history = [*config["history"], {"step": step, **{name: [config[name], new] for name, new in changes.items()}}]
+        self._write(config | changes | {"history": history})
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, or the agent that is written after the last."""
+        return self.last.exists() or any(self.checkpoints.glob("step-*"))
+
+    def _claim(self) -> None:
+        """Take the lock, and remove what a process that died left."""
+        file = make_folder(self.path) / f"{PREFIX}lock"
+        file.touch()
+        self._lock = Lock.take(file)
+        if self._lock is None:
+            raise UserError(
+                f"run folder {self.path} is in use by process {file.read_text().strip() or 'of another user'}; wait "
+                "until it has ended, or stop it."
+            )
+        file.write_text(f"{os.getpid()}\n")
+        sweep(self.path, alone=True)
+
+    def append(self, record: Record) -> None:
         """One line of metrics, on disk when this returns."""
         with open(self.metrics_file, "a") as file:
             file.write(json.dumps({name: plain(value) for name, value in record.items()}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line; a last line cut short by a crash is passed over."""
-        if not self.metrics_file.exists():
-            return []
-        records = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
-        return records
+    def metrics(self) -> list[Record]:
+        """Every line that can be read."""
+        return [record for _, record in self.lines() if record is not None]
 
-    def rewind(self, step: int) -> None:
-        """Drop metrics after `step`, which a resumed run will write again."""
-        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
-        write_bytes(self.metrics_file, "".join(line + "\n" for line in kept).encode())
+    def lines(self) -> list[tuple[bytes, Record | None]]:
+        """Every line of the metrics, and what it says; None where that cannot be read."""
+        try:
+            data = self.metrics_file.read_bytes()
+        except OSError:
+            return []
+        return [(line, _record(line)) for line in data.split(b"\n") if line]
+
+    def rewind(self, step: int) -> int:
+        """Drop metrics after `step`, which a resumed run will write again; how many lines were lost as unreadable."""
+        lines = self.lines()
+        kept = [line for line, record in lines if record is not None and record["step"] <= step]
+        write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))
+        return sum(record is None for _, record in lines)
 
     def draw(self) -> Path | None:
         """The learning curve as a picture, where matplotlib is installed."""
@@ -112,7 +192,7 @@ class RunFolder:
         ]
         if training:
             axes.plot(*zip(*training, strict=True), color="0.75", linewidth=1, label="training episodes (exploring)")
-        evaluated = [record for record in records if record.get("eval_mean") is not None]
+        evaluated = [record for record in records if all(record.get(name) is not None for name in DRAWN)]
         if evaluated:
             steps = [record["step"] for record in evaluated]
             axes.plot(steps, [record["eval_mean"] for record in evaluated], color="C0", label="evaluation, mean")
@@ -125,7 +205,7 @@ class RunFolder:
                 linewidth=0,
                 label="evaluation, worst to best episode",
             )
-        config = read_json(self.config_file)
+        config = self.config()
         axes.set(
             xlabel="environment steps",
             ylabel="return",
@@ -134,16 +214,26 @@ class RunFolder:
         if training or evaluated:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        temporary = self.curve_file.with_name("curve.tmp.png")
-        figure.savefig(temporary, dpi=120)
+        save_picture(figure, self.curve_file)
         pyplot.close(figure)
-        os.replace(temporary, self.curve_file)
         return self.curve_file
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What must agree for one run to continue another: all but how long, how often looked at, and versions."""
-    return {name: config.get(name) for name in ("algorithm", "env", "seed", "settings")}
+    return {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed", "settings")}
+
+
+def _record(line: bytes) -> Record | None:
+    """A line of metrics, if it is one: a step, and numbers where the curve has them."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    drawn = (record.get(name) for name in ("train_return", *DRAWN))
+    return record if all(value is None or type(value) in (int, float) for value in drawn) else None
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from fittedq.envs.native import AbstractJaxEnv, physics
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
-from fittedq.files import versions
+from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.programs import keep_programs
 from fittedq.record import RunFolder
@@ -191,7 +192,8 @@ class Run:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         """All that was warned of so far."""
-        self._saved: int | None = None
+        self._checkpoint: Path | None = None
+        """The last one saved or restored."""
 
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
@@ -313,15 +315,21 @@ class Run:
             self.folder.create(self.config())
 
     def restore(self) -> None:
-        """Continue from the folder's last whole checkpoint."""
+        """Continue from the folder's last whole checkpoint, or from the start where none was reached."""
         assert self.folder is not None
-        path, exact, problems = checkpoint.restore(self.folder.checkpoints, self.trainer)
-        self.notes += [f"{problem} Falling back to {path.name}." for problem in problems]
-        if not exact:
-            self.notes.append("The environment could not be brought back exactly: a new episode begins.")
-        self.folder.rewind(self.trainer.step)
-        evaluated = [record["eval_mean"] for record in self.folder.metrics() if record.get("eval_mean") is not None]
-        self.best = max(evaluated, default=None)
+        if self.folder.begun:
+            identity = self.folder.identity()
+            path, exact, problems = checkpoint.restore(self.folder.checkpoints, self.trainer, run=identity)
+            self._checkpoint, self.best = path, read_manifest(path, CHECKPOINT)["run"]["best"]
+            self.notes += [f"{problem} Falling back to {path.name}." for problem in problems]
+            if not exact:
+                self.notes.append("The environment could not be brought back exactly: a new episode begins.")
+        else:
+            self.notes.append("The run came to no checkpoint: it begins at step 0.")
+        unreadable = self.folder.rewind(self.trainer.step)
+        if unreadable:
+            lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
+            self.notes.append(f"{lines} of {self.folder.metrics_file} could not be read: left out.")
 
     def execute(self, stop: Callable[[], bool] = never) -> Iterator[Report]:
         """Train to the schedule's end, or until `stop()`; the folder is saved either way."""
@@ -337,8 +345,7 @@ class Run:
                     if self.folder is not None:
                         self.folder.append(report.record())
                         if schedule.checkpoint_every and _crossed(schedule.checkpoint_every, before[0], progress.step):
-                            checkpoint.save(self.folder.checkpoints, trainer)
-                            self._saved = trainer.step
+                            self._save()
                     before, interval = (progress.step, progress.updates), 0.0
                     yield report
                 elif progress.fraction > 0:
@@ -350,11 +357,28 @@ class Run:
             self._finish()
         except EnvError:
             # What was learned is whole, and the environment may do better next time.
-            if self.folder is not None and trainer.step and self._saved != trainer.step:
-                checkpoint.save(self.folder.checkpoints, trainer)
+            if self.folder is not None and trainer.step and not self._is_saved():
+                self._save()
             raise
         finally:
-            trainer.close()
+            self.close()
+
+    def close(self) -> None:
+        """Release the environments, and the folder for other processes."""
+        self.trainer.close()
+        if self.folder is not None:
+            self.folder.close()
+
+    def complete(self) -> bool:
+        """Write what a run that has taken all its steps lacks because it was killed; whether anything was."""
+        assert self.folder is not None
+        try:
+            if load_folder(self.folder.last, AGENT)[1]["origin"] == self._origin():
+                return False
+        except UserError:
+            pass
+        self._finish()
+        return True
 
     def _report_every(self) -> list[int]:
         """Reports fall on evaluations and checkpoints too."""
@@ -373,7 +397,7 @@ class Run:
             if self.best is None or np.mean(returns) > self.best:
                 self.best = float(np.mean(returns))
                 if self.folder is not None:
-                    agent.save(self.folder.best)
+                    agent.save(self.folder.best, origin=self._origin())
         return Report(
             step=progress.step,
             steps=self.schedule.steps,
@@ -402,10 +426,22 @@ class Run:
     def _finish(self) -> None:
         if self.folder is None:
             return
-        if self._saved != self.trainer.step:
-            checkpoint.save(self.folder.checkpoints, self.trainer)
-        self.agent().save(self.folder.last)
+        if not self._is_saved():
+            self._save()
         self.folder.draw()
+        # Last of all: where it is there, nothing is missing.
+        self.agent().save(self.folder.last, origin=self._origin())
+
+    def _is_saved(self) -> bool:
+        return self._checkpoint is not None and self._checkpoint.name == checkpoint.name(self.trainer.step)
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        about = self.folder.identity() | {"best": self.best}
+        self._checkpoint = checkpoint.save(self.folder.checkpoints, self.trainer, run=about, before=self._checkpoint)
+
+    def _origin(self) -> dict[str, int]:
+        return {"step": self.trainer.step}
 
 
 def resume(
@@ -423,35 +459,46 @@ def resume(
     (features=, model=) for what no file holds. Modules, files and wrappers that only the run's settings name are
     imported where `trust_code` names them too.
     """
-    config = RunFolder(folder).open()
-    saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
-    env = saved if env is None else env
-    path = config.get("data")
-    data = None if path is None else Dataset.open(path)
-    if env is None and data is None:
-        raise UserError(
-            f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
-            "fittedq.resume(folder, env=...)."
+    opened = RunFolder(folder)
+    config = opened.open()
+    with ExitStack() as undone:
+        undone.callback(opened.close)
+        saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
+        env = saved if env is None else env
+        path = config.get("data")
+        data = None if path is None else Dataset.open(path)
+        if env is None and data is None:
+            raise UserError(
+                f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
+                "fittedq.resume(folder, env=...)."
+            )
+        names = [field.name for field in dataclasses.fields(Schedule)]
+        schedule = Schedule(**{name: config[name] for name in names if name in config})
+        if steps is not None:
+            schedule = dataclasses.replace(schedule, steps=steps)
+        run = Run(
+            config["algorithm"],
+            env.trusted(trust_code) if isinstance(env, NamedEnv) else env,
+            schedule,
+            data=data,
+            eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
+            action_set=_saved_set(config, action_set),
+            seed=config["seed"],
+            settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},
         )
-    names = [field.name for field in dataclasses.fields(Schedule)]
-    schedule = Schedule(**{name: config[name] for name in names if name in config})
-    if steps is not None:
-        schedule = dataclasses.replace(schedule, steps=steps)
-    run = Run(
-        config["algorithm"],
-        env.trusted(trust_code) if isinstance(env, NamedEnv) else env,
-        schedule,
-        data=data,
-        eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
-        action_set=_saved_set(config, action_set),
-        seed=config["seed"],
-        settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},
-        folder=folder,
-    )
-    run.restore()
-    if schedule.steps > max(run.trainer.step, config["steps"]):
-        RunFolder(folder).extend(schedule.steps)
-    return run
+        undone.callback(run.trainer.close)
+        run.folder = opened
+        run.restore()
+        changes: dict[str, Any] = {}
+        if schedule.steps > max(run.trainer.step, config["steps"]):
+            changes["steps"] = schedule.steps
+        if versions() != config["versions"]:
+            changes["versions"] = versions()
+            run.notes.append("Other versions of its libraries are installed than the run had: its figures may differ.")
+        if changes:
+            opened.change(run.trainer.step, changes)
+        undone.pop_all()
+        return run
 
 
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:

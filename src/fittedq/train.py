@@ -11,7 +11,7 @@ import abc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,7 +23,8 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, host_view, to_host
 from fittedq.approx.models import KnownModel
 from fittedq.data.dataset import Dataset
-from fittedq.data.replay import DeviceReplay, Replay
+from fittedq.data.replay import DeviceReplay, Replay, ring_log
+from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
@@ -82,6 +83,16 @@ class Progress:
     """How much of the next step is done, where a step is long."""
 
 
+class Snapshot(NamedTuple):
+    """The whole state of a run."""
+
+    arrays: Arrays
+    meta: dict[str, Any]
+    """JSON."""
+    rows: dict[str, RowLog]
+    """What only grows."""
+
+
 def never() -> bool:
     """The stop condition of a run that nobody interrupts."""
     return False
@@ -129,11 +140,11 @@ class AbstractTrainer(abc.ABC):
         """Up to `count` of the states it learns from, spread evenly, as its networks see them [b, s]."""
 
     @abc.abstractmethod
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
-        """(arrays by name, JSON): the whole state of the run."""
+    def snapshot(self) -> Snapshot:
+        """The whole state of the run; its rows are views, good until it goes on."""
 
     @abc.abstractmethod
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         """Take a snapshot back; False where the environment could not be brought back exactly."""
 
     @abc.abstractmethod
@@ -462,14 +473,13 @@ class HostTrainer(AbstractTrainer):
         obs = spread(self._replay.content(), count)[:, : self.obs_size]
         return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
 
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         source_arrays, source_meta = self._source.snapshot()
         state = self.learner.host_state()
         self.watch.check(state)
         arrays = {
             **to_arrays("learner", state),
             **{f"source/{name}": array for name, array in source_arrays.items()},
-            "replay/rows": self._replay.content(),
             "noise": self._noise,
         }
         if self._moments is not None:
@@ -479,20 +489,19 @@ class HostTrainer(AbstractTrainer):
             "updates": self.updates,
             "episodes": self.episodes,
             "owed": self._owed,
-            "replay_position": self._replay.position,
             "rng": self._rng.bit_generator.state,
             "figures": self._figures,
             "rewards": self.watch.seen(),
             "source": source_meta,
         }
-        return arrays, meta
+        return Snapshot(arrays, meta, {"replay": self._replay.log()})
 
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
         self.watch.see(meta["rewards"])
         self._owed, self._figures = meta["owed"], meta["figures"]
         self._rng.bit_generator.state = meta["rng"]
-        self._replay.restore(arrays["replay/rows"], meta["replay_position"])
+        self._replay.restore(rows["replay"])
         self._noise = arrays["noise"].copy()
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
@@ -678,16 +687,32 @@ class CompiledTrainer(AbstractTrainer):
         obs = spread(np.asarray(replay.rows[: int(replay.size)]), count)[:, : self.obs_size]
         return obs if moments is None else np.asarray(moments.normalize(obs))
 
-    def snapshot(self) -> tuple[Arrays, dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
         self.watch.check(to_host(self._state.learner))
-        meta = {"step": self.step, "updates": self.updates, "episodes": self.episodes, "figures": self._figures}
-        return to_arrays("loop", self._state), meta | {"rewards": self.watch.seen()}
+        meta = {
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "figures": self._figures,
+            "rewards": self.watch.seen(),
+        }
+        # On a CPU a view: the rows are not copied.
+        rows = np.asarray(self._state.replay.rows)
+        added = self.step // self._settings.n_envs * min(self._settings.n_envs, len(rows))
+        return Snapshot(to_arrays("loop", self._without_replay()), meta, {"replay": ring_log(rows, added)})
 
-    def restore(self, arrays: Arrays, meta: dict[str, Any]) -> bool:
+    def _without_replay(self) -> LoopState:
+        return eqx.tree_at(lambda state: state.replay, self._state, None)
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
         self._figures = meta["figures"]
         self.watch.see(meta["rewards"])
-        self._state = jax.device_put(from_arrays("loop", self._state, arrays))
+        state = jax.device_put(from_arrays("loop", self._without_replay(), arrays))
+        # Let go of the old rows before the new ones are there.
+        self._state = eqx.tree_at(lambda state: state.replay, state, None, is_leaf=lambda node: node is None)
+        replay = DeviceReplay.restored(rows["replay"], self._settings.replay_size)
+        self._state = eqx.tree_at(lambda state: state.replay, state, replay, is_leaf=lambda node: node is None)
         return True
 
     def close(self) -> None:

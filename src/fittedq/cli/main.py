@@ -37,6 +37,7 @@ COMMANDS = {
         Command("eval", "Returns of a saved agent over fresh episodes."),
         Command("inspect", "What a run or an agent is, and how good its policy is by its critic."),
         Command("list", "The algorithms, or one algorithm's settings."),
+        Command("verify", "Check every file of a run, an agent, a checkpoint or a dataset."),
         Command("data", "Collect, import, check and export datasets of transitions."),
     )
 }

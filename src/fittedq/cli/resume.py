@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +28,20 @@ class Resume(TrustsFile):
 
     def run(self) -> int:
         run = resume(self.run_folder, steps=self.steps, trust_code=self.trust_code)
-        if run.trainer.step >= run.schedule.steps:
-            run.trainer.close()
+        if run.trainer.step < run.schedule.steps:
+            return follow(run, as_json=self.json)
+        try:
+            completed = run.complete()
+        finally:
+            run.close()
+        if not completed:
             raise UserError(
                 f"run folder {self.run_folder} has taken {run.trainer.step} of {run.schedule.steps} steps; "
                 "give a larger --steps to go on."
             )
-        return follow(run, as_json=self.json)
+        if self.json:
+            print(json.dumps({"event": "completed", "run": str(self.run_folder), "step": run.trainer.step}))
+        else:
+            steps = f"all {run.trainer.step:,} steps were taken"
+            print(f"Completed {self.run_folder}: {steps}, but last/ had not been written.", file=sys.stderr)
+        return 0

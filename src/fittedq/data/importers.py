@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
+from fittedq.data.segments import read_rows
 from fittedq.errors import UserError, in_one_line, nearest
 from fittedq.files import CHECKPOINT, load_folder, read_json
 from fittedq.memory import amount
@@ -807,30 +808,25 @@ def _read_replay(path: Path, column_map: ColumnMap) -> Source:
             raise UserError(f"run folder {path} holds no checkpoint; train it further first.")
         checkpoint = max(steps, key=lambda folder: folder.name)
     arrays, manifest = load_folder(checkpoint, CHECKPOINT)
-    if "replay/rows" in arrays:
-        rows, obs = arrays["replay/rows"], arrays["source/obs"]
-        position = int(manifest["trainer"]["replay_position"])
-    elif "loop/replay/rows" in arrays:
-        rows, obs = arrays["loop/replay/rows"], arrays["loop/obs"]
-        rows, position = rows[: int(arrays["loop/replay/size"])], int(arrays["loop/replay/position"])
-    else:
+    logs = read_rows(checkpoint, manifest)
+    if "replay" not in logs:
         raise UserError(f"{checkpoint} holds no replay; give the folder that `fittedq train` made.")
+    rows, obs = logs["replay"].all(), arrays["source/obs" if "source/obs" in arrays else "loop/obs"]
     if not len(rows):
         raise UserError(f"{checkpoint}: its replay is empty; train it further first.")
     n_envs, obs_size = obs.shape
     action_size = rows.shape[1] - Transition.width(obs_size, 0)
-    order = _oldest_first(len(rows), position, int(manifest["trainer"]["step"]), n_envs)
+    order = _by_environment(len(rows), int(manifest["trainer"]["step"]), n_envs)
     size = chunk_rows(rows.shape[1])
     source = Source(iter(()), -(-len(rows) // size), _agent_bounds(path))
     source.batches = _replay_batches(rows, order, obs_size, action_size, size, source.notes)
     return source
 
 
-def _oldest_first(count: int, position: int, step: int, n_envs: int) -> np.ndarray:
-    """Indices of a ring's rows by environment, and by age within each: n environments write in turn."""
-    age = (np.arange(count) + position) % count
+def _by_environment(count: int, step: int, n_envs: int) -> np.ndarray:
+    """Indices of rows in order, by environment: n environments write in turn."""
     oldest = (step - count) % n_envs
-    return np.concatenate([age[(env - oldest) % n_envs :: n_envs] for env in range(n_envs)])
+    return np.concatenate([np.arange((env - oldest) % n_envs, count, n_envs) for env in range(n_envs)])
 
 
 def _replay_batches(

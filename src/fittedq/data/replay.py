@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fittedq import memory
+from fittedq.data.segments import RowLog
 
 
 class Replay:
@@ -20,12 +21,22 @@ class Replay:
     def __init__(self, capacity: int, width: int):
         check_size(capacity, width)
         self.rows = np.zeros((capacity, width), np.float32)
-        self.size = 0
-        self.position = 0
+        self.added = 0
+        """Rows that ever came; row i lies at i mod capacity."""
 
     @property
     def capacity(self) -> int:
         return self.rows.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Rows held."""
+        return min(self.added, self.capacity)
+
+    @property
+    def position(self) -> int:
+        """Where the next row goes."""
+        return self.added % self.capacity
 
     def add(self, rows: Float[np.ndarray, "b width"]) -> None:
         """Append rows in order; those over capacity replace the oldest."""
@@ -34,8 +45,7 @@ class Replay:
         first = min(count, self.capacity - self.position)
         self.rows[self.position : self.position + first] = rows[:first]
         self.rows[: count - first] = rows[first:]
-        self.position = (self.position + count) % self.capacity
-        self.size = min(self.size + count, self.capacity)
+        self.added += count
 
     def sample(self, rng: np.random.Generator, batches: int, batch: int) -> Float[np.ndarray, "batches batch width"]:
         """`batches` independent batches."""
@@ -49,10 +59,22 @@ class Replay:
         """Up to `count` rows, oldest first."""
         return self.rows[newest(count, self.size, self.position, self.capacity)]
 
-    def restore(self, rows: Float[np.ndarray, "size width"], position: int) -> None:
-        """Put back what `content` gave."""
-        self.size, self.position = rows.shape[0], position
-        self.rows[: self.size] = rows
+    def log(self) -> RowLog:
+        """The rows held, by number."""
+        return ring_log(self.rows, self.added)
+
+    def restore(self, log: RowLog) -> None:
+        """Put back what `log` gave: every row where it was."""
+        self.added = log.first
+        for rows in log.since(log.first):
+            self.add(rows)
+
+
+def ring_log(rows: Float[np.ndarray, "capacity width"], added: int) -> RowLog:
+    """What a ring holds to which so many rows were added."""
+    size = min(added, len(rows))
+    turn = added % len(rows) if added > len(rows) else 0
+    return RowLog(added - size, (rows[turn:size], rows[:turn]))
 
 
 def newest(count: int, size: int, position: int, capacity: int) -> np.ndarray:
@@ -91,6 +113,14 @@ class DeviceReplay(eqx.Module):
             jnp.minimum(self.size + count, capacity),
             (self.position + count) % capacity,
         )
+
+    @staticmethod
+    def restored(log: RowLog, capacity: int) -> DeviceReplay:
+        """The replay whose rows `log` holds."""
+        ring = Replay(capacity, log.width)
+        ring.restore(log)
+        size, position = (jnp.asarray(number, jnp.int32) for number in (ring.size, ring.position))
+        return DeviceReplay(jax.device_put(ring.rows), size, position)
 
     def newest(self, count: int) -> Float[np.ndarray, "n width"]:
         """Up to `count` rows, oldest first, on the host."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from jaxtyping import Float
 
 from fittedq.diagnose.gap import Gap
 from fittedq.errors import UserError
+from fittedq.files import write_bytes
 
 POINTS, CELLS, PAIRS = 201, 41, 6
 
@@ -65,5 +68,18 @@ def draw_state(gap: Gap, row: int, q: Values, low: Any, high: Any, path: Path) -
         axis.plot(best[i], best[j], "*", color="C1", markeredgecolor="black", markersize=12, label="a*")
         axis.set(xlabel=f"action {i}", ylabel=f"action {j}")
     figure.suptitle(f"gap {gap.lower[row]:.3g} to {gap.upper[row]:.3g}, range of q {gap.scale[row]:.3g}", fontsize=9)
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path)
     pyplot.close(figure)
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not there; a UserError where `path` is anything but an earlier one of ours."""
+    signature = b"Software\x00fittedq"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": "fittedq"})
+    try:
+        if os.path.lexists(path) and (path.is_symlink() or signature not in path.read_bytes()[:4096]):
+            raise UserError(f"{path} is not a picture that fittedq made, and is not replaced; move it away.")
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"picture {path} cannot be written ({error.strerror}).") from None

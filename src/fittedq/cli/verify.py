@@ -1,0 +1,80 @@
+"""`fittedq verify PATH`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from fittedq.checkpoint import check_run, newest_first
+from fittedq.errors import UserError
+from fittedq.files import AGENT, CHECKPOINT, DATASET, MANIFEST, article, faults, read_json, read_manifest
+from fittedq.record import RunFolder
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every file of a run, an agent, a checkpoint or a dataset and name all that is wrong; exit code 1 if any."""
+
+    path: tyro.conf.Positional[Path]
+    """A folder that fittedq made; runs may go on meanwhile."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        kind, wrong = verify(self.path)
+        if self.json:
+            print(json.dumps({"path": str(self.path), "kind": kind, "wrong": wrong}))
+        else:
+            print("\n".join(wrong) or f"{self.path}: {article(kind)}, every file whole.")
+        return 1 if wrong else 0
+
+
+def verify(path: Path) -> tuple[str, list[str]]:
+    """(run, agent, checkpoint or dataset; all that is wrong with it, a sentence each)."""
+    if (path / "config.json").is_file():
+        return "run", _run(path)
+    if not (path / MANIFEST).is_file():
+        raise UserError(f"{path} is no run, agent, checkpoint or dataset: it holds neither config.json nor {MANIFEST}.")
+    try:
+        manifest = read_json(path / MANIFEST)
+    except UserError as error:
+        return "folder", [str(error)]
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind not in (AGENT, CHECKPOINT, DATASET):
+        return "folder", [f"{path / MANIFEST} is of no kind that fittedq writes; it is damaged or not one of ours."]
+    return kind, _wrong(path, kind)
+
+
+def _run(path: Path) -> list[str]:
+    folder, identity, wrong = RunFolder(path), None, []
+    try:
+        identity = folder.identity()
+    except UserError as error:
+        wrong.append(str(error))
+    for checkpoint in newest_first(folder.checkpoints):
+        found = _wrong(checkpoint, CHECKPOINT, identity)
+        # A run that goes on drops its older checkpoints.
+        wrong += found if checkpoint.exists() else []
+    for agent in (folder.best, folder.last):
+        wrong += _wrong(agent, AGENT) if agent.exists() else []
+    lines = folder.lines()
+    unreadable = sum(record is None for _, record in lines)
+    if unreadable:
+        wrong.append(f"{folder.metrics_file}: {unreadable} of {len(lines)} lines cannot be read.")
+    return wrong
+
+
+def _wrong(path: Path, kind: str, identity: Mapping[str, Any] | None = None) -> list[str]:
+    """What is wrong with a folder of this kind; with `identity`, also that it belongs to another run."""
+    try:
+        found = faults(path, kind)
+        if identity is not None:
+            check_run(path, read_manifest(path, kind), identity)
+        return found
+    except UserError as error:
+        return [str(error)]
