@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 from campaign import Outcome, campaign
-from isolated import Isolated, sentence
+from isolated import COMPILING, Isolated, sentence
 from pyarrow import parquet
 
 import fittedq
@@ -403,7 +403,7 @@ def cases() -> dict[str, tuple[str, int]]:
 
 
 def main() -> int:
-    isolated = Isolated(attempt, seconds=120)
+    isolated = Isolated(attempt, COMPILING, seconds=180)
     return campaign(
         "datasets",
         "A bad dataset is refused in one sentence, or holds what was put in and gives an agent that acts in its set.",

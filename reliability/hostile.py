@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from campaign import Outcome, campaign
 from flips import made, make_run
-from isolated import Isolated, sentence
+from isolated import COMPILING, READING, Isolated, sentence
 from pyarrow import parquet
 
 import fittedq
@@ -682,6 +682,9 @@ def run_whose_settings_are_a_million_brackets(folder: Path) -> None:
 # ---------------------------------------------------------------------- the trial
 
 
+DATA = ("npz", "hdf5", "minari", "csv", "parquet", "dataset")
+
+
 def attempt(name: str, folder: Path) -> Outcome:
     """Survived: one sentence, and nothing written or imported but the hostile file itself."""
     kind, before = name.split()[0], Path.cwd()
@@ -699,12 +702,17 @@ def attempt(name: str, folder: Path) -> Outcome:
     return Outcome(kind, False, "it was taken")
 
 
+def room(name: str) -> int:
+    """What a trial may claim: agents and runs are made first, and a run is compiled again."""
+    return READING if name.split()[0] in DATA else COMPILING
+
+
 def main() -> int:
-    isolated = Isolated(attempt)
+    reading, compiling = Isolated(attempt), Isolated(attempt, COMPILING)
     return campaign(
         "hostile",
         "A file made to harm is refused in one sentence, without a hang, a crash, or memory beyond 2 GiB.",
-        {name: partial(isolated, name) for name in CASES},
+        {name: partial(compiling if room(name) == COMPILING else reading, name) for name in CASES},
     )
 
 

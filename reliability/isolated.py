@@ -17,8 +17,9 @@ from typing import Any
 
 from campaign import Outcome
 
-EXTRA_BYTES = 2 * 2**30
-"""What a trial may claim beyond what its process held when it began: `importers.MOST_HELD`, twice."""
+READING, COMPILING = 2 * 2**30, 8 * 2**30
+"""Addresses that a trial may claim beyond what its process held when it began: to read, `importers.MOST_HELD` twice; a
+compiler reserves more than it uses."""
 SENTENCE = 600
 """Characters of the longest sentence."""
 
@@ -28,7 +29,8 @@ class Isolated:
     """`work(case, folder)` in a process that is made anew after a crash or after `seconds` without an answer."""
 
     work: Callable[[Any, Path], Outcome]
-    seconds: float = 30.0
+    room: int = READING
+    seconds: float = 60.0
     _child: Any = None
     _line: Connection | None = None
 
@@ -36,7 +38,7 @@ class Isolated:
         if self._line is None:
             context = multiprocessing.get_context("spawn")
             self._line, other = context.Pipe()
-            self._child = context.Process(target=_serve, args=(self.work, other), daemon=True)
+            self._child = context.Process(target=_serve, args=(self.work, self.room, other), daemon=True)
             self._child.start()
             other.close()
             assert self._line.poll(120), "the process of the trials did not start"
@@ -55,7 +57,7 @@ class Isolated:
         return Outcome("not finished", False, cause)
 
 
-def _serve(work: Callable[[Any, Path], Outcome], line: Connection) -> None:
+def _serve(work: Callable[[Any, Path], Outcome], room: int, line: Connection) -> None:
     import fittedq.data.importers  # noqa: F401  (what every trial needs is loaded before memory is limited)
 
     line.send("ready")
@@ -64,15 +66,15 @@ def _serve(work: Callable[[Any, Path], Outcome], line: Connection) -> None:
             case = line.recv()
         except EOFError:
             return
-        line.send(limited(work, case))
+        line.send(limited(work, case, room))
 
 
-def limited(work: Callable[[Any, Path], Outcome], case: Any) -> Outcome:
-    """`work` in a folder of its own, with `EXTRA_BYTES` to claim at most; what leaves it is a loss."""
+def limited(work: Callable[[Any, Path], Outcome], case: Any, room: int = READING) -> Outcome:
+    """`work` in a folder of its own, with `room` to claim at most; what leaves it is a loss."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     folder = Path(tempfile.mkdtemp(prefix="trial-"))
-    resource.setrlimit(resource.RLIMIT_AS, (held + EXTRA_BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (held + room, before[1]))
     try:
         return work(case, folder)
     except Exception as error:

@@ -22,12 +22,12 @@ sys.path.append(str(Path(__file__).parent.parent / "reliability"))
 import datasets
 import flips
 import hostile
-from isolated import limited, sentence
+from isolated import COMPILING, limited, sentence
 
 
 @pytest.mark.parametrize("name", hostile.CASES)
 def test_a_hostile_file_is_one_sentence(name: str) -> None:
-    outcome = limited(hostile.attempt, name)
+    outcome = limited(hostile.attempt, name, hostile.room(name))
     assert outcome.survived, outcome.cause
 
 
@@ -35,14 +35,14 @@ def test_a_hostile_file_is_one_sentence(name: str) -> None:
 def test_a_bad_dataset_is_a_sentence_or_is_learned_from(name: str) -> None:
     # Two numbers: two ways in, one method.
     for number in (1, 2):
-        outcome = limited(datasets.attempt, (name, number))
+        outcome = limited(datasets.attempt, (name, number), COMPILING)
         assert outcome.survived, outcome.cause
 
 
 @pytest.mark.parametrize("kind", [kind for kind in flips.KINDS if "config" not in kind])
 def test_a_damaged_file_is_named_or_as_it_was(kind: str) -> None:
     for number in range(12):
-        outcome = limited(flips.attempt, (kind, number))
+        outcome = limited(flips.attempt, (kind, number), flips.room(kind))
         assert outcome.survived, outcome.cause
 
 
@@ -50,7 +50,7 @@ def test_a_damaged_file_is_named_or_as_it_was(kind: str) -> None:
 @pytest.mark.parametrize("name", datasets.KINDS)
 def test_more_bad_datasets(name: str) -> None:
     for number in range(3, 20):
-        outcome = limited(datasets.attempt, (name, number))
+        outcome = limited(datasets.attempt, (name, number), COMPILING)
         assert outcome.survived, outcome.cause
 
 
