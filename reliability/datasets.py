@@ -359,6 +359,8 @@ def attempt(case: tuple[str, int], folder: Path) -> Outcome:
     stage = "import"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # What fittedq itself warns of is told; any other warning is a number that went wrong unsaid.
+        warnings.filterwarnings("ignore", "rewards between", RuntimeWarning)
         try:
             dataset = way(log, folder)
             wrong = changed(dataset, log)

@@ -28,7 +28,7 @@ from fittedq.envs.gym import EnvLike
 from fittedq.envs.named import NamedEnv, resolved
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
-from fittedq.errors import UserError
+from fittedq.errors import UserError, in_one_line
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import AGENT, load_folder, save_folder
 from fittedq.greedy import CriticValue
@@ -325,7 +325,7 @@ def _rebuilt(
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: the manifest is no agent's ({error!r}).") from None
+        raise UserError(f"{where}: the manifest is no agent's ({in_one_line(error)}).") from None
     if obs_size < 1:
         raise UserError(f"{where}: found observations of {obs_size} numbers, expected at least one; it is damaged.")
     memory.require(size, f"{where}: its networks", "it is damaged, or for a larger machine")

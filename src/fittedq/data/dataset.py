@@ -121,7 +121,9 @@ class Dataset:
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise UserError(f"{path / MANIFEST}: its content is not a dataset's ({error!r}); it is damaged.") from None
+            raise UserError(
+                f"{path / MANIFEST}: its content is not a dataset's ({in_one_line(error)}); it is damaged."
+            ) from None
         columns = {}
         for name in COLUMNS:
             file = path / f"{name}.npy"
