@@ -24,6 +24,7 @@ from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
 from fittedq.progress import counted
+from fittedq.record import RunFolder
 from fittedq.run import find_agent
 from fittedq.types import Transition
 
@@ -189,8 +190,7 @@ def _about(path: Path, agent: Agent) -> dict[str, Any]:
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
         about |= {name: config.get(name) for name in ("seed", "steps", "data", "settings")}
-        metrics = path / "metrics.jsonl"
-        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+        records = RunFolder(path).metrics()
         evaluated = [record["eval_mean"] for record in records if record.get("eval_mean") is not None]
         about |= {
             "step": records[-1]["step"] if records else 0,
