@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
+from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
 from fittedq.losses import Regress
 from fittedq.targets import AbstractTarget
@@ -69,10 +70,13 @@ class Watch:
         return figures
 
     def check_networks(self, nets: Approximators, when: str) -> None:
-        """A UserError where a parameter is not finite."""
+        """A UserError where a parameter is not finite; +∞ is in trees, as a leaf's threshold."""
         for component in COMPONENTS:
-            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(getattr(nets, component))]
-            if not all(np.isfinite(leaf).all() for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)):
+            part = getattr(nets, component)
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(part)]
+            numbers = [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.floating)]
+            wrong = np.isnan if isinstance(part, TreeCritic) else lambda leaf: ~np.isfinite(leaf)
+            if any(wrong(leaf).any() for leaf in numbers):
                 self.diverged(when, component, "largest parameter")
 
     def largest(self, target: AbstractTarget, nets: Approximators) -> float:
