@@ -92,7 +92,7 @@ class Plant(gymnasium.Env):
                 case "no dictionary": answer[0] = np.zeros(5, np.float32)
                 case "two rewards": answer[1] = np.zeros(2)
                 case "reward of words": answer[1] = "much"
-                case "none": return None
+                case "nothing at all": return None
                 case "four values": return tuple(answer[:2] + answer[3:])
                 case "flag of words": answer[2] = "yes"
                 case "harmless dtype": answer[0]["speed"] = answer[0]["speed"].astype(np.int64)
@@ -124,7 +124,7 @@ WRONG = (
     "no dictionary",
     "two rewards",
     "reward of words",
-    "none",
+    "nothing at all",
     "four values",
     "flag of words",
 )
