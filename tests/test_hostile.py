@@ -39,7 +39,7 @@ def test_a_bad_dataset_is_a_sentence_or_is_learned_from(name: str) -> None:
         assert outcome.survived, outcome.cause
 
 
-@pytest.mark.parametrize("kind", [kind for kind in flips.KINDS if "config" not in kind])
+@pytest.mark.parametrize("kind", flips.KINDS)
 def test_a_damaged_file_is_named_or_as_it_was(kind: str) -> None:
     for number in range(12):
         outcome = limited(flips.attempt, (kind, number), flips.room(kind))
