@@ -21,7 +21,7 @@ from pathlib import Path
 import children
 from campaign import Outcome, Trial, campaign
 from children import FULL, WATCH, Ended, Fault
-from kills import dataset, differences, reference, setups, unreadable, workplace
+from kills import dataset, differences, goes_on, ready, reference, setups, unreadable, workplace
 
 PROMISE = "A full disk costs one sentence and nothing that was saved; with room again all ends as it would have."
 RUNS = ("td3 online", "sac compiled", "nfqca growing", "sac batches", "amortized_fqi fitted")
@@ -97,7 +97,7 @@ def calls_of(work: Callable[[], int], folder: Path) -> int:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Digests of the tensors, columns and pictures under a folder; manifests hold names that are drawn."""
+    """Digests of all files under a folder."""
     return {
         str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -130,9 +130,8 @@ def train(name: str, quantile: float, real: bool = False) -> Outcome:
     # Only what the run does without, its picture, may be missing in silence.
     wrong = misspoken(full) if full.code else []
     wrong += unreadable(run)
-    saved = any(path.name[5:].isdigit() for path in run.glob("checkpoints/step-*"))
     if full.code or not (run / "last").exists():
-        again = children.run(children.fittedq("resume", run) if saved else children.fittedq(*setup.command(run)))
+        again = children.run(goes_on(setup, run))
         wrong += [] if again.code == 0 else [f"with room again: exit {again.code}: {again.last_line}"]
     return outcome("train", real, wrong or differences(setup, run, known.folder), full)
 
@@ -213,7 +212,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    children.ready()
+    ready()
     try:
         code = campaign("full_disk", PROMISE, cases())
     finally:

@@ -5,8 +5,8 @@ moment, inside a checkpoint write, inside a write of metrics or of the best agen
 checkpoint write, and inside the final writes, once more where a resume writes them. Inside a write means at a chosen
 call into the file system (`faults.c`); more than half of the kills are inside checkpoint and final writes. After every
 kill `fittedq verify` must find nothing broken, and the next process goes on with `fittedq resume` (`fittedq train`
-where nothing was saved yet). The last one must finish the run, and the finished run must equal the one that was never
-killed bit for bit: the last and the best agent, the state, and the metrics but for the columns of time.
+where the run has no configuration yet). The last one must finish the run. The finished run must equal the one that was
+never killed bit for bit: the last and the best agent, the state, and the metrics but for the columns of time.
 
     .venv/bin/python reliability/kills.py
 """
@@ -27,9 +27,12 @@ from typing import Any
 
 import children
 import numpy as np
-import safetensors.numpy
 from campaign import Outcome, Trial, campaign
 from children import KILL, WATCH, Fault
+from fittedq.data.segments import read_rows
+
+from fittedq.data import segments
+from fittedq.files import CHECKPOINT, MANIFEST, load_folder, read_json
 
 PROMISE = "A killed run is whole, resumes, and ends bit for bit as if never killed."
 NETS = ("hidden=[8,8]", "model_hidden=[8]", "n_models=1")
@@ -221,12 +224,11 @@ def _different(folder: Path, other: Path) -> Iterator[str]:
 
 
 def _content(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
-    """(arrays, what the manifest says of them)."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    arrays: dict[str, np.ndarray] = {}
-    for name in manifest["files"]:
-        if name.endswith(".safetensors"):
-            arrays |= safetensors.numpy.load_file(folder / name)
+    """(arrays and rows, what the manifest says of them)."""
+    manifest = read_json(folder / MANIFEST)
+    arrays, manifest = load_folder(folder, manifest["kind"])
+    if manifest["kind"] == CHECKPOINT:
+        arrays |= {f"rows of {name}": log.all() for name, log in read_rows(folder, manifest).items()}
     return arrays, {key: manifest.get(key) for key in ("agent", "trainer")}
 
 
@@ -245,23 +247,25 @@ def trial(name: str, moments: tuple[str, ...], number: int) -> Outcome:
     shutil.rmtree(run, ignore_errors=True)
     hit: list[str] = []
     wrong: list[str] = []
-    for moment in moments:
-        ended = children.run(goes_on(setup, run), **chosen(known, run, moment, random.uniform()))
-        if ended.killed:
-            hit.append(moment)
-            wrong += [f"killed at {hit}: {fault}" for fault in unreadable(run)]
-        elif ended.code:
-            wrong.append(f"killed at {hit}: then exit {ended.code}: {ended.last_line}")
-    ended = children.run(goes_on(setup, run))
-    wrong += [] if ended.code == 0 else [f"killed at {hit}: at last exit {ended.code}: {ended.last_line}"]
-    wrong = wrong or [f"killed at {hit}: {fault}" for fault in differences(setup, run, known.folder)]
-    return Outcome(name, not wrong, "; ".join(wrong[:3]), {"killed at": hit}, len(hit))
+    for moment in (*moments, None):
+        when = {} if moment is None else chosen(known, run, moment, random.uniform())
+        ended = children.run(goes_on(setup, run), **when)
+        if not ended.killed:
+            break
+        hit.append(str(moment))
+        wrong += unreadable(run)
+    # A run that was killed after its last write has nothing left to resume.
+    done = ended.code == 0 or "give a larger --steps" in ended.output
+    wrong += [] if done else [f"exit {ended.code}: {ended.last_line}"]
+    wrong = wrong or differences(setup, run, known.folder)
+    cause = f"killed at {', '.join(hit)}: {'; '.join(wrong[:3])}" if wrong else ""
+    return Outcome(name, not wrong, cause, {"killed at": hit}, len(hit))
 
 
 def goes_on(setup: Setup, run: Path) -> Callable[[], int]:
-    """The command that goes on with a run: it is resumed, or started where it has saved nothing yet."""
-    saved = any(path.name[5:].isdigit() for path in run.glob("checkpoints/step-*"))
-    return children.fittedq("resume", run) if saved else children.fittedq(*setup.command(run))
+    """The command that goes on with a run: it is resumed, or started where there is none yet."""
+    there = (run / "config.json").exists()
+    return children.fittedq("resume", run) if there else children.fittedq(*setup.command(run))
 
 
 def chosen(known: Reference, run: Path, moment: str, share: float) -> dict[str, Any]:
@@ -280,8 +284,14 @@ def unreadable(run: Path) -> list[str]:
     return [] if ended.code == 0 else [f"verify: exit {ended.code}: {ended.last_line}"]
 
 
-if __name__ == "__main__":
+def ready() -> None:
+    """Children are born ready, and short runs cut their rows into as many segments as long ones do."""
     children.ready()
+    segments.SEGMENT_BYTES = 2_000
+
+
+if __name__ == "__main__":
+    ready()
     try:
         code = campaign("kills", PROMISE, cases())
     finally:
