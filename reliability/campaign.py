@@ -61,6 +61,7 @@ def campaign(
     parser.add_argument("--count", type=int, help="only so many cases, spread over all")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; call again to go on")
     parser.add_argument("--afresh", action="store_true", help="try again what was tried")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="one of N processes; a last call sums up")
     parser.add_argument("--out", type=Path, help=f"result file; by default reliability/results/{name}.json")
     flags = parser.parse_args(arguments)
     chosen = spread(list(cases), flags.count)
@@ -70,11 +71,13 @@ def campaign(
         log.unlink(missing_ok=True)
     tried = _tried(log)
     until = time.monotonic() + 60 * flags.minutes
-    for number, case in enumerate(chosen, 1):
+    part, parts = map(int, flags.part.split("/"))
+    mine = chosen[(part - 1) * len(chosen) // parts : part * len(chosen) // parts]
+    for number, case in enumerate(mine, 1):
         if case in tried:
             continue
         if time.monotonic() > until:
-            print(f"{name}: {number - 1} of {len(chosen)} tried; call again to go on.", flush=True)
+            print(f"{name}: {number - 1} of {len(mine)} tried; call again to go on.", flush=True)
             return 3
         start = time.monotonic()
         outcome = _attempt(cases[case])
@@ -82,7 +85,9 @@ def campaign(
         with log.open("a") as file:
             file.write(json.dumps({"case": case} | tried[case]) + "\n")
         verdict = "survived" if outcome.survived else f"LOST: {outcome.cause}"
-        print(f"{name} {number}/{len(chosen)} {case}: {verdict}", flush=True)
+        print(f"{name} {number}/{len(mine)} {case}: {verdict}", flush=True)
+    if parts > 1:
+        return 0
     result = summed(promise, {case: tried[case] for case in chosen}) | more | describe(*PACKAGES)
     whole = flags.out is None and len(chosen) == len(cases)
     out = RESULTS / f"{name}.json" if whole else flags.out or log.with_suffix(".json")

@@ -111,7 +111,7 @@ def ready() -> None:
     from pyarrow import parquet  # noqa: F401
 
     import fittedq.cli.main  # noqa: F401
-    from fittedq.cli import data, eval, inspect, list, resume, train  # noqa: F401
+    from fittedq.cli import data, eval, inspect, list, resume, train, verify  # noqa: F401
 
     gc.freeze()
     assert not xla_bridge.backends_are_initialized(), "JAX runs already: it would not survive a fork"

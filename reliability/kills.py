@@ -29,9 +29,9 @@ import children
 import numpy as np
 from campaign import Outcome, Trial, campaign
 from children import KILL, WATCH, Fault
-from fittedq.data.segments import read_rows
 
 from fittedq.data import segments
+from fittedq.data.segments import read_rows
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, read_json
 
 PROMISE = "A killed run is whole, resumes, and ends bit for bit as if never killed."

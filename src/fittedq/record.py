@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ class RunFolder:
 
     def _write(self, config: dict[str, Any]) -> None:
         self._config = config
-        write_signed(self.config_file, config)
+        with _writing(self.config_file):
+            write_signed(self.config_file, config)
 
     def open(self) -> dict[str, Any]:
         """The configuration of an existing run, which nobody else writes to from now on."""
@@ -140,19 +143,20 @@ class RunFolder:
     def _claim(self) -> None:
         """Take the lock, and remove what a process that died left."""
         file = make_folder(self.path) / f"{PREFIX}lock"
-        file.touch()
-        self._lock = Lock.take(file)
-        if self._lock is None:
-            raise UserError(
-                f"run folder {self.path} is in use by process {file.read_text().strip() or 'of another user'}; wait "
-                "until it has ended, or stop it."
-            )
-        file.write_text(f"{os.getpid()}\n")
-        sweep(self.path, alone=True)
+        with _writing(file):
+            file.touch()
+            self._lock = Lock.take(file)
+            if self._lock is None:
+                raise UserError(
+                    f"run folder {self.path} is in use by process {file.read_text().strip() or 'of another user'}; "
+                    "wait until it has ended, or stop it."
+                )
+            file.write_text(f"{os.getpid()}\n")
+            sweep(self.path, alone=True)
 
     def append(self, record: Record) -> None:
         """One line of metrics, on disk when this returns."""
-        with open(self.metrics_file, "a") as file:
+        with _writing(self.metrics_file), open(self.metrics_file, "a") as file:
             file.write(json.dumps({name: plain(value) for name, value in record.items()}) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -162,18 +166,22 @@ class RunFolder:
         return [record for _, record in self.lines() if record is not None]
 
     def lines(self) -> list[tuple[bytes, Record | None]]:
-        """Every line of the metrics, and what it says; None where that cannot be read."""
+        """Every line of the metrics, and what it says; None where that cannot be read.
+
+        A last line without its end was being written when the process was killed.
+        """
         try:
             data = self.metrics_file.read_bytes()
         except OSError:
             return []
-        return [(line, _record(line)) for line in data.split(b"\n") if line]
+        return [(line, _record(line)) for line in data.splitlines(keepends=True) if line.strip()]
 
     def rewind(self, step: int) -> int:
         """Drop metrics after `step`, which a resumed run will write again; how many lines were lost as unreadable."""
         lines = self.lines()
         kept = [line for line, record in lines if record is not None and record["step"] <= step]
-        write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))
+        with _writing(self.metrics_file):
+            write_bytes(self.metrics_file, b"".join(line.rstrip(b"\r\n") + b"\n" for line in kept))
         return sum(record is None for _, record in lines)
 
     def draw(self) -> Path | None:
@@ -214,7 +222,8 @@ class RunFolder:
         if training or evaluated:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        save_picture(figure, self.curve_file)
+        with _writing(self.curve_file):
+            save_picture(figure, self.curve_file)
         pyplot.close(figure)
         return self.curve_file
 
@@ -222,6 +231,17 @@ class RunFolder:
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What must agree for one run to continue another: all but how long, how often looked at, and versions."""
     return {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed", "settings")}
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """A UserError where the disk is full, or fails."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror}); what was saved before is intact: make room, then resume."
+        ) from None
 
 
 def _record(line: bytes) -> Record | None:
