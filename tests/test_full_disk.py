@@ -12,6 +12,7 @@ import pytest
 
 from fittedq import Dataset, UserError
 from fittedq.data.exporters import export
+from fittedq.record import RunFolder
 
 
 @contextmanager
@@ -51,3 +52,25 @@ def test_an_export_that_does_not_fit_is_a_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
     export(dataset, tmp_path / name)
     assert (tmp_path / name).exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_a_sentence_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    config = {"algorithm": "td3", "env": "Pendulum-v1", "seed": 0, "steps": 9, "settings": {}}
+    folder = RunFolder(tmp_path / "run")
+    with (
+        no_file_above(8),
+        pytest.raises(UserError, match=r"config\.json cannot be written \(File too large\).*make room"),
+    ):
+        folder.create(config)
+    folder.close()
+    folder.create(config)
+    folder.append({"step": 1})
+    before = folder.metrics_file.read_bytes()
+    with no_file_above(len(before) + 5), pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        folder.append({"step": 2})
+    with no_file_above(5), pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
+        folder.rewind(1)
+    assert folder.metrics() == [{"step": 1}]
+    folder.rewind(1)
+    assert folder.metrics_file.read_bytes() == before
+    folder.close()

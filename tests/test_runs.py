@@ -273,6 +273,16 @@ def test_verify_names_everything_that_is_wrong_with_a_run(copy: Path, said: Any)
         assert any(words in sentence for sentence in wrong), words
 
 
+def test_a_last_line_that_a_kill_cut_short_is_not_damage(copy: Path, said: Any) -> None:
+    with open(copy / "metrics.jsonl", "ab") as metrics:
+        metrics.write(b'{"step": 80, "upd')
+    assert said("verify", copy)[0] == 0
+    with open(copy / "metrics.jsonl", "ab") as metrics:
+        metrics.write(b"\n")
+    code, text = said("verify", copy)
+    assert (code, "metrics.jsonl: 1 of 4 lines" in text) == (1, True)
+
+
 def test_verify_of_a_checkpoint_from_elsewhere_and_of_nothing(copy: Path, tmp_path: Path, said: Any) -> None:
     settings = read_signed(copy / "config.json")["settings"]
     edit(copy / "config.json", signed=True, settings=settings | {"gamma": 0.5})
