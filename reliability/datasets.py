@@ -307,6 +307,8 @@ def by_npz(log: Log, folder: Path) -> Dataset:
 
 def by_csv(log: Log, folder: Path) -> Dataset:
     names, lists = tall(log)
+    # Half precision prints fewer digits than it holds.
+    lists = [[float(value) if isinstance(value, np.float16) else value for value in column] for column in lists]
     with (folder / "log.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -360,7 +362,7 @@ def attempt(case: tuple[str, int], folder: Path) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # What fittedq itself warns of is told; any other warning is a number that went wrong unsaid.
-        warnings.filterwarnings("ignore", "rewards between", RuntimeWarning)
+        warnings.filterwarnings("ignore", "rewards between|the policy takes the same action", RuntimeWarning)
         try:
             dataset = way(log, folder)
             wrong = changed(dataset, log)
