@@ -231,7 +231,8 @@ def main() -> int:
     reading, compiling = Isolated(attempt), Isolated(attempt, COMPILING)
     return campaign(
         "flips",
-        "A file with a flipped bit or without its end is named, or read as it was; never a traceback, never a hang.",
+        "A damaged file with checksums is named or read as it was; one without gives a sentence or another value; no "
+        "traceback, no hang.",
         {name: partial(compiling if room(case[0]) == COMPILING else reading, case) for name, case in cases().items()},
     )
 

@@ -711,7 +711,8 @@ def main() -> int:
     reading, compiling = Isolated(attempt), Isolated(attempt, COMPILING)
     return campaign(
         "hostile",
-        "A file made to harm is refused in one sentence, without a hang, a crash, or memory beyond 2 GiB.",
+        "A file made to harm is refused in one sentence, without a hang, a crash, or memory beyond 2 GiB "
+        "(8 GiB of addresses where a program is compiled first).",
         {name: partial(compiling if room(name) == COMPILING else reading, name) for name in CASES},
     )
 
