@@ -57,7 +57,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_list_names_every_algorithm_with_its_slots(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     plain = capsys.readouterr().out
-    assert all(name in plain for name in algorithms.REGISTRY)
+    assert [line.split()[0] for line in plain.splitlines()] == list(algorithms.REGISTRY)
+    assert max(map(len, plain.splitlines())) <= 80
     assert main(["list", "--json"]) == 0
     (rows,) = lines(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(algorithms.REGISTRY)
@@ -70,8 +71,12 @@ def test_list_of_one_algorithm_shows_its_settings_and_the_loops(name: str, capsy
     plain = capsys.readouterr().out
     assert main(["list", name, "--json"]) == 0
     (rows,) = lines(capsys.readouterr().out)
-    settings = {row["setting"]: row["default"] for row in rows}
+    settings = {row["setting"]: row["from_data"] for row in rows}
     assert settings["gamma"] == algorithms.find(name)().gamma
+    normalized = next(row for row in rows if row["setting"] == "normalize_obs")
+    assert normalized["from_data"] is True
+    assert normalized["online"] is (False if algorithms.find(name).online else None)
+    assert all(slot in plain for slot in algorithms.find(name).slots.values())
     assert settings["batch_size"] == 256
     assert all(setting in plain for setting in settings)
     assert all(row["meaning"] for row in rows)
@@ -252,10 +257,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (("train", "ddpg", "Pendulum-v1", "--set", "hidden=16,0"), ("hidden", "found 0", "at least 1")),
         (("train", "ddpg", "Pendulum-v1", "--set", "n-envs=0"), ("n_envs", "found 0")),
         (("train", "ddpg", "Pendulum-v1", "--steps", "0"), ("steps", "found 0", "at least 1")),
-        (("train", "ddpg", "Pendulum-v1", "--steps", "-5"), ("steps", "found -5", "at least 1")),
-        (("train", "ddpg", "Pendulum-v1", "--seed", "-1"), ("seed", "found -1")),
-        (("train", "ddpg", "Pendulum-v1", "--eval-every", "-1"), ("eval_every", "found -1")),
-        (("train", "ddpg", "Pendulum-v1", "--eval-episodes", "0"), ("eval_episodes", "found 0")),
+        (("train", "ddpg", "Pendulum-v1", "--steps", "-5"), ("--steps: found -5", "at least 1")),
+        (("train", "ddpg", "Pendulum-v1", "--seed", "-1"), ("--seed: found -1",)),
+        (("train", "ddpg", "Pendulum-v1", "--eval-every", "-1"), ("--eval-every: found -1",)),
+        (("train", "ddpg", "Pendulum-v1", "--eval-episodes", "0"), ("--eval-episodes: found 0",)),
         (("list", "tdd3"), ("'tdd3' is unknown", "'td3'")),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else None,

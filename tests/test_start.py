@@ -137,3 +137,13 @@ def test_another_processor_or_version_has_a_cache_of_its_own(monkeypatch: pytest
     there = programs.cache_folder()
     monkeypatch.setattr(programs.metadata, "version", lambda name: "another")
     assert len({here, there, programs.cache_folder()}) == 3
+
+
+def test_compiling_inside_of_compiling_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, now = programs._Clock(), [0.0]
+    monkeypatch.setattr(programs.time, "perf_counter", lambda: now[0])
+    for end, duration in ((2.0, 1.0), (4.0, 1.0), (5.0, 4.5), (7.0, 1.0)):
+        now[0] = end
+        clock("/jax/core/compile/backend_compile_duration", duration)
+    clock("/jax/compilation_cache/cache_retrieval_time_sec", 9.0)
+    assert clock.seconds == 5.5

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a setting, a file or an environment; the command line prints it and exits with code 2."""
+    """A mistake in a setting, a file or an environment; the command line prints it and exits with code 2.
+
+    `argument` is the parameter at fault, by its name in Python; the command line says its flag instead.
+    """
+
+    def __init__(self, message: str = "", *, argument: str | None = None):
+        super().__init__(message if argument is None else f"{argument}: {message}")
+        self._message, self._argument = message, argument
+
+    def on_command_line(self) -> str:
+        """The sentence with the flag in place of the parameter."""
+        return str(self) if self._argument is None else f"--{self._argument.replace('_', '-')}: {self._message}"
 
 
 class EnvError(UserError):

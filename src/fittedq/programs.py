@@ -6,14 +6,46 @@ import hashlib
 import os
 import platform
 import shutil
+import time
 import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
 MIN_FREE = 2**26
 """Bytes free on the disk below which nothing is kept."""
+
+
+class _Clock:
+    """Seconds in which this process traced, lowered or compiled; what lies inside of another counts once."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+        self.seconds = 0.0
+
+    def __call__(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        if not event.startswith("/jax/core/compile/"):
+            return
+        end = time.perf_counter()
+        start = end - duration_secs
+        while self._spans and self._spans[-1][0] >= start:
+            first, last = self._spans.pop()
+            self.seconds -= last - first
+        if self._spans:
+            start = max(start, self._spans[-1][1])
+        self._spans.append((start, end))
+        self.seconds += end - start
+
+
+_CLOCK = _Clock()
+jax.monitoring.register_event_duration_secs_listener(_CLOCK)
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent on compiling so far, on reading compiled programs, too."""
+    return _CLOCK.seconds
 
 
 def keep_programs() -> None:

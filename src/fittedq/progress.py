@@ -12,16 +12,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from fittedq.run import Report
 
+COMPILING = "compiling (kept for the next start)"
+
+
+def console(*, to_errors: bool = True) -> Console:
+    """Text as it is: what a path or a name holds is no markup, and nothing is colored by guess."""
+    return Console(file=sys.stderr if to_errors else sys.stdout, markup=False, highlight=False, emoji=False)
+
 
 def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
     """The same reports, shown on standard error as they pass: a live bar on a terminal, a line each elsewhere."""
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
+    terminal = console()
+    if not terminal.is_terminal:
+        terminal.print(COMPILING)
         for report in reports:
             for warning in report.warnings:
-                console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+                terminal.print(f"warning: {warning}", soft_wrap=True)
             if report.fraction == 0:
-                console.print(line(report), highlight=False, soft_wrap=True)
+                terminal.print(line(report), soft_wrap=True)
             yield report
         return
     columns = (
@@ -30,30 +38,30 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=steps)
+    with Progress(*columns, console=terminal) as bar:
+        task = bar.add_task(COMPILING, total=steps)
         for report in reports:
             for warning in report.warnings:
-                bar.console.print(f"warning: {warning}", highlight=False)
+                bar.console.print(f"warning: {warning}")
             if report.eval_returns is not None:
-                bar.console.print(line(report), highlight=False)
+                bar.console.print(line(report))
             bar.update(task, completed=report.step + report.fraction, description=_rates(report))
             yield report
 
 
 def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """Any slow iteration with a bar on standard error."""
-    console = Console(file=sys.stderr)
+    terminal = console()
     with Progress(
-        TextColumn(what),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
-        console=console,
+        console=terminal,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not terminal.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=total)
         for value in values:
@@ -64,6 +72,8 @@ def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
 def line(report: Report) -> str:
     """One report as a line of text."""
     text = f"step {report.step:>9,} of {report.steps:,}  {_rates(report)}  ETA {duration(report.eta_seconds)}"
+    if report.compiling >= 0.1:
+        text += f"  compiled for {report.compiling:.1f} s"
     if report.eval_returns is not None:
         text += f"  evaluation {np.mean(report.eval_returns):.1f} (best {report.best:.1f})"
     return text

@@ -34,7 +34,7 @@ from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
-from fittedq.programs import keep_programs
+from fittedq.programs import compile_seconds, keep_programs
 from fittedq.record import RunFolder
 from fittedq.settings import as_dict, from_json, split_settings
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
@@ -74,7 +74,7 @@ class Schedule:
             value = getattr(self, field.name)
             low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UserError(f"{field.name}: found {value!r}, expected a whole number of at least {low}.")
+                raise UserError(f"found {value!r}, expected a whole number of at least {low}.", argument=field.name)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Report:
     updates: int
     episodes: int
     seconds: float
-    """Seconds of training in this process, evaluation and files excluded."""
+    """Seconds of training in this process; evaluation, files and compiling are not in it."""
     steps_per_second: float
     updates_per_second: float
     train_return: float | None
@@ -98,6 +98,8 @@ class Report:
     """How much of the next step is done; above 0 the report only shows that, and is not recorded."""
     finished: str | None = None
     """Why the run ends before its last step."""
+    compiling: float = 0.0
+    """Seconds of compiling in this interval, in none of the figures above."""
     warnings: tuple[str, ...] = ()
     """What the user should know of rewards and values, each said once."""
 
@@ -155,7 +157,7 @@ class Run:
         loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
         if not isinstance(seed, int) or seed < 0:
-            raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
+            raise UserError(f"found {seed!r}, expected a whole number of at least 0.", argument="seed")
         self.train_settings = loop_settings(**loop_given)
         self.schedule, self.seed = schedule, seed
         self.data = None if data is None else data.limited(action_set)
@@ -194,6 +196,7 @@ class Run:
         """All that was warned of so far."""
         self._checkpoint: Path | None = None
         """The last one saved or restored."""
+        self._compiling = 0.0
 
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
@@ -334,11 +337,13 @@ class Run:
     def execute(self, stop: Callable[[], bool] = never) -> Iterator[Report]:
         """Train to the schedule's end, or until `stop()`; the folder is saved either way."""
         schedule, trainer = self.schedule, self.trainer
-        seconds, interval, start = 0.0, 0.0, time.perf_counter()
+        # Compiling is none of training's time: a rate with it in says nothing of what is to come.
+        seconds, interval, start, compiled = 0.0, 0.0, time.perf_counter(), compile_seconds()
         before = (trainer.step, trainer.updates)
         try:
             for progress in train(trainer, schedule.steps, self._report_every(), stop):
-                interval += time.perf_counter() - start
+                self._compiling = compile_seconds() - compiled
+                interval += max(time.perf_counter() - start - self._compiling, 0.0)
                 if progress.step > before[0]:
                     seconds += interval
                     report = self._report(progress, seconds, interval, before)
@@ -353,7 +358,7 @@ class Run:
                 else:
                     # Stopped before a step was taken.
                     break
-                start = time.perf_counter()
+                start, compiled = time.perf_counter(), compile_seconds()
             self._finish()
         except EnvError:
             # What was learned is whole, and the environment may do better next time.
@@ -413,6 +418,7 @@ class Run:
             fraction=progress.fraction,
             finished=self.trainer.finished,
             warnings=tuple(self.warn()),
+            compiling=self._compiling,
         )
 
     def _gap(self, progress: Progress, before: int) -> dict[str, float]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from fittedq.agent import Agent
@@ -26,7 +24,7 @@ from fittedq.envs.gym import make_flat
 from fittedq.envs.named import NamedEnv
 from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
-from fittedq.progress import counted
+from fittedq.progress import console, counted
 from fittedq.record import plain
 from fittedq.run import find_agent
 
@@ -223,9 +221,9 @@ def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_
         }
         print(json.dumps(summary))
         return
-    console = Console(file=sys.stderr)
+    terminal = console()
     for note in notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        terminal.print(f"note: {note}", soft_wrap=True)
     asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
     print(f"{out}: {len(dataset):,} transitions{asked} in {episodes:,} episodes.")
 
@@ -248,13 +246,13 @@ def _show(path: Path, quality: Quality) -> None:
             f"action {axis}",
             f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]; {100 * share:.1f} % on its bounds",
         )
-    console = Console()
-    console.print(f"{path}", highlight=False, soft_wrap=True)
-    console.print(table, highlight=False)
+    terminal = console(to_errors=False)
+    terminal.print(f"{path}", soft_wrap=True)
+    terminal.print(table)
     for warning in quality.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+        terminal.print(f"warning: {warning}", soft_wrap=True)
     if not quality.warnings:
-        console.print("No warnings.", highlight=False)
+        terminal.print("No warnings.")
 
 
 def _spread(spread: Spread) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from fittedq.action_sets import describe, plain
 from fittedq.agent import Agent
@@ -23,7 +22,7 @@ from fittedq.envs.named import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
-from fittedq.progress import counted
+from fittedq.progress import console, counted
 from fittedq.record import RunFolder
 from fittedq.run import find_agent
 from fittedq.types import Transition
@@ -201,14 +200,18 @@ def _about(path: Path, agent: Agent) -> dict[str, Any]:
 
 
 def _say(about: dict[str, Any]) -> None:
-    console = Console()
+    terminal = console(to_errors=False)
     for name, value in about.items():
-        if value is not None:
-            console.print(f"{name:>16}  {value}", highlight=False, soft_wrap=True)
+        if name == "settings" and isinstance(value, dict):
+            terminal.print(f"{name:>16}")
+            for setting, given in value.items():
+                terminal.print(f"{'':>16}  {setting} = {given}", soft_wrap=True)
+        elif value is not None:
+            terminal.print(f"{name:>16}  {value}", soft_wrap=True)
 
 
 def _say_health(figures: dict[str, float]) -> None:
-    console = Console()
+    terminal = console(to_errors=False)
     lines = []
     if "residual_median" in figures:
         lines.append(
@@ -238,11 +241,11 @@ def _say_health(figures: dict[str, float]) -> None:
     if figures.get("health/exploding"):
         lines.append(f"         warning  {EXPLODING}")
     for text in lines or ["health: nothing to measure (no critic and no model)"]:
-        console.print(text, highlight=False, soft_wrap=True)
+        terminal.print(text, soft_wrap=True)
 
 
 def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[dict[str, Any]]) -> None:
-    console = Console()
+    terminal = console(to_errors=False)
 
     def interval(name: str) -> str:
         low, high = (summary[f"{end}_{name}"] for end in ("lower", "upper"))
@@ -270,4 +273,4 @@ def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[di
         for one in worst
     ]
     for text in lines:
-        console.print(text, highlight=False, soft_wrap=True)
+        terminal.print(text, soft_wrap=True)

@@ -8,45 +8,85 @@ from dataclasses import dataclass
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find
+from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.fitted import FitSettings, GrowSettings
+from fittedq.progress import console
 from fittedq.settings import described
 from fittedq.train import TrainSettings
+
+ABSENT = "–"
 
 
 @dataclass(frozen=True)
 class List:
-    """The algorithms with their slots, or one algorithm's settings."""
+    """The algorithms, or one algorithm's slots and settings."""
 
     algorithm: tyro.conf.Positional[str | None] = None
-    """Show this algorithm's settings."""
+    """Show this algorithm's slots and settings."""
     json: bool = False
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        if self.algorithm is None:
-            rows = [{"name": name, "title": cls.title, **cls.slots} for name, cls in REGISTRY.items()]
-        else:
-            cls = find(self.algorithm)
-            collecting = (GrowSettings,) if issubclass(cls, FittedAlgorithm) else (TrainSettings,)
-            loops = (*(collecting if cls.online else ()), FitSettings)
-            fields = {field.name: field for group in (cls, *loops) for field in described(group)}
-            rows = [_row(field) for field in fields.values()]
         if self.json:
+            rows = [_about(cls) for cls in REGISTRY.values()] if self.algorithm is None else _settings(self.algorithm)
             print(json.dumps(rows))
-            return 0
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in rows[0]:
-            table.add_column(column, no_wrap=column in ("name", "setting"), overflow="fold")
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        Console().print(table)
+        elif self.algorithm is None:
+            for name, cls in REGISTRY.items():
+                print(f"{name:<14} {cls.title}")
+        else:
+            _show(self.algorithm)
         return 0
 
 
-def _row(field: dataclasses.Field[Any]) -> dict[str, Any]:
-    return {"setting": field.name, "default": field.default, "meaning": field.metadata["about"]}
+def _about(cls: type[Algorithm]) -> dict[str, str]:
+    return {"name": cls.name, "title": cls.title, **cls.slots}
+
+
+def _settings(algorithm: str) -> list[dict[str, Any]]:
+    """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
+    cls = find(algorithm)
+    collecting = GrowSettings if issubclass(cls, FittedAlgorithm) else TrainSettings
+    own = {field.name: field for field in described(cls)}
+    online = own | {field.name: field for field in described(collecting)} if cls.online else {}
+    from_data = own | {field.name: field for field in described(FitSettings)}
+    return [
+        {
+            "setting": name,
+            "online": _default(online.get(name)),
+            "from_data": _default(from_data.get(name)),
+            "has": [where for where, fields in (("online", online), ("from_data", from_data)) if name in fields],
+            "meaning": field.metadata["about"],
+        }
+        for name, field in (online | from_data).items()
+    ]
+
+
+def _default(field: dataclasses.Field[Any] | None) -> Any:
+    return None if field is None else field.default
+
+
+def _show(algorithm: str) -> None:
+    about = _about(find(algorithm))
+    for name, text in about.items():
+        print(f"{name:>8}  {text}")
+    print()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("online", overflow="fold")
+    table.add_column("from data", overflow="fold")
+    table.add_column("meaning")
+    for row in _settings(algorithm):
+        shown = (_word(row[where]) if where in row["has"] else ABSENT for where in ("online", "from_data"))
+        table.add_row(row["setting"], *shown, row["meaning"])
+    console(to_errors=False).print(table)
+
+
+def _word(value: Any) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else f"{value}"

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         if TRACEBACK in rest:
             traceback.print_exception(error)
-        print(f"fittedq: {error}", file=sys.stderr)
+        print(f"fittedq: {error.on_command_line()}", file=sys.stderr)
         return 2
     except MemoryError:
         print("fittedq: memory ran out; free some, or choose smaller settings (files are whole).", file=sys.stderr)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.progress import duration, shown
+from fittedq.progress import console, duration, shown
 from fittedq.record import plain
 from fittedq.run import Report, Run, Schedule
 from fittedq.settings import parse_assignments
@@ -105,12 +105,12 @@ def follow(run: Run, *, as_json: bool) -> int:
     """Execute a run in sight of its user: progress, Ctrl-C, a summary; the exit code."""
     assert run.folder is not None
     with interruptible() as stop:
-        console = Console(file=sys.stderr)
+        terminal = console()
         for note in run.notes:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+            terminal.print(f"note: {note}", soft_wrap=True)
         for warning in run.warn():
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-        report = _watched(run, console, stop, as_json=as_json)
+            terminal.print(f"warning: {warning}", soft_wrap=True)
+        report = _watched(run, terminal, stop, as_json=as_json)
         stopped = bool(stop) and run.trainer.step < run.schedule.steps and run.trainer.finished is None
         summary: dict[str, Any] = {
             "event": "interrupted" if stopped else "done",
@@ -126,41 +126,41 @@ def follow(run: Run, *, as_json: bool) -> int:
         if as_json:
             print(json.dumps(summary), flush=True)
         else:
-            _say(console, run, summary)
+            _say(terminal, run, summary)
     return INTERRUPTED if stopped else 0
 
 
-def _watched(run: Run, console: Console, stop: Stop, *, as_json: bool) -> Report | None:
+def _watched(run: Run, terminal: Console, stop: Stop, *, as_json: bool) -> Report | None:
     """Execute a run and show its reports; the last one."""
     report: Report | None = None
     warned = False
     reports = run.execute(stop=lambda: bool(stop))
     for report in reports if as_json else shown(reports, run.schedule.steps):
         if report.metrics.get("health/exploding") and not warned:
-            console.print(f"warning: {EXPLODING}", highlight=False, soft_wrap=True)
+            terminal.print(f"warning: {EXPLODING}", soft_wrap=True)
             warned = True
         for warning in report.warnings if as_json else ():
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            terminal.print(f"warning: {warning}", soft_wrap=True)
         if as_json and report.fraction == 0:
             record = {name: plain(value) for name, value in report.record().items()}
             print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
     return report
 
 
-def _say(console: Console, run: Run, summary: dict[str, Any]) -> None:
+def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
     assert run.folder is not None
     path = run.folder.path
     if summary["event"] == "interrupted":
-        console.print(
-            f"Stopped at step {summary['step']:,} and saved. Continue: fittedq resume {path}", highlight=False
-        )
+        terminal.print(f"Stopped at step {summary['step']:,} and saved. Continue: fittedq resume {path}")
         return
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
     why = "" if summary["finished"] is None else f": {summary['finished']}"
-    console.print(f"Done: {summary['step']:,} steps{took}{why}.", highlight=False)
+    terminal.print(f"Done: {summary['step']:,} steps{took}{why}.")
     for warning in summary["warnings"]:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        terminal.print(f"warning: {warning}", soft_wrap=True)
     if summary["eval_mean"] is not None:
-        console.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.", highlight=False)
-    picture = f", {run.folder.curve_file}" if run.folder.curve_file.exists() else ""
-    console.print(f"Run folder: {path} (last/, best/, metrics.jsonl{picture}).", highlight=False, soft_wrap=True)
+        terminal.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.")
+    picture = f", {run.folder.curve_file.name}" if run.folder.curve_file.exists() else ""
+    if find_spec("matplotlib") is None:
+        terminal.print("No picture of the learning curve: it needs matplotlib (pip install 'fittedq[viz]').")
+    terminal.print(f"Run folder: {path} (last/, best/, metrics.jsonl{picture}).", soft_wrap=True)
