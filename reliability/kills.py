@@ -278,7 +278,7 @@ def chosen(known: Reference, run: Path, moment: str, share: float) -> dict[str, 
 
 def unreadable(run: Path) -> list[str]:
     """What is broken although it is there: what `fittedq verify` says."""
-    if not (run / "config.json").exists():
+    if not run.exists() or not {"config.json", MANIFEST} & {path.name for path in run.iterdir()}:
         return []
     ended = children.run(children.fittedq("verify", run))
     return [] if ended.code == 0 else [f"verify: exit {ended.code}: {ended.last_line}"]

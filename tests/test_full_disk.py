@@ -54,6 +54,17 @@ def test_an_export_that_does_not_fit_is_a_sentence_and_leaves_nothing(
     assert (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("size", [100, 5_000])
+def test_a_dataset_that_does_not_fit_is_a_sentence_and_leaves_nothing(
+    size: int, dataset: Dataset, tmp_path: Path
+) -> None:
+    with no_file_above(size), pytest.raises(UserError, match=r"cannot be written.*File too large"):
+        dataset.save(tmp_path / "data")
+    assert not list(tmp_path.iterdir())
+    dataset.save(tmp_path / "data")
+    np.testing.assert_array_equal(Dataset.open(tmp_path / "data").columns["obs"], dataset.columns["obs"])
+
+
 def test_a_run_folder_that_cannot_be_written_is_a_sentence_and_keeps_what_it_holds(tmp_path: Path) -> None:
     config = {"algorithm": "td3", "env": "Pendulum-v1", "seed": 0, "steps": 9, "settings": {}}
     folder = RunFolder(tmp_path / "run")

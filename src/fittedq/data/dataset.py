@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, final
@@ -312,7 +313,8 @@ class Writer:
 
     def discard(self) -> None:
         """Leave nothing behind of what was not finished."""
-        self._close()
+        with suppress(OSError):  # what goes need not be written out
+            self._close()
         self._scratch.discard()
 
     def __enter__(self) -> Writer:
@@ -359,8 +361,10 @@ class Writer:
             raise UserError(f"{self._label}: {error} Give the bounds with --action-low and --action-high.") from None
 
     def _close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        """Close every file, also where one of them cannot be written out."""
+        with ExitStack() as closed:
+            for file in self._files.values():
+                closed.callback(file.close)
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"dataset folder {self.path} cannot be written ({error.strerror}); choose another with --out.")
