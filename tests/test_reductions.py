@@ -167,7 +167,6 @@ def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     assert max(differences(*labels)) == 0.0
 
 
-@pytest.mark.as_shipped
 def test_a_group_of_batches_in_one_call_is_the_same_run():
     """TD3's critic-only updates wait for the policy's: two batches in one call, bit for bit as one by one."""
     trainers = []
