@@ -7,7 +7,8 @@ processes of their own), trained in with evaluation, or collected from. Each is 
 
 Lost is a traceback, a hang, a fault that nobody told of, an exit code other than 2, a sentence without the step, rows
 that were collected and are gone, and a run that cannot be resumed once the environment is right. A fault that ends the
-process it is in (os._exit, a segmentation fault) cannot be told of there: it only has to leave what can be resumed.
+process it is in (os._exit, a segmentation fault) cannot be told of there: it has to leave the last checkpoint, from
+which the run goes on, and all rows but the last hundred, of which the same command makes a dataset.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ def command(way: str, fault: str, at: int) -> list[str]:
                 *together,
             ]
         case "single":
-            return ["train", "ddpg", *named, "--steps", "60", "--eval-every", "0", "--out", "run", *settings]
+            often = ["--checkpoint-every", "20"] if fault in ENDING else []  # a fault that can be told of saves the run
+            return ["train", "ddpg", *named, "--steps", "60", "--eval-every", "0", *often, "--out", "run", *settings]
         case "evaluated":
             return [
                 "train",
@@ -172,7 +174,8 @@ def command(way: str, fault: str, at: int) -> list[str]:
                 *settings,
             ]
         case _:
-            return ["data", "collect", *named, "--steps", "60", "--out", "data"]
+            steps = "2000" if fault in ENDING else "60"
+            return ["data", "collect", *named, "--steps", steps, "--out", "data"]
 
 
 def attempt(way: str, fault: str, at: int) -> Outcome:
@@ -184,7 +187,7 @@ def attempt(way: str, fault: str, at: int) -> Outcome:
         code, said = fittedq(folder, command(way, fault, at))
         told = judged(way, fault, at, code, said)
         if told is None and fault not in HARMLESS and at > 0 and (fault == "raise" or way in ("single", "collected")):
-            told = kept(folder, way, at)
+            told = kept(folder, way, fault, at)
         return Outcome(kind, told is None, told or "", {"exit": code})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -208,12 +211,17 @@ def judged(way: str, fault: str, at: int, code: int | None, said: str) -> str | 
     return None
 
 
-def kept(folder: Path, way: str, at: int) -> str | None:
+def kept(folder: Path, way: str, fault: str, at: int) -> str | None:
     """What was lost of what came before the fault, by a resume where the environment is right; None: nothing."""
     if way == "collected":
+        if fault in ENDING:
+            code, said = fittedq(folder, command(way, fault, at))
+            if code != 2 or "was killed" not in said:
+                return f"the next collection ended with {code}: {said[-300:]}"
         manifest = folder / "data" / "manifest.json"
         rows = json.loads(manifest.read_text())["count"] if manifest.is_file() else 0
-        return None if rows == at - 1 or (not manifest.parent.is_dir() and at == 1) else f"{rows} rows of {at - 1} kept"
+        enough = at - 100 <= rows < at if fault in ENDING else rows == at - 1
+        return None if enough else f"{rows} rows of {at - 1} kept"
     checkpoints = folder / "run" / "checkpoints"
     if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
         return None if at <= 20 else "no checkpoint"
@@ -251,7 +259,9 @@ def cases() -> Iterator[tuple[str, Trial]]:
         yield f"{fault}, {way}, step 37", partial(attempt, way, fault, 37)
     for fault in (*RAISING, *WRONG[:6], *HARMLESS):
         yield f"{fault}, async, step 37", partial(attempt, "async", fault, 37)
-    for fault, (way, at) in itertools.product(ENDING, (("single", 37), ("collected", 37), ("async", 1), ("async", 37))):
+    for fault, (way, at) in itertools.product(
+        ENDING, (("single", 37), ("collected", 1037), ("async", 1), ("async", 37))
+    ):
         yield f"{fault}, {way}, step {at}", partial(attempt, way, fault, at)
     for at in (1, 25, 37, 40):
         yield f"hang, async, step {at}", partial(attempt, "async", "hang", at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from fittedq.collect import collect
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.errors import UserError
 from fittedq.run import find_agent
-from fittedq.types import Box
+from fittedq.types import Box, Transition
 from test_cli import TINY
 from test_dataset import BOX, assert_equal, episodes_of, left_in, made, save_npz
 from test_gym_source import Counting
@@ -421,3 +422,60 @@ def test_an_existing_folder_is_never_written_over(refused: Callable[..., str], t
     assert "is not a dataset folder" in refused("check", tmp_path)
     assert "'Pendulum-v1'" in refused("collect", "Pendulm-v1", "--steps", 5, "--out", tmp_path / "g")
     assert left_in(tmp_path) == ["d", "e"]
+
+
+# ---------------------------------------------------------------------- a collection that is killed
+
+UNIT = Box((-1.0,), (1.0,))
+
+
+def killed_while_writing(out: Path, batches: list[Transition]) -> None:
+    """A process that appends the batches to a dataset as `data collect` does, and is killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            writer = Writer(out, action_set=UNIT, rescuable={"collect": "Counting-v0"})
+            for batch in batches:
+                writer.append(batch)
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+# JAX warns of any fork; this child uses none of it.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_what_a_killed_collection_left_is_made_a_dataset(refused: Callable[..., str], tmp_path: Path) -> None:
+    whole = gathered(tmp_path / "whole", 8)
+    killed_while_writing(tmp_path / "d", [whole.transitions(slice(0, 5)), whole.transitions(slice(5, 7))])
+    (left,) = tmp_path.glob(".fittedq-*")
+    with (left / "obs.npy").open("ab") as file:
+        file.write(b"\0" * 12)  # killed within a write: a row and a half more in one column
+    whole.save(tmp_path / "another")
+    assert (left / "unfinished.json").is_file(), "others who write here leave it alone"
+    with Writer(tmp_path / "d", action_set=UNIT, rescuable={}) as alive:
+        alive.append(whole.transitions(slice(0, 1)))
+        told = refused("collect", "Counting-v0", "--steps", 5, "--out", tmp_path / "d")
+    assert "was killed; the 7 transitions that it left are now the dataset there" in told
+    found = Dataset.open(tmp_path / "d")
+    expected = whole.rows(slice(0, 7))
+    expected[-1, -1] = not whole.columns["terminated"][6]
+    np.testing.assert_array_equal(found.rows(slice(None)), expected)
+    assert (found.action_set, found.origin) == (UNIT, {"collect": "Counting-v0"})
+    assert left_in(tmp_path) == ["another", "d", "whole"]
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+def test_a_collection_killed_before_its_first_row_is_swept_and_a_damaged_one_named(
+    said: Callable[..., dict[str, Any]], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    killed_while_writing(tmp_path / "d", [])
+    said("collect", "Counting-v0", "--steps", 5, "--out", tmp_path / "d")
+    assert left_in(tmp_path) == ["d"]
+    killed_while_writing(tmp_path / "e", [Dataset.open(tmp_path / "d").transitions(slice(0, 5))])
+    (left,) = tmp_path.glob(".fittedq-*")
+    (left / "action.npy").write_bytes(b"")
+    assert f"{left} is what a collection that was killed left, and cannot be read" in refused(
+        "collect", "Counting-v0", "--steps", 5, "--out", tmp_path / "e"
+    )
+    assert left.is_dir()

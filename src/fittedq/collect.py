@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
@@ -15,8 +16,8 @@ from fittedq.types import AbstractActionSet, Transition
 Policy = Callable[[np.ndarray], np.ndarray] | None
 """obs [b, s] → action [b, m] in the environment's units; None draws uniformly from the box."""
 
-BATCH = 100
-"""Steps between looks: how many a stop waits for."""
+BATCH, BATCH_SECONDS = 100, 1.0
+"""A batch ends after so many steps or so long: what a stop waits for, and all that a process that is killed loses."""
 
 
 def collect(
@@ -65,8 +66,9 @@ def _collect(
     action_set, episode, taken = source.action_set, 0, 0
     while taken < steps:
         batch: list[Transition] = []
+        until = time.monotonic() + BATCH_SECONDS
         try:
-            while len(batch) < BATCH and taken + len(batch) < steps:
+            while len(batch) < min(BATCH, steps - taken) and time.monotonic() < until:
                 obs = source.obs
                 action = act(policies[episode % len(policies)], obs, action_set, noise, epsilon, rng)
                 step = source.step(action)

@@ -34,6 +34,8 @@ from fittedq.errors import UserError, in_one_line
 FORMAT = 2
 MANIFEST = "manifest.json"
 PREFIX = ".fittedq-"
+UNFINISHED = "unfinished.json"
+"""In a temporary folder: what is in it is worth something without the process that wrote it."""
 AGENT, CHECKPOINT, DATASET, RUN = "agent", "checkpoint", "dataset", "run"
 BLOCK_BYTES = 2**24
 MOST_JSON = 2**26
@@ -225,7 +227,8 @@ os.register_at_fork(after_in_child=Lock.let_go)
 class Scratch:
     """A folder under an unguessable name beside `path`: it becomes `path` at `publish`, and goes at `discard`.
 
-    It is locked while in use: whoever finds one unlocked knows that its process died, and removes it.
+    It is locked while in use: whoever finds one unlocked knows that its process died, and removes it unless it holds
+    `UNFINISHED`.
     """
 
     def __init__(self, path: Path):
@@ -261,17 +264,28 @@ class Scratch:
 
 def sweep(folder: Path, *, alone: bool = False) -> None:
     """Remove temporary folders of processes that died; with `alone` (nobody else writes here) temporary files too."""
+    for path in left_behind(folder):
+        if not (path / UNFINISHED).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    for entry in list(os.scandir(folder)) if alone else ():
+        if _TEMPORARY.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def left_behind(folder: Path) -> Iterator[Path]:
+    """Temporary folders of processes that died, each locked while it is looked at."""
     for entry in list(os.scandir(folder)):
-        if not _TEMPORARY.fullmatch(entry.name):
+        if not _TEMPORARY.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            lock = Lock.take(path)
-            if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
+        try:
+            lock = Lock.take(Path(entry.path))
+        except FileNotFoundError:
+            continue  # someone who sweeps was faster
+        if lock is not None:
+            try:
+                yield Path(entry.path)
+            finally:
                 lock.release()
-        elif alone:
-            path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------- folders with a manifest

@@ -51,8 +51,8 @@ def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
             yield report
 
 
-def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """Any slow iteration with a bar on standard error."""
+def counted(values: Iterable[Any], total: int, what: str, *, sums: bool = False) -> Iterator[Any]:
+    """Any slow iteration with a bar on standard error; with `sums` each value says how much of `total` is done."""
     terminal = console()
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -65,7 +65,7 @@ def counted(values: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     ) as bar:
         task = bar.add_task(what, total=total)
         for value in values:
-            bar.advance(task)
+            bar.advance(task) if not sums else bar.update(task, completed=value)
             yield value
 
 

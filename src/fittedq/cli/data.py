@@ -15,11 +15,12 @@ from rich.table import Table
 from fittedq.agent import Agent
 from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
-from fittedq.collect import BATCH, Policy, collect
+from fittedq.collect import Policy, collect
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
+from fittedq.data.rescue import rescued
 from fittedq.envs.gym import make_flat
 from fittedq.envs.named import NamedEnv
 from fittedq.errors import EnvError, UserError
@@ -31,7 +32,10 @@ from fittedq.run import find_agent
 
 @dataclass(frozen=True)
 class Collect(NamesEnv):
-    """Collect transitions from an environment; Ctrl-C keeps what was collected."""
+    """Collect transitions from an environment; Ctrl-C keeps what was collected.
+
+    Where the process is killed, the same command, given again, makes the dataset of what was collected.
+    """
 
     env: tyro.conf.Positional[str]
     """A Gymnasium id (HalfCheetah-v5, module:Id) or a class (module:Class, file.py:Class)."""
@@ -53,6 +57,11 @@ class Collect(NamesEnv):
     def run(self) -> int:
         env = self.named(self.env)
         assert env is not None
+        if (left := rescued(self.out)) is not None:
+            raise UserError(
+                f"A collection into {self.out} was killed; the {len(left):,} transitions that it left are now the "
+                "dataset there. Give another --out to collect more."
+            )
         policies = [self._policy(name, env) for name in self.policy or ("random",)]
         origin = {
             "collect": env.describe(),
@@ -61,7 +70,7 @@ class Collect(NamesEnv):
             "epsilon": self.epsilon,
             "seed": self.seed,
         }
-        with Writer(self.out) as writer:
+        with Writer(self.out, rescuable=origin) as writer:
             with interruptible() as interrupted:
                 collected = collect(
                     env,
@@ -74,7 +83,7 @@ class Collect(NamesEnv):
                 )
                 failure: EnvError | None = None
                 try:
-                    for _ in counted(collected, -(-self.steps // BATCH), f"collecting {self.steps:,} steps"):
+                    for _ in counted(collected, self.steps, f"collecting {self.steps:,} steps", sums=True):
                         if interrupted:
                             break
                 except EnvError as error:

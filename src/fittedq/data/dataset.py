@@ -13,7 +13,18 @@ from jaxtyping import Bool, Float, Int
 
 from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
 from fittedq.errors import UserError, in_one_line
-from fittedq.files import DATASET, MANIFEST, Scratch, check_file, hash_file, is_free, read_manifest, write_manifest
+from fittedq.files import (
+    DATASET,
+    MANIFEST,
+    UNFINISHED,
+    Scratch,
+    check_file,
+    hash_file,
+    is_free,
+    read_manifest,
+    write_manifest,
+    write_signed,
+)
 from fittedq.types import AbstractActionSet, Box, Transition
 
 COLUMNS: tuple[str, ...] = Transition._fields
@@ -213,6 +224,9 @@ class Writer:
 
     Without an `action_set` the range of the actions seen becomes the box. `drop_bad` leaves out rows that hold NaN or
     infinity, or an action outside the box; otherwise `finish` refuses them.
+
+    With `rescuable`, an origin, every batch is with the kernel once `append` returns: if this process is killed,
+    `rescue.rescued` makes a dataset of the rows. It wants the action set before the first of them.
     """
 
     def __init__(
@@ -222,6 +236,7 @@ class Writer:
         action_set: AbstractActionSet | None = None,
         drop_bad: bool = False,
         label: str | None = None,
+        rescuable: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path)
         self.action_set = None if action_set is None else _held(action_set)
@@ -230,6 +245,7 @@ class Writer:
         self.dropped = 0
         """Bad rows left out."""
         self._drop_bad, self._label = drop_bad, label or str(path)
+        self._rescuable = rescuable
         self._files: dict[str, BinaryIO] = {}
         self._sizes = (0, 0)
         self._ended = True
@@ -293,7 +309,7 @@ class Writer:
                 self._files[name].seek(0)
                 _write_header(self._files[name], name, shape)
             self._close()
-            files = {file.name: hash_file(file) for file in sorted(self._scratch.folder.iterdir())}
+            files = {f"{name}.npy": hash_file(self._scratch.folder / f"{name}.npy") for name in sorted(COLUMNS)}
             meta = {
                 "count": self.count,
                 "obs_size": self._sizes[0],
@@ -304,6 +320,7 @@ class Writer:
             }
             write_manifest(self._scratch.folder, DATASET, files, meta)
             self._scratch.publish()
+            (self.path / UNFINISHED).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         finally:
@@ -336,6 +353,10 @@ class Writer:
             for name, shape in _shapes(0, obs_size, action_size).items():
                 self._files[name] = (self._scratch.folder / f"{name}.npy").open("w+b")
                 _write_header(self._files[name], name, shape)
+            if self._rescuable is not None:
+                assert self.action_set is not None
+                meta = {"action_set": describe(self.action_set), "origin": dict(self._rescuable)}
+                write_signed(self._scratch.folder / UNFINISHED, {"of": self.path.name, **meta})
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -349,6 +370,9 @@ class Writer:
         try:
             for name, column in batch._asdict().items():
                 self._files[name].write(np.ascontiguousarray(column, dtype_of(name)).data)
+            if self._rescuable is not None:
+                for file in self._files.values():
+                    file.flush()
         except OSError as error:
             raise self._unwritable(error) from None
         self.count += count
