@@ -14,12 +14,14 @@ from typing import Any
 
 import gymnasium
 import h5py
+import jax
 import numpy as np
 import pytest
 
 from fittedq.cli.main import main
 from fittedq.collect import collect
 from fittedq.data.dataset import Dataset, Writer
+from fittedq.envs.native import Pendulum, physics
 from fittedq.errors import UserError
 from fittedq.run import find_agent
 from fittedq.types import Box, Transition
@@ -118,6 +120,23 @@ def test_noise_has_its_deviation_and_epsilon_its_share(tmp_path: Path) -> None:
     uniform = mixed[mixed != 0.5]
     assert abs(uniform.mean()) < 4 * np.sqrt(1 / 3 / len(uniform))
     assert uniform.std() == pytest.approx(np.sqrt(1 / 3), rel=0.1)
+
+
+def test_a_jax_environment_is_collected_from_by_its_own_physics(
+    said: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        said("collect", "jax/Pendulum-v1", "--steps", 203, "--seed", seed, "--out", tmp_path / name)
+    rows, again, other = (Dataset.open(tmp_path / name).transitions(slice(None)) for name in "abc")
+    next_obs, reward, _ = jax.vmap(physics(Pendulum()), (0, 0, None))(rows.obs, rows.action, None)
+    np.testing.assert_allclose(rows.next_obs, next_obs, atol=1e-4)
+    np.testing.assert_allclose(rows.reward, reward, atol=1e-3)
+    assert np.flatnonzero(rows.truncated).tolist() == [199, 202]
+    assert not rows.terminated.any()
+    assert len(Dataset.open(tmp_path / "a").broken_links()) == 0
+    np.testing.assert_array_equal(rows.pack(), again.pack())
+    assert not np.isin(rows.obs[[0, 200], 0], other.obs[[0, 200], 0]).any(), "episodes begin anew, by the seed"
+    assert rows.obs[0, 0] != rows.obs[200, 0]
 
 
 def test_equal_seeds_collect_equal_data(tmp_path: Path) -> None:

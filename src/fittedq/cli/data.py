@@ -38,7 +38,8 @@ class Collect(NamesEnv):
     """
 
     env: tyro.conf.Positional[str]
-    """A Gymnasium id (HalfCheetah-v5, module:Id) or a class (module:Class, file.py:Class)."""
+    """A Gymnasium id (HalfCheetah-v5, module:Id), a JAX environment (jax/Pendulum-v1) or a class (module:Class,
+    file.py:Class)."""
     steps: int
     """Transitions to collect."""
     out: Path

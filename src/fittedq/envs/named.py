@@ -23,6 +23,7 @@ from typing import Any
 
 import gymnasium
 
+from fittedq.envs.hosted import HostedEnv
 from fittedq.envs.native import find_jax_env
 from fittedq.errors import UserError, nearest
 
@@ -88,7 +89,7 @@ class NamedEnv:
             )
 
     def make(self) -> gymnasium.Env:
-        """A fresh environment, or a UserError that says what is missing."""
+        """A fresh environment for the host, or a UserError that says what is missing."""
         self.check_trusted()
         env = _made(self.id, dict(self.kwargs))
         for wrapper in self.wrappers:
@@ -171,6 +172,8 @@ def _extend_path(folder: str) -> None:
 
 def _made(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     called = f"environment {name!r}"
+    if name.startswith("jax/"):
+        return HostedEnv(find_jax_env(name, **kwargs), name)
     part, separator, inner = name.rpartition(":")
     if separator:
         module = import_code(part, called)

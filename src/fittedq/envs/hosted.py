@@ -1,0 +1,51 @@
+"""A JAX environment for the host: what collects or wraps in Python steps it one compiled step at a time."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from fittedq.envs.native import AbstractJaxEnv, auto_reset
+
+
+@final
+class HostedEnv(gymnasium.Env):
+    """`env` as Gymnasium knows one; each step crosses to the device and back, so a compiled loop is far faster."""
+
+    def __init__(self, env: AbstractJaxEnv, name: str):
+        self._env, self._going = env, None
+        self.spec = EnvSpec(name)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (env.obs_size,), np.float32)
+        low, high = (np.asarray(bound, np.float32) for bound in (env.action_set.low, env.action_set.high))
+        self.action_space = gymnasium.spaces.Box(low, high)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self._going, obs = _begun(self._env, jax.random.key(int(self.np_random.integers(2**31))))
+        return np.asarray(obs), {}
+
+    def step(self, action: Any) -> Any:
+        self._going, step = _stepped(self._env, self._going, action)
+        obs, reward, terminated, truncated = jax.device_get(step)
+        return obs, float(reward), bool(terminated), bool(truncated), {}
+
+
+@jax.jit
+def _begun(env: Any, key: Any) -> Any:
+    """((state, key), obs) of a new episode."""
+    begin_key, key = jax.random.split(key)
+    state, obs = env.reset(begin_key)
+    return (state, key), obs
+
+
+@jax.jit
+def _stepped(env: Any, going: Any, action: Any) -> Any:
+    """((state, key), (s', r, terminated, truncated))."""
+    state, key = going
+    step_key, key = jax.random.split(key)
+    state, next_obs, _, *outcome = auto_reset(env)(state, action, step_key)
+    return (state, key), (next_obs, *outcome)
