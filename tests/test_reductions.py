@@ -18,7 +18,7 @@ from fittedq.greedy import PolicyAction
 from fittedq.losses import Improve, Regress
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.template import FQI, Budget, Copy, LearnerState, Sync, Update
-from fittedq.train import HostTrainer, TrainSettings, initial_state
+from fittedq.train import HostTrainer, Learner, TrainSettings, initial_state
 from fittedq.types import Approximators, Box, Transition
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
@@ -167,15 +167,39 @@ def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     assert max(differences(*labels)) == 0.0
 
 
-def test_a_group_of_batches_in_one_call_is_the_same_run():
-    """TD3's critic-only updates wait for the policy's: two batches in one call, bit for bit as one by one."""
-    trainers = []
-    for steps in (60, 1):
+def test_a_group_of_batches_in_one_call_is_learned_as_one_by_one():
+    """TD3's two batches in one call, bit for bit as one by one; optimized programs of two shapes round otherwise."""
+    rows = np.stack([batch.pack() for batch in batches(6)])
+    learners = []
+    for size in (2, 1):
+        learner = Learner(*initial_state(TD3(**SHARED), OBS_SIZE, BOX, BATCH, seed=0), OBS_SIZE, BOX.size)
+        for first in range(0, len(rows), size):
+            learner.learn(rows[first : first + size])
+        learners.append(jax.tree.leaves(learner.state))
+    assert all(np.array_equal(a, b) for a, b in zip(*learners, strict=True))
+
+
+@pytest.mark.as_shipped
+def test_where_a_run_is_looked_at_or_stopped_changes_nothing():
+    """60 steps at once, one by one, and stopped and restored within a group of TD3's batches: the same to the bit."""
+
+    def trainer() -> HostTrainer:
         settings = TrainSettings(batch_size=16, random_steps=20)
-        trainer = HostTrainer(TD3(hidden=(8,)), GymSource("Pendulum-v1"), settings, seed=0)
-        for _ in range(60 // steps):
-            trainer.advance(steps)
-        trainers.append(trainer)
-    one, other = (jax.tree.leaves(trainer.learner.state) for trainer in trainers)
-    assert int(trainers[0].learner.state.step) == 41
-    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+        return HostTrainer(TD3(hidden=(8,)), GymSource("Pendulum-v1"), settings, seed=0)
+
+    at_once, one_by_one, stopped, resumed = (trainer() for _ in range(4))
+    at_once.advance(60)
+    for _ in range(60):
+        one_by_one.advance(1)
+    stopped.advance(43)
+    snapshot = stopped.snapshot()
+    assert len(snapshot.arrays["waiting"]) == 0
+    stopped.advance(1)
+    snapshot = stopped.snapshot()
+    assert len(snapshot.arrays["waiting"]) == 1
+    resumed.restore(*snapshot)
+    resumed.advance(16)
+    assert at_once.updates == int(at_once.learner.state.step) == 40
+    for other in (one_by_one, resumed):
+        leaves = zip(jax.tree.leaves(at_once.learner.state), jax.tree.leaves(other.learner.state), strict=True)
+        assert all(np.array_equal(a, b) for a, b in leaves)

@@ -29,7 +29,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
-from fittedq.errors import EnvError, UserError
+from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.packing import Packing
 from fittedq.settings import check, setting
@@ -354,22 +354,17 @@ class HostTrainer(AbstractTrainer):
         self._policy = self.learner.host_policy()
         self._waiting: list[np.ndarray] = []
         """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
+        self._no_batch = np.empty((0, settings.batch_size, width), np.float32)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         returns: list[float] = []
         until = self.step + steps
-        try:
-            while self.step < until and not stop():
-                before = self.step
-                for _ in range(self._settings.chunk):
-                    returns += self._collect()
-                self._learn()
-                self._measure(before)
-        except EnvError:
-            # What was drawn is learned from: the state is whole, and can be saved.
-            self._flush()
-            raise
-        self._flush()
+        while self.step < until and not stop():
+            before = self.step
+            for _ in range(self._settings.chunk):
+                returns += self._collect()
+            self._learn()
+            self._measure(before)
         figures = self.examined(self.learner.host_state()) | self._figures
         return Progress(self.step, self.updates, self.episodes, returns, figures)
 
@@ -446,7 +441,6 @@ class HostTrainer(AbstractTrainer):
             if self._moments is not None:
                 normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
             self._waiting.append(rows)
-            self.updates += per_call
             self._owed -= per_call
             if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
                 self._flush()
@@ -454,12 +448,14 @@ class HostTrainer(AbstractTrainer):
     def _flush(self) -> None:
         """Learn from what waits: a whole group in one call, else batch by batch, so that few shapes are compiled.
 
-        Either way it is the same arithmetic, to the bit.
+        Programs of other shapes round otherwise. So when to flush is a function of the step alone, not of reports or of
+        when a run is stopped: what waits is part of the state.
         """
         if len(self._waiting) == self.learner.group > 1:
             self._waiting = [np.concatenate(self._waiting)]
         for rows in self._waiting:
             self.learner.learn(rows)
+            self.updates += len(rows)
         self._waiting.clear()
         self._policy = self.learner.host_policy()
 
@@ -481,6 +477,7 @@ class HostTrainer(AbstractTrainer):
             **to_arrays("learner", state),
             **{f"source/{name}": array for name, array in source_arrays.items()},
             "noise": self._noise,
+            "waiting": np.concatenate([self._no_batch, *self._waiting]),
         }
         if self._moments is not None:
             arrays |= to_arrays("moments", self._moments)
@@ -503,6 +500,7 @@ class HostTrainer(AbstractTrainer):
         self._rng.bit_generator.state = meta["rng"]
         self._replay.restore(rows["replay"])
         self._noise = arrays["noise"].copy()
+        self._waiting = [batch[None].copy() for batch in arrays["waiting"]]
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
         self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
