@@ -249,10 +249,10 @@ def test_evaluation_in_a_broken_environment_says_where() -> None:
 # ---------------------------------------------------------------------- nothing is lost
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "nfqca"])
+@pytest.mark.parametrize("algorithm", ["ddpg", pytest.param("nfqca", marks=pytest.mark.slow)])
 def test_a_run_is_saved_when_its_environment_fails_and_goes_on_when_it_works(algorithm: str, tmp_path: Path) -> None:
     more = {"hidden": (8, 8), "random_steps": 20}
-    more |= {"batch_size": 8, "replay_size": 200} if algorithm == "td3" else {"steps_per_iteration": 20, "epochs": 1}
+    more |= {"batch_size": 8, "replay_size": 200} if algorithm == "ddpg" else {"steps_per_iteration": 20, "epochs": 1}
     with pytest.raises(EnvError, match="environment Broken, step 34: its step raised"):
         fittedq.train(algorithm, Broken("raise", at=34), steps=50, out=tmp_path / "run", **more)
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()

@@ -64,6 +64,8 @@ def _left(folder: Path, unfinished: dict[str, Any]) -> Dataset:
 
 def _column(file: Path, name: str) -> np.ndarray:
     """The whole rows of a column's file, whatever its header says of how many there are."""
+    if not file.is_file():
+        raise ValueError(f"{file.name} is no file")
     with file.open("rb") as stream:
         np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
