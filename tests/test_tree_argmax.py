@@ -93,6 +93,21 @@ def test_the_interval_holds_when_time_is_up_and_starts_are_a_guarantee():
     np.testing.assert_array_equal(again.value, solved.value)
 
 
+def test_a_maximum_that_no_climb_finds_is_found():
+    """q = 0.9, but 1 where 0.6 < a₁ ≤ 0.601 and −0.3 < a₂ ≤ −0.299: no line along one action shows the way there."""
+    box = Box([-1.0, -1.0], [1.0, 1.0])
+    feature, threshold = np.zeros(9, np.int32), np.full(9, np.inf, np.float32)
+    feature[[0, 1, 4, 5]], threshold[[0, 1, 4, 5]] = [1, 1, 2, 2], [0.601, 0.6, -0.299, -0.3]
+    child, value = np.array([1, 3, 2, 3, 5, 7, 6, 7, 8], np.int32), np.full(9, 0.9, np.float32)
+    value[8] = 1
+    critic = TreeCritic(feature, threshold, child, value, np.array(4, np.int32), box, Forest(n_trees=1, n_jobs=1))
+    obs = np.zeros((1, 1), np.float32)
+    climbed, solved = TreeArgmax(state_seconds=0.0)(critic, obs, box), TreeArgmax()(critic, obs, box)
+    assert climbed.value == pytest.approx([0.9]) and climbed.upper_bound >= 1
+    assert solved.value == pytest.approx([1.0]) and solved.status == Status.EXACT
+    assert (solved.action > [0.6, -0.3]).all() and (solved.action <= np.float32([0.601, -0.299])).all()
+
+
 def test_trees_without_a_cut_on_the_action_and_polytopes():
     box = Box([-1.0, -1.0], [1.0, 1.0])
     flat = TreeCritic.start(box, Forest(n_trees=3))

@@ -253,6 +253,14 @@ def test_cells_of_one_float_and_the_two_zeros():
         assert_exact(state_cut, obs, Box([-1], [zero]))
 
 
+def test_a_state_on_a_threshold_is_left_of_it_and_the_next_float_is_right():
+    on = np.float32(0.5)
+    obs = np.array([[np.nextafter(on, -on)], [on], [np.nextafter(on, 2 * on)]], np.float32)
+    swept = TreeSweep()(handmade(stump(0, 0.5, 3.0, 1.0)), obs, BOX)
+    assert swept.value == pytest.approx([3, 3, 1])
+    assert swept.upper_bound == pytest.approx([3, 3, 1], abs=1e-5)
+
+
 def test_ranks_count_the_floats():
     x = np.array(
         [-np.inf, -3.0, -1e-45, 0.0, 1e-45, 1.0, np.nextafter(np.float32(1), np.float32(2)), np.inf], np.float32
