@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from machine import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,12 +41,15 @@ COPIED = ("src", "tests", "pyproject.toml")
 SECONDS = 100
 """A mutation may make a search endless: tests that take longer, of the processor's own time, have failed."""
 SOON = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / "build" / "mutants"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
 }
 """Programs are compiled soon, and kept: a mutation changes few of them."""
+LIBRARIES = ("jax", "equinox", "optax", "scipy.optimize", "scipy.stats")
+"""Imported once, for all."""
 VERDICTS = {0: "survived", 1: "killed", -signal.SIGXCPU: "killed, out of time"}
 """By the exit code of pytest; anything else is an error of the list itself."""
 
@@ -88,19 +94,30 @@ def read() -> list[Mutation]:
 
 def run(tree: Path, tests: Sequence[str], limit: int = SECONDS) -> tuple[int, str, float]:
     """(exit code, the last lines, seconds) of some tests in a tree."""
-    # What plugins and checks of annotations cost is more than most of these tests do.
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--noconftest"]
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **SOON}
     began = time.perf_counter()
-    done = subprocess.run(
-        [*command, *(f"tests/{node}" for node in tests)],
-        cwd=tree,
-        env=environment,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5)),
-    )
-    return done.returncode, "\n".join(done.stdout.splitlines()[-12:]), time.perf_counter() - began
+    with tempfile.TemporaryFile("w+") as said:
+        process = multiprocessing.get_context("fork").Process(target=_tests, args=(tree, tests, limit, said.fileno()))
+        process.start()
+        process.join()
+        said.seek(0)
+        last = said.read().splitlines()[-12:]
+    assert process.exitcode is not None
+    return process.exitcode, "\n".join(last), time.perf_counter() - began
+
+
+def _tests(tree: Path, tests: Sequence[str], limit: int, out: int) -> None:
+    """Run them in this process, a copy of one that holds the libraries, but nothing of the project."""
+    for standard in (1, 2):
+        os.dup2(out, standard)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree / "src")
+    sys.path[:0] = [str(tree), str(tree / "src")]
+    # What plugins and checks of annotations cost is more than most of these tests do.
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--noconftest"]
+    code = pytest.main([*options, *(f"tests/{node}" for node in tests)])
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def tried(mutation: Mutation, tree: Path) -> dict[str, Any]:
@@ -123,6 +140,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", default=())
     only = parser.parse_args().only
+    os.environ |= SOON
+    for library in LIBRARIES:
+        importlib.import_module(library)
     mutations = read()
     unknown = sorted(set(only) - {mutation.name for mutation in mutations})
     if unknown:

@@ -9,6 +9,7 @@ import pytest
 
 import fittedq
 from fittedq.cli.main import main
+from fittedq.diagnose.gradients import GradientHealth, longest_sound
 from fittedq.diagnose.values import discounted_returns, overestimation, policy_drift
 from fittedq.types import Box, Transition
 
@@ -74,3 +75,13 @@ def test_inspect_tells_the_health_of_a_run(algorithm, tmp_path, capsys):
     assert main(["inspect", str(out), "--health"]) == 0
     said = capsys.readouterr().out
     assert "overestimation" in said and "policy drift" in said and ("horizon   2" in said) == (algorithm == "svg")
+
+
+def test_no_horizon_is_sound_beyond_one_that_is_not():
+    errors, ones = np.array([0.1, 0.3, 0.2, 0.1]), np.ones(4)
+    health = GradientHealth((0, 1, 2, 4), np.array([1.0, 1.0, 3.0, 1.0]), ones)
+    steady = GradientHealth(health.horizons, ones, ones)
+    for found, error, growth, expected in (
+        (steady, 0.3, 1, 4), (steady, 0.2, 1, 1), (steady, 0.05, 1, 0), (health, 1, 3, 4), (health, 1, 2.9, 1),
+    ):  # fmt: skip
+        assert longest_sound(errors, found, error, growth) == expected
