@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import fittedq
+from fittedq.approx.models import KnownModel
 from fittedq.cli.main import main
-from fittedq.diagnose.gradients import GradientHealth, longest_sound
+from fittedq.diagnose.gradients import GradientHealth, Windows, longest_sound, model_error
 from fittedq.diagnose.values import discounted_returns, overestimation, policy_drift
 from fittedq.types import Box, Transition
 
@@ -85,3 +86,11 @@ def test_no_horizon_is_sound_beyond_one_that_is_not():
         (steady, 0.3, 1, 4), (steady, 0.2, 1, 1), (steady, 0.05, 1, 0), (health, 1, 3, 4), (health, 1, 2.9, 1),
     ):  # fmt: skip
         assert longest_sound(errors, found, error, growth) == expected
+
+
+def test_a_models_error_is_in_deviations_of_each_coordinate():
+    """States swing between ±σ, and the model says that they stay: off by 2σ after a step, right after two."""
+    swing = np.array([[[-1], [1], [-1]], [[1], [-1], [1]]], np.float32)
+    seen = Windows(swing * np.array([1, 1000], np.float32), np.zeros((2, 2, 1), np.float32))
+    still = KnownModel(lambda state, action, noise: (state, 0.0, False))
+    np.testing.assert_allclose(model_error(still, seen), [2, 0], rtol=1e-5)
