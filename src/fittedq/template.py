@@ -106,7 +106,7 @@ def first_row(gradient: Any) -> Any:
     """The first row [*lead, out] of the gradient's first matrix [*lead, in, out], or its first leaf where none is one.
 
     The first layer's gradient is Σ_b x_b δ_bᵀ, with δ the errors that came back through all others: one that is not
-    finite makes every row so, since 0 · ∞ is no number either. All of the gradient would cost 2 % of an update.
+    finite makes every row so, since 0 · ∞ is no number either: one row says what all of them would.
     """
     leaves = jax.tree.leaves(gradient)
     return next((leaf[..., 0, :] for leaf in leaves if leaf.ndim > 1 and leaf.shape[-2] > 1), leaves[0])

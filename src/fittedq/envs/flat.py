@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from fittedq.action_sets import Limits, narrowed
+from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, spaces_of_env
 from fittedq.errors import UserError
 from fittedq.types import AbstractActionSet, Box
@@ -69,6 +70,7 @@ class FlatEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
+        redirect_mujoco()
         self.box = action_box(env.action_space)
         self.spaces = spaces_of_env(env)
         self.label = label_of(env)

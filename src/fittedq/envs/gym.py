@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from fittedq.action_sets import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.named import NamedEnv
+from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
 from fittedq.envs.workers import AbstractFleet, Local, Workers
 from fittedq.errors import EnvError, UserError
@@ -105,6 +106,7 @@ class GymSource:
         self._vector: VectorEnv | None = None
         first: FlatEnv | None = None
         if isinstance(env, VectorEnv):
+            redirect_mujoco()
             self._vector, self.n_envs = env, env.num_envs
             self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
             # Its own resets draw from its own generators: a restart begins new episodes.
