@@ -335,6 +335,7 @@ def describe(action_set: AbstractActionSet) -> dict[str, Any]:
 def described(description: Any, given: AbstractActionSet | None = None) -> AbstractActionSet:
     """The set of `describe`; for one with bounds that depend on the state, `given`, which must have its outer box."""
     if given is not None:
+        _check_kind(given)
         if plain(describe(given)) != plain(description):
             raise UserError(
                 f"action set: found {plain(describe(given))}, expected the one saved, {plain(description)}."
@@ -351,6 +352,13 @@ def described(description: Any, given: AbstractActionSet | None = None) -> Abstr
             raise UserError(
                 "action set: its bounds are functions of the state, which no file holds; give it again (action_set=)."
             )
+
+
+def _check_kind(given: Any) -> None:
+    if not isinstance(given, AbstractActionSet):
+        raise UserError(
+            f"found {type(given).__name__}, expected a set such as Polytope(…), or Limits((…,)).", argument="action_set"
+        )
 
 
 def plain(value: Any) -> Any:
@@ -437,6 +445,7 @@ def narrowed(box: Box, wanted: AbstractActionSet | Limits | None, label: str) ->
     if wanted is None:
         return box
     action_set = wanted.within(box) if isinstance(wanted, Limits) else wanted
+    _check_kind(action_set)
     if not inside(action_set, box):
         raise UserError(
             f"action set: found one between {action_set.low} and {action_set.high}, expected it inside {label}'s box "

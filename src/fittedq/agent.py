@@ -30,11 +30,11 @@ from fittedq.envs.native import AbstractJaxEnv
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError, in_one_line
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
-from fittedq.files import AGENT, load_folder, save_folder
+from fittedq.files import AGENT, load_folder, place, save_folder
 from fittedq.greedy import CriticValue
 from fittedq.maximize.refine import refined
 from fittedq.programs import keep_programs
-from fittedq.settings import as_dict, from_json, split_settings
+from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.train import from_arrays, to_arrays
 from fittedq.types import AbstractActionSet, Approximators, Transition
 
@@ -84,7 +84,7 @@ class Agent:
             f"numbers, actions between {low} and {high}{kind})"
         )
 
-    def act(self, obs: Any, *, refine: int = 0, trust: float = 0.1, deadline: float | None = None) -> np.ndarray:
+    def act(self, obs: Any, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None) -> np.ndarray:
         """π(s), the mode, inside the action set: for one observation or a batch, in the environment's shape and dtype.
 
         Observations are taken as the environment gives them (dictionaries, tuples, arrays, whole numbers, with a
@@ -99,11 +99,16 @@ class Agent:
         return self.spaces.shaped(action[0] if single else action)
 
     def act_flat(
-        self, obs: Float[np.ndarray, "b s"], *, refine: int = 0, trust: float = 0.1, deadline: float | None = None
+        self,
+        obs: Float[np.ndarray, "b s"],
+        *,
+        refine: int | None = 0,
+        trust: float = 0.1,
+        deadline: float | None = None,
     ) -> Float[np.ndarray, "b m"]:
         """`act` in flat vectors, as datasets hold them."""
         action = self._policy_action(obs)
-        if refine:
+        if whole(0 if refine is None else refine, "refine"):
             if self.nets.critic is None or isinstance(self.nets.critic, TreeCritic):
                 raise UserError("refine: found no critic with a gradient; act without it.")
             refuse_forked("refine")
@@ -195,16 +200,14 @@ class Agent:
         self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0, **refinement: Any
     ) -> Iterator[float]:
         """The returns of `evaluate`, one by one as they come."""
-        if not isinstance(episodes, int) or episodes < 1:
-            raise UserError(f"episodes: found {episodes}, expected a whole number of at least 1.")
-        if not isinstance(seed, int) or seed < 0:
-            raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
+        episodes, seed = whole(episodes, "episodes", 1), whole(seed, "seed", high=MOST_SEED)
         for rows in islice(self._episodes(env, episodes, seed, **refinement), episodes):
             yield float(sum(rows.reward.tolist()))
 
     def trajectory(self, env: EnvLike | AbstractJaxEnv, steps: int, seed: int = 0) -> Transition:
         """At least `steps` transitions of π, three whole episodes or more, one after another, in the environment's
         units."""
+        steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
         return whole_episodes(self._episodes(env, max(3, steps), seed), steps)
 
     def _episodes(self, env: EnvLike | AbstractJaxEnv, most: int, seed: int, **refinement: Any) -> Iterator[Transition]:
@@ -237,9 +240,13 @@ class Agent:
 
         `origin` (JSON) says where it came from.
         """
-        arrays, agent = self._described()
+        folder, (arrays, agent) = place(path, "path"), self._described()
         try:
-            save_folder(Path(path), AGENT, arrays, {"agent": agent, "origin": dict(origin or {})})
+            about = json.loads(json.dumps(dict(origin or {}), allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            raise UserError(f"found {origin!r}, expected a dictionary that JSON holds.", argument="origin") from None
+        try:
+            save_folder(folder, AGENT, arrays, {"agent": agent, "origin": about})
         except OSError as error:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
@@ -252,7 +259,7 @@ class Agent:
         `action_set` is needed where its bounds are functions of the state, `features` where it was fitted with features
         of the user's: no file holds code.
         """
-        arrays, manifest = load_folder(Path(path), AGENT)
+        arrays, manifest = load_folder(place(path, "path"), AGENT)
         return _rebuilt(arrays, manifest.get("agent"), str(path), action_set, features)
 
     def _described(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -11,6 +11,8 @@ from fittedq.action_sets import Limits
 from fittedq.agent import Agent
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
+from fittedq.errors import UserError
+from fittedq.files import place
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
 from fittedq.run import resume as continued
@@ -43,7 +45,7 @@ def train(
     training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else place(out, "out")
     run = Run(
         algorithm,
         env,
@@ -82,8 +84,12 @@ def fit(
     (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"found {type(dataset).__name__}, expected a Dataset (Dataset.open reads one).", argument="dataset"
+        )
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else place(out, "out")
     run = Run(
         algorithm,
         None,
@@ -117,7 +123,7 @@ def resume(
     """
     code = {"features": features, "model": model}
     return _to_the_end(
-        continued(Path(folder), steps=steps, env=env, action_set=action_set, trust_code=trust_code, **code),
+        continued(place(folder, "folder"), steps=steps, env=env, action_set=action_set, trust_code=trust_code, **code),
         progress=False,
     )
 
@@ -130,7 +136,7 @@ def load(
     `action_set` is needed where its bounds are functions of the state, `features` where `fit` was given some: no file
     holds code.
     """
-    return find_agent(Path(path), action_set, features)
+    return find_agent(place(path, "path"), action_set, features)
 
 
 def _to_the_end(run: Run, progress: bool) -> Agent:

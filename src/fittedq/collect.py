@@ -11,11 +11,13 @@ from fittedq.data.dataset import Writer
 from fittedq.envs.gym import EnvLike, GymSource
 from fittedq.errors import UserError
 from fittedq.noise import explore
+from fittedq.settings import MOST_SEED, real, whole
 from fittedq.types import AbstractActionSet, Transition
 
 Policy = Callable[[np.ndarray], np.ndarray] | None
 """obs [b, s] → action [b, m] in the environment's units; None draws uniformly from the box."""
 
+MOST_FLOAT = float(np.finfo(np.float32).max)
 BATCH, BATCH_SECONDS = 100, 1.0
 """A batch ends after so many steps or so long: what a stop waits for, and all that a process that is killed loses."""
 
@@ -36,14 +38,9 @@ def collect(
     `finish`es the writer, as after the end. Episode e follows `policies[e mod n]`. `noise` is σ. The writer takes the
     environment's action set. Equal seeds give equal data where the environment is deterministic given its seed.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"steps: found {steps!r}, expected a whole number of at least 1.")
-    if not noise >= 0 or not np.isfinite(noise):
-        raise UserError(f"noise: found {noise!r}, expected a finite number of at least 0, in half-widths of the box.")
-    if not 0 <= epsilon <= 1:
-        raise UserError(f"epsilon: found {epsilon!r}, expected a share between 0 and 1.")
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed: found {seed!r}, expected a whole number of at least 0.")
+    steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
+    noise = real(noise, "noise", "a finite number of at least 0, in half-widths of the box", high=MOST_FLOAT)
+    epsilon = real(epsilon, "epsilon", "a share between 0 and 1", high=1)
     if not policies:
         raise UserError("policies: found none, expected at least one.")
     source = GymSource(env, seed=seed)

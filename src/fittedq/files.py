@@ -51,6 +51,13 @@ Listed = dict[str, dict[str, Any]]
 # ---------------------------------------------------------------------- single files
 
 
+def place(path: Any, argument: str) -> Path:
+    """`path`, a text or a Path, as a Path, or a UserError."""
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise UserError(f"found {path!r}, expected the name of a file or folder.", argument=argument)
+    return Path(path)
+
+
 def temporary(folder: Path) -> Path:
     """A name in `folder` that nobody else has."""
     return folder / f"{PREFIX}{secrets.token_hex(8)}"

@@ -26,6 +26,7 @@ from fittedq.approx.models import KnownModel
 from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
+from fittedq.envs.flat import FlatEnv
 from fittedq.envs.gym import EnvLike, GymSource, make_env, make_flat
 from fittedq.envs.named import NamedEnv, resolved
 from fittedq.envs.native import AbstractJaxEnv, physics
@@ -36,7 +37,7 @@ from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, version
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.record import RunFolder
-from fittedq.settings import as_dict, from_json, split_settings
+from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
 from fittedq.types import AbstractActionSet
 
@@ -71,10 +72,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
             low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UserError(f"found {value!r}, expected a whole number of at least {low}.", argument=field.name)
+            object.__setattr__(self, field.name, whole(getattr(self, field.name), field.name, low))
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,12 @@ class Run:
         fitted = issubclass(cls, FittedAlgorithm)
         loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
-        if not isinstance(seed, int) or seed < 0:
-            raise UserError(f"found {seed!r}, expected a whole number of at least 0.", argument="seed")
         self.train_settings = loop_settings(**loop_given)
-        self.schedule, self.seed = schedule, seed
+        self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
+        if not isinstance(data, Dataset | None):
+            raise UserError(
+                f"found {type(data).__name__}, expected a Dataset (Dataset.open reads one).", argument="data"
+            )
         self.data = None if data is None else data.limited(action_set)
         self._wanted = action_set
         if env is None and data is None:
@@ -214,8 +215,8 @@ class Run:
             raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
         if self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv | None):
             self._check_data(self.eval_env)
-        elif schedule.eval_every and callable(self.eval_env) and self.source is not None:
-            self._check_apart(self.eval_env, self.source)
+        elif schedule.eval_every and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv | None):
+            self._check_apart(self.eval_env)
 
     def _check_data(self, env: EnvLike) -> None:
         """A UserError unless the environment has the dataset's sizes and bounds."""
@@ -226,15 +227,21 @@ class Run:
         finally:
             made.close()
 
-    def _check_apart(self, env: EnvLike, source: GymSource) -> None:
-        """A UserError where evaluation would reset the environment that is trained in."""
+    def _check_apart(self, env: EnvLike) -> None:
+        """A UserError where evaluation would reset the environment that is trained in, or needs another agent."""
+        if env is self.env and not callable(env):
+            return
         made = make_env(env)
-        if source.shares(made):
+        if self.source is not None and self.source.shares(made):
             raise UserError(
                 "eval_env: the callable returns the environment that is trained in, expected a new one each time: "
                 "evaluation would reset it in the middle of an episode."
             )
-        made.close()
+        flat = FlatEnv(made)
+        try:
+            check_spaces(flat, self.trainer.obs_size, self.trainer.action_set)
+        finally:
+            flat.close()
 
     def _trainer(self) -> AbstractTrainer:
         if self.env is None:

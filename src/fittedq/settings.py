@@ -9,8 +9,12 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from fittedq.errors import UserError, nearest
 
+MOST_SEED = 2**32 - 1
+"""Beyond it JAX's seeds repeat."""
 MOST_ITEMS = 100
 """Entries of a setting that is a list, such as the widths of hidden layers."""
 
@@ -37,6 +41,29 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def whole(value: Any, argument: str, low: int = 0, high: int | None = None) -> int:
+    """`value`, Python's or NumPy's, as a whole number of at least `low` and at most `high`, or a UserError."""
+    number = _python(value)
+    wrong = not isinstance(number, int) or isinstance(number, bool) or number < low
+    if wrong or (high is not None and number > high):
+        span = f"of at least {low}" if high is None else f"between {low} and {high}"
+        raise UserError(f"found {value!r}, expected a whole number {span}.", argument=argument)
+    return number
+
+
+def real(value: Any, argument: str, expected: str, low: float = 0.0, high: float = math.inf) -> float:
+    """`value`, Python's or NumPy's, as a number in [low, high], or a UserError that says what is `expected`."""
+    number = _python(value)
+    if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
+        raise UserError(f"found {value!r}, expected {expected}.", argument=argument)
+    return float(number)
+
+
+def _python(value: Any) -> Any:
+    """NumPy's scalars and arrays as Python's numbers and lists."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
 def described(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields made by `setting`: those that files and command lines hold. What is left is code."""
     return [field for field in dataclasses.fields(cls) if "about" in field.metadata]
@@ -57,6 +84,7 @@ def check(settings: Any) -> None:
 
 def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     """`value` as the field's type, or a UserError."""
+    value = _python(value)
     kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
     if value is None and type(None) in kinds:
         return None

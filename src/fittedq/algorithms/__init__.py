@@ -21,6 +21,8 @@ REGISTRY: dict[str, type[Algorithm]] = {
 
 def find(name: str) -> type[Algorithm]:
     """The registered algorithm of that name, or a UserError with the nearest ones."""
+    if not isinstance(name, str):
+        raise UserError(f"found {name!r}, expected a name of: {', '.join(REGISTRY)}.", argument="algorithm")
     if name not in REGISTRY:
         raise UserError(f"algorithm {name!r} is unknown; {nearest(name, REGISTRY)}")
     return REGISTRY[name]

@@ -71,8 +71,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of a pipe went away; nothing is lost.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lose_output()
         return 0
+    except OSError as error:
+        if TRACEBACK in rest:
+            traceback.print_exception(error)
+        _lose_output()
+        at = "" if error.filename is None else f"{error.filename}: "
+        print(f"fittedq: {at}{error.strerror or error}.", file=sys.stderr)
+        return 2
+
+
+def _lose_output() -> None:
+    """What is still to be written to standard output goes nowhere, instead of failing again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: Command, arguments: list[str]) -> int:

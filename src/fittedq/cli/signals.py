@@ -90,6 +90,8 @@ def install() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the process was started with it closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        # A terminal that knows no γ, or a file's name that is no text, must not end a command.
+        getattr(sys, name).reconfigure(errors="replace")
     for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _left_to_the_thread)

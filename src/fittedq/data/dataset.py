@@ -21,6 +21,7 @@ from fittedq.files import (
     check_file,
     hash_file,
     is_free,
+    place,
     read_manifest,
     write_manifest,
     write_signed,
@@ -119,7 +120,7 @@ class Dataset:
     @staticmethod
     def open(path: str | Path, *, verify: bool = True) -> Dataset:
         """The dataset of a folder, memory-mapped; `verify` reads it once to check every SHA-256."""
-        path = Path(path)
+        path = place(path, "path")
         if not (path / MANIFEST).is_file():
             raise UserError(
                 f"{path} is not a dataset folder (it holds no {MANIFEST}); make one with `fittedq data collect` or "
@@ -238,7 +239,7 @@ class Writer:
         label: str | None = None,
         rescuable: Mapping[str, Any] | None = None,
     ):
-        self.path = Path(path)
+        self.path = place(path, "path")
         self.action_set = None if action_set is None else _held(action_set)
         self.count = 0
         """Rows written."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset
 from fittedq.errors import UserError, nearest
-from fittedq.files import Scratch, fsync_folder, is_free, write_json
+from fittedq.files import Scratch, fsync_folder, is_free, place, write_json
 
 MINARI_VERSION = "0.5.0"
 """The Minari release whose layout is written; later ones read it."""
@@ -26,7 +26,7 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
 
     UserError: `path` is there already, cannot be written, or a package is missing.
     """
-    path = Path(path)
+    path = place(path, "path")
     if format == "auto":
         formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", "": "minari"}
         if path.suffix not in formats:

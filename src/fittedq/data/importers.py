@@ -28,7 +28,7 @@ from jaxtyping import Bool
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
 from fittedq.data.segments import read_rows
 from fittedq.errors import UserError, in_one_line, nearest
-from fittedq.files import CHECKPOINT, load_folder, read_json
+from fittedq.files import CHECKPOINT, load_folder, place, read_json
 from fittedq.memory import amount
 from fittedq.types import Box, Transition
 
@@ -76,7 +76,7 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
     `column_map` gives the file's column or columns for obs, action, reward, next_obs, terminated, truncated, episode.
     UserError: a file that is not there, truncated, of an unknown kind, or without a column that is needed.
     """
-    path = Path(path)
+    path = place(path, "path")
     try:
         there = path.exists()
     except OSError as error:
@@ -108,7 +108,7 @@ def import_dataset(
 ) -> Dataset:
     """Everything `source` holds as a dataset folder; what was decided on the way is added to `source.notes`."""
     action_set = action_set or source.action_set
-    _check_disk(source.size, Path(out), label)
+    _check_disk(source.size, place(out, "out"), label)
     with Writer(out, action_set=action_set, drop_bad=drop_bad, label=label) as writer:
         for batch, keep in source.batches:
             writer.append(batch, keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from fittedq.maximize.certified import certified
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
+from fittedq.settings import real
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr
 
 SAMPLED_ACTIONS = 256
@@ -124,6 +126,11 @@ def amortization_gap(
     A neural critic is maximized by branch and bound, trees with one action by a sweep, quadratics in closed form.
     Errors: `UserError` for a critic whose maximum nothing here can bound.
     """
+    tol = real(tol, "tol", "a share of the range of q, above 0", low=math.ulp(0.0))
+    time_limit, state_time_limit = (
+        None if limit is None else real(limit, name, "seconds of at least 0, or None")
+        for name, limit in (("time_limit", time_limit), ("state_time_limit", state_time_limit))
+    )
     critic = to_host(critic)
     policy_value = np.asarray(critic(obs, policy_action).min(axis=0))
     values = _sampled_values(critic, obs, action_set)

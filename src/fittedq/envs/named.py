@@ -22,9 +22,10 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
 from fittedq.envs.hosted import HostedEnv
-from fittedq.envs.native import find_jax_env
+from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.errors import UserError, nearest
 
 
@@ -104,6 +105,8 @@ class NamedEnv:
 def resolved(env: Any) -> Any:
     """`env`, a text as the name it is, and a name `jax/…` as the compiled environment it stands for."""
     named = NamedEnv(env) if isinstance(env, str) else env
+    if not (callable(named) or isinstance(named, NamedEnv | gymnasium.Env | VectorEnv | AbstractJaxEnv | None)):
+        raise UserError(f"env: found {type(env).__name__}, expected a Gymnasium id, an environment or a callable.")
     if not isinstance(named, NamedEnv) or not named.id.startswith("jax/"):
         return named
     if named.wrappers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from fittedq.errors import UserError
 from fittedq.maximize.base import comparable, step_scale, value_and_gradient
+from fittedq.settings import real, whole
 from fittedq.types import AbstractActionSet, Arr
 
 
@@ -40,10 +42,10 @@ def refined(
     keeps the search where the critic was fitted: its errors grow with the distance from what the policy does. In a set
     that is convex the way back to π(s) stays inside; among whole numbers a step that leaves the region is not taken.
     """
-    if not isinstance(steps, int) or steps < 1 or not 0 < trust <= 2:
-        raise UserError(f"refine: found {steps} steps and trust {trust}, expected at least 1 and a share in (0, 2].")
-    if deadline is not None and not deadline >= 0:
-        raise UserError(f"deadline: found {deadline}, expected seconds of at least 0.")
+    steps = whole(steps, "refine", 1)
+    trust = real(trust, "trust", "a share of the half-widths in (0, 2]", low=math.ulp(0.0), high=2)
+    if deadline is not None:
+        deadline = real(deadline, "deadline", "seconds of at least 0")
     for name, array in (("observation", obs), ("action", action)):
         if not np.isfinite(array).all():
             row, column = np.argwhere(~np.isfinite(array))[0]

@@ -1,0 +1,40 @@
+"""What public functions and commands are given: NumPy's numbers as Python's, all that is wrong as one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fittedq
+from fittedq.errors import UserError
+
+
+def test_arguments_of_the_wrong_kind_are_a_sentence(tmp_path: Path) -> None:
+    program = [sys.executable, str(Path(__file__).with_name("given.py")), str(tmp_path)]
+    ran = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_evaluation_elsewhere_is_refused_before_training() -> None:
+    with pytest.raises(UserError, match="environment: its observations have shape"):
+        fittedq.train(
+            "td3", "Pendulum-v1", steps=10**9, hidden=(8,), eval_env="MountainCarContinuous-v0", eval_every=10**9
+        )
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_everything() -> None:
+    program = [sys.executable, "-m", "fittedq", "--help"]
+    shown = subprocess.run(
+        program, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0 and "usage: fittedq COMMAND ?" in shown.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        program = [sys.executable, "-m", "fittedq", "list"]
+        shown = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (shown.returncode, shown.stderr) == (2, "fittedq: No space left on device.\n")
