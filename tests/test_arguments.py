@@ -9,6 +9,7 @@ import pytest
 
 import fittedq
 from fittedq.errors import UserError
+from fittedq.types import Box
 
 
 def test_arguments_of_the_wrong_kind_are_a_sentence(tmp_path: Path) -> None:
@@ -38,3 +39,12 @@ def test_output_that_cannot_be_written_is_a_sentence() -> None:
         program = [sys.executable, "-m", "fittedq", "list"]
         shown = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (2, "fittedq: No space left on device.\n")
+
+
+@pytest.mark.parametrize("high", [1 + 1e-12, 1 + 5e-8])
+def test_actions_that_single_precision_cannot_tell_apart_are_refused(high: float) -> None:
+    with pytest.raises(UserError, match="action bounds: dimension 0 .* too narrow for numbers of single precision"):
+        Box([1.0], [high])
+    with pytest.raises(UserError, match="too narrow"):
+        Box([-1e-40], [1e-40])
+    assert Box([1.0], [1 + 2e-7]).size == 1

@@ -62,6 +62,8 @@ class Broken(Shaped):
                 return obs, np.ones(2), terminated, truncated, info
             case "complex":
                 return obs, 1j, terminated, truncated, info
+            case "no float":
+                return obs, -(10**400), terminated, truncated, info
             case "flag":
                 return obs, reward, "yes", truncated, info
             case "ragged":
@@ -81,6 +83,7 @@ FAULTS = {
     "words": "reward: found 'much', expected real numbers",
     "rewards": r"reward: found shape \(2,\), expected one number",
     "complex": "reward: found 1j, expected real numbers",
+    "no float": "reward is -inf, expected a finite number",
     "flag": "terminated: found 'yes', expected real numbers",
     "ragged": "observation: found .*, expected an array of numbers",
     "missing": "observation: found None, expected real numbers",
@@ -246,6 +249,18 @@ def test_evaluation_in_a_broken_environment_says_where() -> None:
         agent.evaluate(Dead, 1)
 
 
+def test_an_environment_that_raises_while_it_closes_takes_nothing_along() -> None:
+    closed = []
+
+    class Stuck(Shaped):
+        def close(self) -> None:
+            closed.append(self)
+            raise ZeroDivisionError
+
+    assert np.isfinite(fittedq.train("ddpg", Stuck, steps=2, n_envs=2, **TINY).evaluate(Stuck, 1)).all()
+    assert len(set(closed)) == 3
+
+
 # ---------------------------------------------------------------------- nothing is lost
 
 
@@ -253,7 +268,7 @@ def test_evaluation_in_a_broken_environment_says_where() -> None:
 def test_a_run_is_saved_when_its_environment_fails_and_goes_on_when_it_works(algorithm: str, tmp_path: Path) -> None:
     more = {"hidden": (8, 8), "random_steps": 20}
     more |= {"batch_size": 8, "replay_size": 200} if algorithm == "ddpg" else {"steps_per_iteration": 20, "epochs": 1}
-    with pytest.raises(EnvError, match="environment Broken, step 34: its step raised"):
+    with pytest.raises(EnvError, match="step 34: its step raised .* 33 steps before are saved in"):
         fittedq.train(algorithm, Broken("raise", at=34), steps=50, out=tmp_path / "run", **more)
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert saved.name == "step-0000000033"

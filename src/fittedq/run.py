@@ -367,11 +367,13 @@ class Run:
                     break
                 start, compiled = time.perf_counter(), compile_seconds()
             self._finish()
-        except EnvError:
+        except EnvError as error:
             # What was learned is whole, and the environment may do better next time.
-            if self.folder is not None and trainer.step and not self._is_saved():
+            if self.folder is None or not trainer.step:
+                raise
+            if not self._is_saved():
                 self._save()
-            raise
+            raise EnvError(f"{error} The {trainer.step:,} steps before are saved in {self.folder.path}.") from error
         finally:
             self.close()
 

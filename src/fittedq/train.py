@@ -665,7 +665,7 @@ class CompiledTrainer(AbstractTrainer):
             first = (int(np.argmin(finite)) + 1) * self._settings.n_envs
             raise UserError(
                 f"environment {type(self._env).__name__}: its observation or reward is not finite at step "
-                f"{self.step + first}; correct the environment (the last checkpoint is intact)."
+                f"{self.step + first}; correct the environment."
             )
         self.watch.see([np.min(low), np.max(high)])
         self.step += length * self._settings.n_envs

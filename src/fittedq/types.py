@@ -150,6 +150,8 @@ class AbstractActionSet(eqx.Module):
 
 LARGEST = float(np.finfo(np.float32).max)
 """Of numbers in single precision, which actions have."""
+NARROWEST = 1e-30
+"""Of intervals of actions: what is divided by less overflows."""
 
 
 @functools.cache
@@ -188,6 +190,12 @@ class Box(AbstractActionSet):
                 raise UserError(
                     f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or one point; "
                     "expected low < high."
+                )
+            least, most = inwards(np.asarray(low_bound), np.asarray(high_bound), np.float32)
+            if not most - least > NARROWEST:
+                raise UserError(
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
+                    "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
                 )
 
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +98,11 @@ class FlatEnv(gymnasium.Wrapper):
         obs, reward, terminated, truncated, _ = result
         return self._observed(obs), _number(reward), _flag(terminated, "terminated"), _flag(truncated, "truncated"), {}
 
+    def close(self) -> None:
+        # What fails while closing has nothing left to lose, and others are still to be closed.
+        with contextlib.suppress(Exception, SystemExit):
+            super().close()
+
     def _observed(self, obs: Any) -> np.ndarray:
         rows, _ = self.spaces.observation.read(obs, "observation", batches=False)
         # A copy: an environment may hand out the buffer it goes on writing to.
@@ -115,7 +122,10 @@ class FlatEnv(gymnasium.Wrapper):
 
 def _number(reward: Any) -> float:
     if isinstance(reward, float | int):
-        return float(reward)
+        try:
+            return float(reward)
+        except OverflowError:  # a whole number of Python's may be of any size
+            return math.inf if reward > 0 else -math.inf
     array = numbers(reward, "reward")
     if array.size != 1:
         raise UserError(f"reward: found shape {array.shape}, expected one number.")

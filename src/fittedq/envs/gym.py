@@ -160,7 +160,7 @@ class GymSource:
         if not np.isfinite(action).all():
             raise UserError(
                 f"environment {self.label}: the policy's action is not finite at step {self._next_step}: learning "
-                "diverged; lower the learning rates (the last checkpoint is intact)."
+                "diverged; lower the learning rates."
             )
         step, obs = self._step(action)
         self._check(step.next_obs, step.reward, self._next_step)
@@ -237,9 +237,7 @@ class GymSource:
 
     def _failed(self, error: UserError, step: int) -> EnvError:
         """What went wrong in an environment, with its name and the step."""
-        return EnvError(
-            f"environment {self.label}, step {step}: {error} Correct the environment; the last checkpoint is intact."
-        )
+        return EnvError(f"environment {self.label}, step {step}: {error} Correct the environment.")
 
     def _count(self, step: Step, action: np.ndarray) -> list[float]:
         self._return[step.valid] += step.reward[step.valid]
