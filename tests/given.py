@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
     refused("seed: found .* between 0 and 4294967295", lambda value: train(seed=value), *seeds)
     refused("seed: found .* between 0 and", lambda value: agent.evaluate("Pendulum-v1", 1, value), *seeds)
 
-    names = (3, np.nan, ["a"], b"a", "a\0b")
+    names = (3, np.nan, ["a"], b"a", "a\0b", "\ud800")
     refused("out: found .* name of a file", lambda value: train(out=value), *names)
     for use in (fittedq.load, agent.save, Dataset.open, fittedq.resume):
         refused("(path|folder): found .* name of a file", use, None, *names)
@@ -72,6 +72,7 @@ def main(folder: Path) -> None:
     refused("refine: found", lambda value: agent.act(OBS, refine=value), -1, "3", 1.5, np.nan)
     refused("trust: found", lambda value: agent.act(OBS, refine=2, trust=value), None, "1", np.nan, 0, -1, 3)
     refused("deadline: found", lambda value: agent.act(OBS, refine=2, deadline=value), "1", np.nan, -1)
+    refused("gap: found no observations", agent.gap, np.zeros((0, 3)))
     for name in ("tol", "time_limit", "state_time_limit"):
         refused(f"{name}: found", lambda value, name=name: agent.gap([OBS], **{name: value}), "1", np.nan, -1.0, True)
 

@@ -43,7 +43,7 @@ def test_output_that_cannot_be_written_is_a_sentence() -> None:
 
 @pytest.mark.parametrize("high", [1 + 1e-12, 1 + 5e-8])
 def test_actions_that_single_precision_cannot_tell_apart_are_refused(high: float) -> None:
-    with pytest.raises(UserError, match="action bounds: dimension 0 .* too narrow for numbers of single precision"):
+    with pytest.raises(UserError, match=r"action bounds: dimension 0 .* too narrow for numbers of single precision"):
         Box([1.0], [high])
     with pytest.raises(UserError, match="too narrow"):
         Box([-1e-40], [1e-40])

@@ -268,7 +268,7 @@ def test_an_environment_that_raises_while_it_closes_takes_nothing_along() -> Non
 def test_a_run_is_saved_when_its_environment_fails_and_goes_on_when_it_works(algorithm: str, tmp_path: Path) -> None:
     more = {"hidden": (8, 8), "random_steps": 20}
     more |= {"batch_size": 8, "replay_size": 200} if algorithm == "ddpg" else {"steps_per_iteration": 20, "epochs": 1}
-    with pytest.raises(EnvError, match="step 34: its step raised .* 33 steps before are saved in"):
+    with pytest.raises(EnvError, match=r"step 34: its step raised .* 33 steps before are saved in"):
         fittedq.train(algorithm, Broken("raise", at=34), steps=50, out=tmp_path / "run", **more)
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert saved.name == "step-0000000033"

@@ -172,6 +172,8 @@ class Agent:
         holds in any case. `time_limit` is for all states, `state_time_limit` for each, in seconds.
         """
         batch, _ = self._finite(obs, self.spaces.observation, "observation")
+        if not len(batch):
+            raise UserError("gap: found no observations, expected at least one.")
         refuse_forked("the gap")
         seen = np.asarray(self._normalize(batch), np.float32)
         if self.nets.critic is None:

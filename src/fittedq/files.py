@@ -53,9 +53,12 @@ Listed = dict[str, dict[str, Any]]
 
 def place(path: Any, argument: str) -> Path:
     """`path`, a text or a Path, as a Path, or a UserError."""
-    if not isinstance(path, str | Path) or "\0" in str(path):
-        raise UserError(f"found {path!r}, expected the name of a file or folder.", argument=argument)
-    return Path(path)
+    try:
+        if isinstance(path, str | Path) and b"\0" not in os.fsencode(path):
+            return Path(path)
+    except UnicodeEncodeError:
+        pass
+    raise UserError(f"found {path!r}, expected the name of a file or folder.", argument=argument)
 
 
 def temporary(folder: Path) -> Path:

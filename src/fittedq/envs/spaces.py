@@ -343,7 +343,7 @@ def _is_one(array: np.ndarray, shapes: tuple[tuple[int, ...], ...], name: str, b
 def _short(value: Any, most: int = 60) -> str:
     """`repr`, cut where it is long; only the type of what cannot say it."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except Exception:
         return f"an object of type {type(value).__name__}"
     return text if len(text) <= most else f"{text[:most]}…"
