@@ -70,6 +70,7 @@ def main(folder: Path) -> None:
     refused("action_set: found", lambda value: fittedq.load(folder / "agent", action_set=value), "x", *kinds)
 
     refused("refine: found", lambda value: agent.act(OBS, refine=value), -1, "3", 1.5, np.nan)
+    refused("refine: found", lambda value: agent.evaluate("Pendulum-v1", 1, refine=value), -1, "3", 1.5, np.nan)
     refused("trust: found", lambda value: agent.act(OBS, refine=2, trust=value), None, "1", np.nan, 0, -1, 3)
     refused("deadline: found", lambda value: agent.act(OBS, refine=2, deadline=value), "1", np.nan, -1)
     refused("gap: found no observations", agent.gap, np.zeros((0, 3)))

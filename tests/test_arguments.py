@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import fittedq
+from fittedq.envs.gym import make_env
 from fittedq.errors import UserError
+from fittedq.record import RunFolder
 from fittedq.types import Box
 
 
@@ -23,6 +25,17 @@ def test_an_evaluation_elsewhere_is_refused_before_training() -> None:
         fittedq.train(
             "td3", "Pendulum-v1", steps=10**9, hidden=(8,), eval_env="MountainCarContinuous-v0", eval_every=10**9
         )
+
+
+def test_names_with_a_colon_and_nothing_beside_it_are_a_sentence() -> None:
+    for name in (":", "os:", ":Pendulum-v1"):
+        with pytest.raises(UserError, match=f"^environment '{name}': expected 'module:Id'"):
+            make_env(name)
+
+
+def test_the_root_of_all_folders_is_no_run_folder() -> None:
+    with pytest.raises(UserError, match=r"^run folder /: found the root of all folders"):
+        RunFolder(Path("/")).create({})
 
 
 def test_a_terminal_that_knows_ascii_alone_shows_everything() -> None:

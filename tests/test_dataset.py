@@ -526,3 +526,16 @@ def test_a_map_is_words() -> None:
     for word in ("obs", "obs="):
         with pytest.raises(UserError, match="expected name=column"):
             parse_map([word])
+
+
+@pytest.mark.parametrize("column", ["obs", "reward", "terminated"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_lies_behind_a_mask_is_no_number(column: str, listed: bool) -> None:
+    shape = (4, 2) if column == "obs" else (4,)
+    masked = np.ma.masked_array(np.zeros(shape), mask=False)
+    given: dict[str, Any] = dict.fromkeys(("obs", "next_obs"), np.zeros((4, 2))) | {"action": np.zeros((4, 1))}
+    given |= dict.fromkeys(("reward", "terminated"), np.zeros(4)) | {column: masked}
+    assert len(Dataset.from_arrays(**given, action_low=-1, action_high=1)) == 4
+    masked[3] = np.ma.masked
+    with pytest.raises(UserError, match=f"{column} holds masked values"):
+        Dataset.from_arrays(**given | {column: list(masked) if listed else masked}, action_low=-1, action_high=1)

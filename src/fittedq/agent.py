@@ -215,6 +215,7 @@ class Agent:
     def _episodes(self, env: EnvLike | AbstractJaxEnv, most: int, seed: int, **refinement: Any) -> Iterator[Transition]:
         """Episodes one after another; of a JAX environment `most`, at once."""
         env = resolved(env)
+        refinement["refine"] = whole(refinement.get("refine") or 0, "refine")
         if isinstance(env, AbstractJaxEnv):
             refuse_forked("evaluation in a compiled environment")
             if refinement.get("refine"):

@@ -59,6 +59,8 @@ class RunFolder:
 
     def create(self, config: dict[str, Any]) -> None:
         """Begin a run, or begin one again that came to no checkpoint; a folder that holds another is refused."""
+        if not self.path.absolute().name:
+            raise UserError(f"run folder {self.path}: found the root of all folders; choose one in it with --out.")
         self._refuse_all_but(config)
         self._claim()
         self._refuse_all_but(config)  # nobody was faster

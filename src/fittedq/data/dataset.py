@@ -435,14 +435,14 @@ class Faults:
         if self._not_finite:
             raise UserError(
                 f"{self._label}: {_rows(self._not_finite, 'holds', 'hold')} NaN or infinity "
-                f"({_listed(self._first_not_finite, self._not_finite)}), expected finite numbers; correct them, or "
-                "drop them with --drop-bad."
+                f"({_listed(self._first_not_finite, self._not_finite)}), expected finite numbers; correct or drop "
+                "these rows (fittedq data import --drop-bad does)."
             )
         if self._outside:
             raise UserError(
                 f"{self._label}: {_rows(self._outside, 'has', 'have')} an action outside the declared bounds "
                 f"({_listed(self._first_outside, self._outside)}); give bounds that hold them, clip them, or drop "
-                "these rows with --drop-bad."
+                "these rows (fittedq data import --drop-bad does)."
             )
 
 
@@ -508,6 +508,9 @@ def _declared(manifest: Mapping[str, Any]) -> AbstractActionSet:
 
 
 def _as_column(name: str, value: Any, label: str) -> np.ndarray:
+    if np.ma.is_masked(value) or (isinstance(value, list | tuple) and any(map(np.ma.is_masked, value))):
+        # What lies behind a mask may be any number.
+        raise UserError(f"{label}: {name} holds masked values, expected numbers; fill them, or leave out their rows.")
     try:
         array = np.asarray(value)
     except ValueError:

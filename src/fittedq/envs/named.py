@@ -179,6 +179,8 @@ def _made(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         return HostedEnv(find_jax_env(name, **kwargs), name)
     part, separator, inner = name.rpartition(":")
     if separator:
+        if not part or not inner:
+            raise UserError(f"{called}: expected 'module:Id', 'module:Class' or 'file.py:Class'.")
         module = import_code(part, called)
         if inner not in gymnasium.registry:
             made = getattr(module, inner, None)
