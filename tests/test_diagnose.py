@@ -55,6 +55,7 @@ def test_a_trajectory_is_whole_episodes_in_order():
         within = ~rows.truncated[:-1]
         np.testing.assert_array_equal(rows.next_obs[:-1][within], rows.obs[1:][within])
         np.testing.assert_allclose(rows.action, agent.act(rows.obs), atol=1e-5)
+    assert agent.value_range((-1.0, 0.0)) == pytest.approx((-100.0, 0.0))
     returns = agent.evaluate("jax/Pendulum-v1", 3)
     rows = agent.trajectory("jax/Pendulum-v1", 3)
     np.testing.assert_allclose(returns, np.asarray(rows.reward, np.float64).reshape(3, 200).sum(axis=1), rtol=1e-6)
@@ -69,13 +70,22 @@ def test_inspect_tells_the_health_of_a_run(algorithm, tmp_path, capsys):
         hidden=(8,), gamma=0.9, **own,
     )  # fmt: skip
     assert main(["inspect", str(out), "--health", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)["health"]
+    found = json.loads(capsys.readouterr().out)
+    figures, judged = found["health"], found["verdict"]
+    assert {"residual_median", "overestimation_share", "beyond_rewards_share", "drift_mean"} <= set(judged)
+    assert ("model_error" in judged) == ("gradient_growth" in judged) == (algorithm == "svg")
+    assert {one["verdict"] for one in judged.values()} <= {"good", "look here"}
     assert {"residual_median", "overestimation_mean", "drift_mean"} <= set(figures)
     assert ("health/model_error_2" in figures) == (algorithm == "svg")
     assert all(np.isfinite(value) for value in figures.values())
     assert main(["inspect", str(out), "--health"]) == 0
     said = capsys.readouterr().out
-    assert "overestimation" in said and "policy drift" in said and ("horizon   2" in said) == (algorithm == "svg")
+    assert (
+        "good up to" in said
+        and "overestimation" in said
+        and "policy drift" in said
+        and ("horizon   2" in said) == (algorithm == "svg")
+    )
 
 
 def test_no_horizon_is_sound_beyond_one_that_is_not():

@@ -162,11 +162,13 @@ def test_inspect_says_what_a_run_is_and_measures_its_gap(run, tmp_path, capsys):
     assert 0 <= figures["gap"]["lower_median"] <= figures["gap"]["upper_median"]
     shares = [figures["gap"][name] for name in ("policy_good", "actor_fails", "undecided")]
     assert sum(shares) == pytest.approx(1)
+    assert figures["verdict"]["actor_fails"]["value"] == figures["gap"]["actor_fails"]
     assert len(figures["worst"]) == 2
     assert figures["worst"][0]["upper"] >= figures["worst"][0]["lower"] >= 0
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["worst-1.png", "worst-2.png"]
     assert main(command) == 0
-    assert "of the range of q" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "of the range of q" in told and "good up to 0.05" in told
     assert main(["eval", str(run), "--episodes", "1", "--refine", "2"]) == 0
 
 

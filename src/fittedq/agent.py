@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -32,6 +34,7 @@ from fittedq.errors import UserError, in_one_line
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import AGENT, load_folder, place, save_folder
 from fittedq.greedy import CriticValue
+from fittedq.losses import Regress
 from fittedq.maximize.refine import refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
@@ -162,6 +165,17 @@ class Agent:
         if self._critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic, so it knows no values.")
         return self._critic(seen, action).min(axis=0)
+
+    def value_range(self, reward: tuple[float, float]) -> tuple[float, float]:
+        """[low, high] that holds the q which the critic is fitted to, for rewards in [r_min, r_max]; ±∞ where unknown.
+
+        A controller of known dynamics that is the user's own has a target that no file holds: unknown.
+        """
+        with contextlib.suppress(UserError):
+            for update in self.algorithm.template(self.action_set).updates:
+                if update.component == "critic" and isinstance(update.loss, Regress):
+                    return update.loss.target.value_range(self.nets, reward)
+        return -math.inf, math.inf
 
     def gap(
         self, obs: Any, *, tol: float = 1e-2, time_limit: float | None = None, state_time_limit: float | None = 10.0

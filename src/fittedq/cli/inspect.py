@@ -17,7 +17,8 @@ from fittedq.cli.train import EXPLODING
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
 from fittedq.diagnose.residuals import critic_residual
-from fittedq.diagnose.values import overestimation, policy_drift
+from fittedq.diagnose.values import policy_drift, promise_figures
+from fittedq.diagnose.verdicts import by_horizon, verdict_lines, verdicts
 from fittedq.envs.named import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
@@ -76,6 +77,9 @@ class Inspect(NamesEnv, TrustsFile):
             findings["health"] = self._health(agent)
         if self.gap:
             findings |= self._gap(agent)
+        judged = findings.get("health", {}) | findings.get("gap", {})
+        if judged:
+            findings["verdict"] = verdicts(judged)
         if self.json:
             print(json.dumps(about | findings))
             return 0
@@ -84,6 +88,8 @@ class Inspect(NamesEnv, TrustsFile):
             _say_health(findings["health"])
         if "gap" in findings:
             _say_gap(findings["gap"], findings["statuses"], findings["worst"])
+        for line in verdict_lines(judged):
+            console(to_errors=False).print(line, soft_wrap=True)
         return 0
 
     def _gap(self, agent: Agent) -> dict[str, Any]:
@@ -117,9 +123,10 @@ class Inspect(NamesEnv, TrustsFile):
             residual = critic_residual(agent.nets.critic, seen, agent.act_flat(np.asarray(rows.obs)), agent.action_set)
             if np.isfinite(residual).all():
                 figures |= {"residual_median": float(np.median(residual)), "residual_worst": float(residual.max())}
-            over = overestimation(agent.critic_value(seen, np.asarray(rows.action)), rows, agent.algorithm.gamma)
-            if len(over):
-                figures |= {"overestimation_mean": float(over.mean()), "overestimation_worst": float(over.max())}
+            reward = np.asarray(rows.reward, float)
+            bounds = agent.value_range((float(reward.min()), float(reward.max())))
+            q = agent.critic_value(seen, np.asarray(rows.action))
+            figures |= promise_figures(q, rows, agent.algorithm.gamma, bounds)
         best, last = self.path / "best", self.path / "last"
         if best.is_dir() and last.is_dir():
             before, after = (
@@ -128,7 +135,7 @@ class Inspect(NamesEnv, TrustsFile):
             )
             drift = policy_drift(before, after, agent.action_set)
             figures |= {"drift_mean": float(drift.mean()), "drift_worst": float(drift.max())}
-        return figures | agent.measure(rows)
+        return figures | by_horizon(agent.measure(rows))
 
     def _trajectory(self, agent: Agent) -> Transition:
         """Consecutive transitions in the environment's units: the dataset's first, else the agent's own."""

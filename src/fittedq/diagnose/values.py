@@ -41,6 +41,25 @@ def overestimation(q: Float[np.ndarray, "t"], rows: Transition, gamma: float) ->
     return np.asarray(q, np.float64)[seen] - returns[seen]
 
 
+def promise_figures(
+    q: Float[np.ndarray, "t"], rows: Transition, gamma: float, bounds: tuple[float, float]
+) -> dict[str, float]:
+    """`overestimation`, and how far q leaves the `bounds` of what the rewards seen allow, in both units and shares.
+
+    The unit of shares is max_t |G_t|, or 1 where every reward is 0. Where no return was seen to its end, only the
+    bounds are judged.
+    """
+    scale = float(np.abs(discounted_returns(rows, gamma)[0]).max()) or 1.0
+    beyond = max(float(np.max(q)) - bounds[1], bounds[0] - float(np.min(q)), 0.0)
+    figures = {"beyond_rewards": beyond, "beyond_rewards_share": beyond / scale}
+    over = overestimation(q, rows, gamma)
+    if len(over):
+        mean = float(over.mean())
+        figures |= {"overestimation_mean": mean, "overestimation_worst": float(over.max())}
+        figures["overestimation_share"] = mean / scale
+    return figures
+
+
 def policy_drift(
     before: Float[np.ndarray, "b m"], after: Float[np.ndarray, "b m"], action_set: AbstractActionSet
 ) -> Float[np.ndarray, "b"]:
