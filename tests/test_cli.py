@@ -337,12 +337,35 @@ def test_the_script_says_one_sentence_on_standard_error_without_a_traceback(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_option_that_does_not_exist_exits_with_code_2(tmp_path: Path) -> None:
-    done = fittedq("train", "ddpg", "Pendulum-v1", "--stepz", "3", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--stepz" in done.stderr
-    assert "--steps" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("train td3 P --steps abc", "--steps: found 'abc', expected a whole number."),
+        ("train td3 P --eval_every=1.5", "--eval-every: found '1.5', expected a whole number."),
+        ("train td3 P --integer 1 x", "--integer: found '1' 'x', expected whole numbers."),
+        ("eval run --trust far", "--trust: found 'far', expected a number."),
+        ("resume run --trust-code", "--trust-code: found no value, expected NAME."),
+        ("train td3 P --stepz 3", "option --stepz is unknown; did you mean '--steps' or"),
+        ("data collect P --stepz 3", "option --stepz is unknown; did you mean '--steps' or"),
+        ("train td3 P more", "train: found 'more', expected no further word;"),
+        ("train", "train: found no algorithm;"),
+        ("data collect P", "data: found no --steps and no --out;"),
+        ("data colect", "data: found 'colect'; did you mean 'collect' or"),
+        ("data", "data: found no command; valid names: check, collect, export, import."),
+    ],
+)
+def test_arguments_that_cannot_be_read_are_one_sentence(
+    command: str, sentence: str, refused: Callable[..., str]
+) -> None:
+    assert refused(*command.split()).startswith(f"fittedq: {sentence}")
+
+
+def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "resume", "eval", "inspect", "list"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code in (0, None)
+        assert "None" not in capsys.readouterr().out
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from fittedq.cli.arguments import MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
 from fittedq.progress import counted
@@ -21,7 +22,7 @@ class Eval(NamesEnv, TrustsFile):
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
-    env: str | None = None
+    env: MaybeWord = None
     """The environment; by default the one it was trained in, with its arguments and wrappers."""
     episodes: int = 10
     """Episodes to play."""

@@ -12,6 +12,7 @@ import tyro
 
 from fittedq.action_sets import describe, plain
 from fittedq.agent import Agent
+from fittedq.cli.arguments import MaybePath, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.cli.train import EXPLODING
 from fittedq.data.dataset import Dataset
@@ -45,9 +46,9 @@ class Inspect(NamesEnv, TrustsFile):
     """Look at first-order residuals, overestimation, the drift from best to last, and the model by horizon."""
     states: int = 100
     """States to look at; for --health the steps of whole episodes, at least three."""
-    data: Path | None = None
+    data: MaybePath = None
     """Take the states from this dataset; by default from episodes of the agent."""
-    env: str | None = None
+    env: MaybeWord = None
     """The environment of those episodes; by default the one it was trained in."""
     tol: float = 0.01
     """How narrow the proven interval should be, as a share of the range of q."""
@@ -55,7 +56,7 @@ class Inspect(NamesEnv, TrustsFile):
     """The policy counts as good within this share of the range of q."""
     state_seconds: float = 10.0
     """Seconds of search per state at most; the interval holds even where they end it."""
-    pictures: Path | None = None
+    pictures: MaybePath = None
     """A folder for pictures of the worst states."""
     worst: int = 3
     """How many of the worst states are shown."""

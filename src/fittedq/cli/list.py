@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
@@ -25,7 +25,9 @@ ABSENT = "–"
 class List:
     """The algorithms, or one algorithm's slots and settings."""
 
-    algorithm: tyro.conf.Positional[str | None] = None
+    algorithm: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ALGORITHM]", help_behavior_hint="")
+    ] = None
     """Show this algorithm's slots and settings."""
     json: bool = False
     """Print one JSON object, for machines."""

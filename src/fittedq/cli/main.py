@@ -88,9 +88,9 @@ def _lose_output() -> None:
 
 
 def _run(command: Command, arguments: list[str]) -> int:
-    import tyro
+    from fittedq.cli.arguments import parse
 
-    code = tyro.cli(command.load(), prog=f"fittedq {command.name}", args=arguments).run()
+    code = parse(command.load(), f"fittedq {command.name}", arguments).run()
     sys.stdout.flush()
     return code
 

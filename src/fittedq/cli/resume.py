@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from fittedq.cli.arguments import MaybeInt
 from fittedq.cli.environments import TrustsFile
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
@@ -21,7 +22,7 @@ class Resume(TrustsFile):
 
     run_folder: tyro.conf.Positional[Path]
     """The folder that `fittedq train` made."""
-    steps: int | None = None
+    steps: MaybeInt = None
     """Environment steps in all, to train longer than first asked."""
     json: bool = False
     """Print a JSON object per report, for machines."""

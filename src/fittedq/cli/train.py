@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 
 from fittedq.action_sets import Limits
+from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord
 from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
 from fittedq.data.dataset import Dataset
@@ -33,20 +34,20 @@ EXPLODING = (
 class Train(NamesEnv):
     """Train a controller in an environment; Ctrl-C saves and stops, `fittedq resume` continues."""
 
-    algorithm: tyro.conf.Positional[str]
+    algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
     """An algorithm: `fittedq list` names them."""
-    env: tyro.conf.Positional[str | None] = None
+    env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ENV]", help_behavior_hint="")] = None
     """A Gymnasium id (HalfCheetah-v5, module:Id), a class (module:Class, file.py:Class) or a JAX environment
     (jax/Pendulum-v1); none: learn from --data alone."""
-    data: Path | None = None
+    data: MaybePath = None
     """A dataset folder (`fittedq data`): learn from it, or, with an environment, start its replay with it."""
-    eval_env: str | None = None
+    eval_env: MaybeWord = None
     """The environment of evaluations, with the same --env-kwargs and --wrapper; by default the one trained in."""
-    steps: int | None = None
+    steps: MaybeInt = None
     """Environment steps in all (100 000); from data alone updates (50 000), or iterations of a fitted method (40)."""
     seed: int = 0
     """Seed of networks, actions, batches and episodes."""
-    out: Path | None = None
+    out: MaybePath = None
     """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the algorithm or the training loop; may be given often. `fittedq list ALGORITHM` shows them."""
@@ -54,11 +55,11 @@ class Train(NamesEnv):
     """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (a sum over all of them); may be given often."""
     integer: tuple[int, ...] = ()
     """Action dimensions that are whole numbers, counted from 0."""
-    eval_every: int | None = None
+    eval_every: MaybeInt = None
     """Steps between evaluations on separate seeds (5 000; 10 iterations); 0: none."""
     eval_episodes: int = 5
     """Episodes in each evaluation."""
-    checkpoint_every: int | None = None
+    checkpoint_every: MaybeInt = None
     """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
     gap_every: int = 0
     """Steps between looks at the amortization gap (metrics gap/…) on some of the states learned from; 0: none."""

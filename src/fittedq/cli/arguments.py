@@ -1,0 +1,95 @@
+"""The words of a command as an instance of its class; a mistake among them is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fittedq.errors import UserError, nearest
+
+# The text of such an option says what happens without it; "None" is no word of the command line.
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeWord = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
+EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT": "a number"}
+"""What an option's metavar asks for, in words."""
+
+
+class _Refused(Exception):
+    """What the parser has against the arguments: an event of tyro's."""
+
+    def __init__(self, event: Any):
+        super().__init__()
+        self.event = event
+
+
+def parse(command: type, prog: str, arguments: list[str]) -> Any:
+    """An instance of `command`, or a UserError."""
+    try:
+        with _refusing():
+            return tyro.cli(command, prog=prog, args=arguments)
+    except _Refused as refused:
+        event = refused.event
+    argument = getattr(event, "argument", None)
+    missing = [one.arg.display_name() for one in getattr(event, "missing_arguments", ())]
+    name = prog.removeprefix("fittedq ")
+    unknown = (getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None) or [None])[0]
+    if argument is not None and argument.is_positional():
+        missing = [argument.display_name()]
+    elif argument is not None:
+        raise UserError(_wrong_value(argument.display_name(), str(argument.lowered.metavar), arguments))
+    offered = _help(command, prog, arguments[:1]) or _help(command, prog, [])
+    subcommands = re.search(r"\{([a-z]+(?:,[a-z]+)+)\}", offered)
+    if unknown is not None and unknown.startswith("-"):
+        flag = unknown.partition("=")[0]
+        raise UserError(f"option {flag} is unknown; {nearest(flag, re.findall(r'--[a-z][a-z-]*', offered))}")
+    if subcommands is not None:
+        found = "no command" if unknown is None else f"{unknown!r}"
+        raise UserError(f"{name}: found {found}; {nearest(unknown or '', subcommands[1].split(','))}")
+    if unknown is not None:
+        raise UserError(f"{name}: found {unknown!r}, expected no further word; `{prog} --help` shows what it takes.")
+    what = " and no ".join(missing) or "a part of the command"
+    raise UserError(f"{name}: found no {what}; `{prog} --help` shows what it takes.")
+
+
+def _refusing() -> AbstractContextManager[None]:
+    """While this lasts tyro raises `_Refused` where it would print; a version without its hook prints."""
+    try:
+        from tyro._errors import on_parse_error
+    except ImportError:
+        return contextlib.nullcontext()
+
+    def refuse(event: Any) -> None:
+        raise _Refused(event)
+
+    return on_parse_error(refuse)
+
+
+def _wrong_value(flag: str, metavar: str, arguments: list[str]) -> str:
+    """Every value that was given with `flag`, and what was expected; flags may be written with underscores."""
+    found: list[str] = []
+    taking = False
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            taking = name.replace("_", "-") == flag
+            found += [value] if taking and equals else []
+        elif taking:
+            found.append(word)
+    expected = EXPECTED.get(metavar, metavar)
+    return f"{flag}: found {' '.join(map(repr, found)) or 'no value'}, expected {expected}."
+
+
+def _help(command: type, prog: str, words: list[str]) -> str:
+    """What `--help` prints after these words; nothing where they are wrong themselves."""
+    text = io.StringIO()
+    with redirect_stdout(text), redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        tyro.cli(command, prog=prog, args=[*words, "--help"])
+    return text.getvalue()
