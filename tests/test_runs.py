@@ -123,7 +123,33 @@ def test_an_agent_of_an_earlier_end_is_not_taken_for_the_last(copy: Path, said: 
     shutil.rmtree(copy / "last")
     shutil.move(before, copy / "last")
     assert said("resume", copy)[0] == 0
-    assert read_signed(copy / "last" / MANIFEST)["origin"] == {"step": 80}
+    assert read_signed(copy / "last" / MANIFEST)["origin"]["step"] == 80
+
+
+def test_an_agent_of_another_run_is_not_taken_for_this_ones(copy: Path, said: Any) -> None:
+    fittedq.load(copy)
+    agent = fittedq.load(copy / "last")
+    shutil.rmtree(copy / "best", ignore_errors=True)
+    agent.save(copy / "best", origin={"step": 60, "settings": "another's"})
+    with pytest.raises(UserError, match=r"best was saved by a run of other settings than .*; put its own back"):
+        fittedq.load(copy)
+    assert (fittedq.load(copy / "best").act(np.ones(3)) == agent.act(np.ones(3))).all()
+    code, text = said("verify", copy)
+    assert (code, "best was saved by a run of other settings" in text) == (1, True)
+
+
+def test_a_finished_run_without_checkpoints_is_not_whole(copy: Path, said: Any) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    code, text = said("verify", copy)
+    assert (code, "checkpoints holds no checkpoint" in text) == (1, True)
+
+
+def test_a_picture_that_cannot_be_drawn_takes_no_agent_along(copy: Path, said: Any) -> None:
+    (copy / "curve.png").unlink(missing_ok=True)
+    (copy / "curve.png").mkdir()
+    code, text = said("resume", copy, "--steps", 80)
+    assert (code, "curve.png cannot be written" in text) == (0, True)
+    assert read_signed(copy / "last" / MANIFEST)["origin"]["step"] == 80
 
 
 def only_begun(straight: Path, folder: Path) -> Path:

@@ -13,11 +13,13 @@ from typing import Any
 from fittedq.diagnose.pictures import save_picture
 from fittedq.errors import UserError
 from fittedq.files import (
+    AGENT,
     PREFIX,
     RUN,
     Lock,
     digest_of,
     make_folder,
+    read_manifest,
     read_signed,
     sweep,
     write_bytes,
@@ -129,6 +131,19 @@ class RunFolder:
         """What a checkpoint of this run says of it: the digest of its settings, and what resuming it changed so far."""
         config = self._config or self.config()
         return {"settings": digest_of(comparable(config)), "history": config["history"]}
+
+    def check_agent(self, path: Path) -> None:
+        """A UserError where another run than this saved the agent's folder at `path`."""
+        try:
+            own = self.identity()["settings"]
+        except UserError:
+            return  # a damaged configuration says nothing of the agent
+        origin = read_manifest(path, AGENT).get("origin")
+        if isinstance(origin, dict) and origin.get("settings", own) != own:
+            raise UserError(
+                f"{path} was saved by a run of other settings than {self.path}; put its own back (or name {path}, to "
+                "have this agent)."
+            )
 
     def change(self, step: int, changes: dict[str, Any]) -> None:
         """Write down what a resume at `step` changes."""

@@ -443,7 +443,11 @@ class Run:
             return
         if not self._is_saved():
             self._save()
-        self.folder.draw()
+        try:
+            self.folder.draw()
+        except UserError as error:
+            # A picture is no reason to go without the agent.
+            self.warnings.append(str(error))
         # Last of all: where it is there, nothing is missing.
         self.agent().save(self.folder.last, origin=self._origin())
 
@@ -455,8 +459,9 @@ class Run:
         about = self.folder.identity() | {"best": self.best}
         self._checkpoint = checkpoint.save(self.folder.checkpoints, self.trainer, run=about, before=self._checkpoint)
 
-    def _origin(self) -> dict[str, int]:
-        return {"step": self.trainer.step}
+    def _origin(self) -> dict[str, Any]:
+        assert self.folder is not None
+        return {"step": self.trainer.step, "settings": self.folder.identity()["settings"]}
 
 
 def resume(
@@ -529,6 +534,7 @@ def find_agent(
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):
             if candidate.is_dir():
+                RunFolder(path).check_agent(candidate)
                 return Agent.load(candidate, action_set, features)
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
     return Agent.load(path, action_set, features)

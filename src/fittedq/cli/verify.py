@@ -61,7 +61,15 @@ def _run(path: Path) -> list[str]:
         # A run that goes on drops its older checkpoints.
         wrong += found if checkpoint.exists() else []
     for agent in (folder.best, folder.last):
-        wrong += _wrong(agent, AGENT) if agent.exists() else []
+        found = _wrong(agent, AGENT) if agent.exists() else []
+        try:
+            if agent.exists() and not found:
+                folder.check_agent(agent)
+        except UserError as error:
+            found = [str(error)]
+        wrong += found
+    if not newest_first(folder.checkpoints) and folder.last.exists():
+        wrong.append(f"{folder.checkpoints} holds no checkpoint, though the run came to its end: it cannot be resumed.")
     lines = folder.lines()
     # A kill may cut the last line short; resuming writes it again.
     unreadable = sum(record is None and line.endswith(b"\n") for line, record in lines)
