@@ -16,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ LIMIT = 300
 class Fault:
     """At the `at`-th call that changes something under `folder`; `log` is where such calls are listed.
 
-    Calls count from the start, or from when a function, "module:name" or "module:class.name", is first called.
+    Calls count from the start, or from the `entry`-th time that a function, "module:name" or "module:class.name", is
+    called. With `seconds` the process is killed so long after that, whatever it does then.
     """
 
     how: int
@@ -42,31 +44,36 @@ class Fault:
     at: int = 0
     log: Path | None = None
     within: str | None = None
+    entry: int = 1
+    seconds: float | None = None
 
     def prepare(self) -> None:
         """Arm it, or see to it that it is armed in time."""
         if self.within is None:
             self.arm()
         else:
-            before_each_call(self.within, self.arm, once=True)
+            before_each_call(self.within, self.arm, only=self.entry)
 
     def arm(self) -> None:
+        if self.seconds is not None:
+            threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return
         library = ctypes.CDLL(None)
         library.faults_arm.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p)
         library.faults_arm(os.fsencode(self.folder), self.how, self.at, os.fsencode(self.log or ""))
 
 
-def before_each_call(function: str, do: Callable[[], object], *, once: bool = False) -> None:
-    """Replace a function of the library by one that does something first."""
+def before_each_call(function: str, do: Callable[[], object], *, only: int | None = None) -> None:
+    """Replace a function of the library by one that does something first, each time or only the n-th."""
     module, _, name = function.partition(":")
     owner = importlib.import_module(module)
     *classes, name = name.split(".")
     for part in classes:
         owner = getattr(owner, part)
-    original, calls = getattr(owner, name), itertools.count()
+    original, calls = getattr(owner, name), itertools.count(1)
 
     def replaced(*arguments: Any, **keywords: Any) -> Any:
-        if next(calls) == 0 or not once:
+        if only in (None, next(calls)):
             do()
         return original(*arguments, **keywords)
 

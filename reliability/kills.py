@@ -1,12 +1,13 @@
 """500 kills (SIGKILL) of training processes; each run must then be whole, finish, and equal the run never killed.
 
 Every algorithm, online and from data. A run is killed five or six times before it may end: at its start or at a random
-moment, inside a checkpoint write, inside a write of metrics or of the best agent or at a random moment, inside another
-checkpoint write, and inside the final writes, once more where a resume writes them. Inside a write means at a chosen
-call into the file system (`faults.c`); more than half of the kills are inside checkpoint and final writes. After every
-kill `fittedq verify` must find nothing broken, and the next process goes on with `fittedq resume` (`fittedq train`
-where the run has no configuration yet). The last one must finish the run. The finished run must equal the one that was
-never killed bit for bit: the last and the best agent, the state, and the metrics but for the columns of time.
+moment, inside its second checkpoint write, inside a write of metrics or at a random moment while it learns on, inside
+a checkpoint write again, and inside the final writes, once more where a resume writes them. Inside a write means at a
+chosen call into the file system (`faults.c`). More than half of the kills are inside checkpoint and final writes.
+After every kill `fittedq verify` must find nothing broken, and the next process goes on with `fittedq resume`
+(`fittedq train` where the run has no configuration yet). The last one must finish the run. The finished run must equal
+the one that was never killed bit for bit: the last and the best agent, the state, and the metrics but for the columns
+of time.
 
     .venv/bin/python reliability/kills.py
 """
@@ -17,6 +18,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,32 +79,34 @@ class Setup:
 def setups() -> dict[str, Setup]:
     """Every algorithm online (host, compiled, on growing data) and from data, as far as it does so."""
     online = ("ddpg", "td3", "sac_v", "sac", "svg")
-    found = {f"{name} online": Setup(name, "Pendulum-v1", ONLINE, 240, 60, patient=False) for name in online}
+    found = {f"{name} online": Setup(name, "Pendulum-v1", ONLINE, 420, 60, patient=False) for name in online}
     found |= {
-        f"{name} compiled": Setup(name, "jax/Pendulum-v1", ONLINE, 240, 60, patient=False) for name in ("td3", "sac")
+        f"{name} compiled": Setup(name, "jax/Pendulum-v1", ONLINE, 420, 60, patient=False) for name in ("td3", "sac")
     }
-    found |= {f"{name} growing": Setup(name, "Pendulum-v1", GROWING, 180, 40) for name in ("nfqca", "amortized_fqi")}
-    found |= {f"{name} batches": Setup(name, None, ("batch_size=8",), 120, 30, data=True) for name in online}
+    found |= {f"{name} growing": Setup(name, "Pendulum-v1", GROWING, 300, 40) for name in ("nfqca", "amortized_fqi")}
+    found |= {f"{name} batches": Setup(name, None, ("batch_size=8",), 210, 30, data=True) for name in online}
     fitted = ("explicit_fqi", "amortized_fqi", "nfqca", "smooth_fqi")
-    found |= {f"{name} fitted": Setup(name, None, FITTED, 4, 1, data=True) for name in fitted}
+    found |= {f"{name} fitted": Setup(name, None, FITTED, 8, 1, data=True) for name in fitted}
     found["explicit_fqi trees"] = Setup(
         "explicit_fqi", None, ("approximator=extra_trees", "n_trees=5"), 3, 1, data=True
     )
-    found["td3 data first"] = Setup("td3", "Pendulum-v1", ONLINE, 240, 60, data=True, patient=False)
+    found["td3 data first"] = Setup("td3", "Pendulum-v1", ONLINE, 420, 60, data=True, patient=False)
     return found
 
 
 PLACES = {
     "start": "fittedq.run:Run.start",
     "metrics": "fittedq.record:RunFolder.append",
-    "best agent": "fittedq.agent:Agent.save",
+    "best_agent": "fittedq.agent:Agent.save",
     "checkpoint": "fittedq.checkpoint:save",
     "final": "fittedq.run:Run._finish",
 }
 """Functions that write, by what they write."""
-RANDOM = "random moment"
-FIRST = ("start", "metrics", "best agent", RANDOM, RANDOM)
-THIRD = (RANDOM, RANDOM, "metrics", "metrics", RANDOM)
+ENTRIES = {"checkpoint": 2, "metrics": 2}
+"""Which write of a process it is, where not the first: so each process gets further than the one before."""
+RANDOM, LEARNING = "random moment", "random moment, learning"
+FIRST = ("start", "metrics", "best_agent", RANDOM, LEARNING)
+THIRD = (LEARNING, LEARNING, LEARNING, "metrics", LEARNING)
 
 
 def cases() -> dict[str, Trial]:
@@ -128,6 +132,8 @@ class Reference:
     within: dict[str, int]
     """The fewest calls into the file system of one write."""
     seconds: float
+    learning: float
+    """Seconds from its first line of metrics to its end."""
 
 
 @cache
@@ -160,10 +166,12 @@ def reference(name: str) -> Reference:
     within: dict[str, int] = {}
     marks = [index for index, line in enumerate(lines) if line.startswith("within ")] + [len(lines)]
     for start, stop in pairwise(marks):
-        place, count = lines[start].removeprefix("within "), stop - start - 1
+        place, count = lines[start].split()[1], stop - start - 1
         within[place] = min(within.get(place, count), count)
-    within["final"] = sum(not line.startswith("within ") for line in lines[lines.index("within final") :])
-    return Reference(folder, len(lines) - len(marks) + 1, within, ended.seconds)
+    finishing = next(index for index, line in enumerate(lines) if line.startswith("within final"))
+    within["final"] = sum(not line.startswith("within ") for line in lines[finishing:])
+    learning = time.time() - float(next(line.split()[2] for line in lines if line.startswith("within metrics")))
+    return Reference(folder, len(lines) - len(marks) + 1, within, ended.seconds, learning)
 
 
 def _marking(setup: Setup, path: Path, log: Path) -> Callable[[], int]:
@@ -171,7 +179,7 @@ def _marking(setup: Setup, path: Path, log: Path) -> Callable[[], int]:
 
     def mark(place: str) -> None:
         with log.open("a") as file:
-            file.write(f"within {place}\n")
+            file.write(f"within {place} {time.time()}\n")
 
     train = children.fittedq(*setup.command(path))
 
@@ -246,6 +254,7 @@ def trial(name: str, moments: tuple[str, ...], number: int) -> Outcome:
     run, random = workplace() / "run", np.random.default_rng([number, *name.encode()])
     shutil.rmtree(run, ignore_errors=True)
     hit: list[str] = []
+    on: list[str] = []
     wrong: list[str] = []
     for moment in (*moments, None):
         when = {} if moment is None else chosen(known, run, moment, random.uniform())
@@ -254,12 +263,13 @@ def trial(name: str, moments: tuple[str, ...], number: int) -> Outcome:
             break
         hit.append(str(moment))
         wrong += unreadable(run)
+        on.append("a checkpoint" if any(run.glob("checkpoints/step-*")) else "the start")
     # A run that was killed after its last write has nothing left to resume.
     done = ended.code == 0 or "give a larger --steps" in ended.output
     wrong += [] if done else [f"exit {ended.code}: {ended.last_line}"]
     wrong = wrong or differences(setup, run, known.folder)
     cause = f"killed at {', '.join(hit)}: {'; '.join(wrong[:3])}" if wrong else ""
-    return Outcome(name, not wrong, cause, {"killed at": hit}, len(hit))
+    return Outcome(name, not wrong, cause, {"killed at": hit, "went on from": on}, len(hit))
 
 
 def goes_on(setup: Setup, run: Path) -> Callable[[], int]:
@@ -272,8 +282,10 @@ def chosen(known: Reference, run: Path, moment: str, share: float) -> dict[str, 
     """When a child is killed: after a share of the time that the whole run took, or of the calls of one write."""
     if moment == RANDOM:
         return {"kill_after": 0.6 * share * known.seconds}
+    if moment == LEARNING:
+        return {"fault": Fault(KILL, run, within=PLACES["metrics"], seconds=0.3 * share * known.learning)}
     at = 1 + int(share * known.within.get(moment, 1))
-    return {"fault": Fault(KILL, run, at, within=PLACES[moment])}
+    return {"fault": Fault(KILL, run, at, within=PLACES[moment], entry=ENTRIES.get(moment, 1))}
 
 
 def unreadable(run: Path) -> list[str]:
