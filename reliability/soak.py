@@ -65,7 +65,11 @@ def main() -> int:
         "done": done,
         "memory": dict(zip(("slope_mib_per_hour", "low", "high"), slope(settled), strict=True)),
     }
-    figures |= {"first": settled[0], "last": settled[-1], "samples": samples}
+    figures |= {
+        "first": settled[0],
+        "last": settled[-1],
+        "samples": {name: [sample[name] for sample in samples] for name in samples[0]},
+    }
     return campaign("soak", PROMISE, cases, arguments, **figures)
 
 
