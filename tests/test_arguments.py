@@ -34,7 +34,7 @@ def test_names_with_a_colon_and_nothing_beside_it_are_a_sentence() -> None:
 
 
 def test_the_root_of_all_folders_is_no_run_folder() -> None:
-    with pytest.raises(UserError, match=r"^run folder /: found the root of all folders"):
+    with pytest.raises(UserError, match=r"^out: found /, the root of all folders"):
         RunFolder(Path("/")).create({})
 
 

@@ -261,6 +261,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (("train", "ddpg", "Pendulum-v1", "--seed", "-1"), ("--seed: found -1",)),
         (("train", "ddpg", "Pendulum-v1", "--eval-every", "-1"), ("--eval-every: found -1",)),
         (("train", "ddpg", "Pendulum-v1", "--eval-episodes", "0"), ("--eval-episodes: found 0",)),
+        (("train", "explicit_fqi", "Pendulum-v1"), ("--data: algorithm 'explicit_fqi' learns no policy",)),
         (("list", "tdd3"), ("'tdd3' is unknown", "'td3'")),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else None,
@@ -277,7 +278,7 @@ def test_a_mistake_in_a_command_is_one_sentence(
 def test_a_run_folder_is_never_written_over(finished: Path, refused: Callable[..., str]) -> None:
     before = (finished / "config.json").read_bytes()
     same = refused(*train(finished, "--seed", "1", steps=500))
-    assert "holds a run of the same configuration" in same
+    assert "holds a run of the same configuration" in same and "fittedq: --out: run folder" in same
     assert f"fittedq resume {finished}" in same
     assert "holds a run of another configuration" in refused(*train(finished, "--seed", "2"))
     assert "holds a run of another configuration" in refused(*train(finished, "--seed", "1", "--set", "gamma=0.9"))

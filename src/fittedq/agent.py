@@ -113,7 +113,7 @@ class Agent:
         action = self._policy_action(obs)
         if whole(0 if refine is None else refine, "refine"):
             if self.nets.critic is None or isinstance(self.nets.critic, TreeCritic):
-                raise UserError("refine: found no critic with a gradient; act without it.")
+                raise UserError("found no critic with a gradient; act without it.", argument="refine")
             refuse_forked("refine")
             if self._objective is None:
                 self._objective = CriticValue(jax.tree.map(jnp.asarray, self.nets.critic))
@@ -233,7 +233,7 @@ class Agent:
         if isinstance(env, AbstractJaxEnv):
             refuse_forked("evaluation in a compiled environment")
             if refinement.get("refine"):
-                raise UserError("refine: found a JAX environment, expected a Gymnasium one; evaluate there.")
+                raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
             if env.obs_size != self.obs_size or env.action_set != self.action_set:
                 raise UserError("environment: its observations or actions differ from those the agent was trained on.")
             policy, moments = jax.device_put((self.nets.policy, self.moments))

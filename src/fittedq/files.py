@@ -430,7 +430,7 @@ def make_folder(path: Path) -> Path:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise UserError(f"folder {path} cannot be written ({error.strerror}); choose another with --out.") from None
+        raise UserError(f"folder {path} cannot be written ({error.strerror}); choose another.") from None
     return path
 
 

@@ -62,7 +62,7 @@ class RunFolder:
     def create(self, config: dict[str, Any]) -> None:
         """Begin a run, or begin one again that came to no checkpoint; a folder that holds another is refused."""
         if not self.path.absolute().name:
-            raise UserError(f"run folder {self.path}: found the root of all folders; choose one in it with --out.")
+            raise UserError(f"found {self.path}, the root of all folders; choose one in it.", argument="out")
         self._refuse_all_but(config)
         self._claim()
         self._refuse_all_but(config)  # nobody was faster
@@ -76,14 +76,16 @@ class RunFolder:
             if self.begun or not same:
                 raise UserError(
                     f"run folder {self.path} holds a run of {'the same' if same else 'another'} configuration; "
-                    f"continue it with `fittedq resume {self.path}`, or choose another folder with --out."
+                    f"continue it with `fittedq resume {self.path}`, or choose another folder.",
+                    argument="out",
                 )
         else:
             written = (self.best, self.last, self.checkpoints, self.metrics_file, self.curve_file)
             found = [path.name for path in written if os.path.lexists(path)]
             if found:
                 raise UserError(
-                    f"folder {self.path} holds {', '.join(found)}, but no run of ours; choose another with --out."
+                    f"folder {self.path} holds {', '.join(found)}, but no run of ours; choose another.",
+                    argument="out",
                 )
 
     def _write(self, config: dict[str, Any]) -> None:

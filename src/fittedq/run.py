@@ -173,8 +173,9 @@ class Run:
         self.algorithm: Algorithm = cls(**given)
         if env is not None and not cls.online:
             raise UserError(
-                f"algorithm {algorithm!r} learns no policy to collect data with: it learns from a dataset alone; give "
-                "one with --data (fittedq data collect makes one) and name the environment with --eval-env."
+                f"algorithm {algorithm!r} learns no policy to collect data with, it learns from a dataset alone; give "
+                "one here (fittedq data collect makes one), and the environment only for evaluations.",
+                argument="data",
             )
         self.eval_env = env if eval_env is None else eval_env
         if isinstance(self.eval_env, VectorEnv) and schedule.eval_every:
@@ -204,8 +205,9 @@ class Run:
         nets, schedule = self.trainer.nets(), self.schedule
         if schedule.gap_every and (nets.policy is None or nets.critic is None or isinstance(nets.critic, TreeCritic)):
             raise UserError(
-                f"gap_every: {self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, "
-                "to compare; leave it 0."
+                f"{self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, to compare; "
+                "leave it 0.",
+                argument="gap_every",
             )
         if self.train_settings.normalize_obs and reads_obs(self.trainer.action_set):
             raise UserError(
@@ -234,8 +236,9 @@ class Run:
         made = make_env(env)
         if self.source is not None and self.source.shares(made):
             raise UserError(
-                "eval_env: the callable returns the environment that is trained in, expected a new one each time: "
-                "evaluation would reset it in the middle of an episode."
+                "the callable returns the environment that is trained in, expected a new one each time: evaluation "
+                "would reset it in the middle of an episode.",
+                argument="eval_env",
             )
         flat = FlatEnv(made)
         try:
@@ -262,7 +265,9 @@ class Run:
         assert isinstance(self.train_settings, TrainSettings)
         if isinstance(self.env, AbstractJaxEnv):
             if self.data is not None:
-                raise UserError("data: a JAX environment cannot start from a dataset; use the Gymnasium one.")
+                raise UserError(
+                    "a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data"
+                )
             action_set = narrowed(self.env.action_set, self._wanted, "the environment")
             return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed, action_set)
         self.source = GymSource(
@@ -548,7 +553,9 @@ def _named(env: AnyEnv | None) -> NamedEnv | None:
 def _one_of(vector: VectorEnv) -> NamedEnv:
     """A single environment like those of `vector`."""
     if vector.spec is None:
-        raise UserError("eval_env: a vector environment without a spec cannot be evaluated on; give eval_env.")
+        raise UserError(
+            "a vector environment without a spec cannot be evaluated on; give another.", argument="eval_env"
+        )
     of_the_vector = ("num_envs", "vectorization_mode", "vector_kwargs")
     return NamedEnv(vector.spec.id, {name: v for name, v in vector.spec.kwargs.items() if name not in of_the_vector})
 

@@ -152,7 +152,8 @@ def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
     assert run.folder is not None
     path = run.folder.path
     if summary["event"] == "interrupted":
-        terminal.print(f"Stopped at step {summary['step']:,} and saved. Continue: fittedq resume {path}")
+        stopped = f"Stopped at step {summary['step']:,} and saved."
+        terminal.print(f"{stopped} Continue: fittedq resume {path}", soft_wrap=True)
         return
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
     why = "" if summary["finished"] is None else f": {summary['finished']}"

@@ -254,7 +254,7 @@ class Writer:
         self._low = self._high = np.zeros(0, np.float32)
         try:
             if not is_free(self.path):
-                raise UserError(f"{self.path} exists and is not an empty folder; choose another with --out.")
+                raise UserError(f"{self.path} exists and is not an empty folder; choose another.")
             self._scratch = Scratch(self.path)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -392,7 +392,7 @@ class Writer:
                 closed.callback(file.close)
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"dataset folder {self.path} cannot be written ({error.strerror}); choose another with --out.")
+        return UserError(f"dataset folder {self.path} cannot be written ({error.strerror}); choose another.")
 
 
 class Faults:

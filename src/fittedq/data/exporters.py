@@ -31,11 +31,12 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
         formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", "": "minari"}
         if path.suffix not in formats:
             raise UserError(
-                f"{path}: no format ends in {path.suffix!r}; name one with --format ({', '.join(WRITERS)})."
+                f"{path} says none: no format ends in {path.suffix!r}; name one ({', '.join(WRITERS)}).",
+                argument="format",
             )
         format = formats[path.suffix]
     if format not in WRITERS:
-        raise UserError(f"format {format!r} is unknown; {nearest(format, ['auto', *WRITERS])}")
+        raise UserError(f"{format!r} is unknown; {nearest(format, ['auto', *WRITERS])}", argument="format")
     with _appearing(path) as temporary:
         WRITERS[format](dataset, temporary, path.name)
     return path
@@ -49,7 +50,7 @@ def _appearing(path: Path) -> Iterator[Path]:
     """
     try:
         if not is_free(path):
-            raise UserError(f"{path} is there already; choose another with --out.")
+            raise UserError(f"{path} is there already; choose another place.")
         with Scratch(path) as scratch:
             made = scratch.folder / "export"
             yield made
@@ -58,7 +59,7 @@ def _appearing(path: Path) -> Iterator[Path]:
             os.replace(made, path)
             fsync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another with --out.") from None
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     except ModuleNotFoundError as error:
         raise UserError(f"{path} needs {error.name} to be written; pip install 'fittedq[data]'.") from None
 

@@ -88,10 +88,12 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
     if format == "auto":
         format = _format_of(path)
     if format not in READERS:
-        raise UserError(f"format {format!r} is unknown; {nearest(format, ['auto', *READERS])}")
+        raise UserError(f"{format!r} is unknown; {nearest(format, ['auto', *READERS])}", argument="format")
     if path.is_dir() != (format in FOLDERS):
         found, expected = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
-        raise UserError(f"{path} is {found}, and the format {format} is {expected}; check the path or --format.")
+        raise UserError(
+            f"{path} is {found}, and the format {format} is {expected}; check one of them.", argument="format"
+        )
     column_map = dict(column_map or {})
     for name in column_map:
         if name not in ALIASES:
@@ -131,7 +133,7 @@ def _check_disk(size: int, out: Path, label: str) -> None:
     if size > free:
         raise UserError(
             f"{label} declares transitions that take {amount(size)} as a dataset, and {folder} has {amount(free)} "
-            "free; choose another place with --out, or check where the file comes from."
+            "free; choose another place, or check where the file comes from."
         )
 
 
@@ -160,7 +162,9 @@ def _format_of(path: Path) -> str:
     if path.name == "main_data.hdf5":
         raise UserError(f"{path} is part of a Minari dataset; give the dataset's folder.")
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"{path}: its kind cannot be told from its name; name it with --format ({', '.join(READERS)}).")
+        raise UserError(
+            f"the kind of {path} cannot be told from its name; name it ({', '.join(READERS)}).", argument="format"
+        )
     return suffixes[path.suffix.lower()]
 
 

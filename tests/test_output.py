@@ -1,0 +1,81 @@
+"""What is printed and drawn: names as they are, a missing picture said once, pictures that name their state."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fittedq.cli import inspect, train
+from fittedq.diagnose import pictures
+from fittedq.diagnose.gap import Gap
+from fittedq.progress import console
+from fittedq.record import RunFolder
+from fittedq.run import Run
+
+NAME = "[bold]run[red] :smile:"
+"""In rich's markup, bold and red text with a face."""
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Callable[..., None]:
+    """Says how a run in a folder of that name ended."""
+    run = object.__new__(Run)  # of a run only its folder is named
+    run.folder = RunFolder(tmp_path / NAME)
+    summary = {"event": "done", "step": 8, "seconds": 1.0, "finished": None, "warnings": [], "eval_mean": None}
+    return lambda **changed: train._say(console(), run, summary | changed)
+
+
+def test_a_path_is_no_markup(ended: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended()
+    assert f"Run folder: {tmp_path / NAME} (last/, best/, metrics.jsonl" in capsys.readouterr().err
+    ended(event="interrupted")
+    assert f"Continue: fittedq resume {tmp_path / NAME}\n" in capsys.readouterr().err
+    inspect._say({"path": NAME, "settings": {"model": NAME}})
+    assert capsys.readouterr().out.count(NAME) == 2
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_missing_picture_is_said_once_and_only_where_it_is_missing(
+    installed: bool,
+    ended: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = types.ModuleType("matplotlib")
+    module.__spec__ = ModuleSpec("matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", module if installed else None)
+    ended(warnings=["one", "two"], eval_mean=1.0, best=2.0)
+    assert capsys.readouterr().err.count("matplotlib") == (0 if installed else 1)
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_a_picture_names_the_state_that_it_shows(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    titles: list[str] = []
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, path: titles.append(figure.get_suptitle()))
+    obs = np.arange(3 * size, dtype=np.float32).reshape(3, size)
+    gap = Gap(
+        obs=obs,
+        policy_action=np.zeros((3, 1), np.float32),
+        policy_value=np.array([0.0, 0.0, 1.0]),
+        best_action=np.ones((3, 1), np.float32),
+        best_value=np.array([0.0, 0.0, 1.25]),
+        upper_bound=np.array([0.0, 0.0, 1.5]),
+        scale=np.full(3, 4.0),
+        residual=np.zeros(3),
+        status=np.zeros(3, np.int32),
+    )
+
+    def q(states: Any, actions: Any) -> Any:
+        return states[:, 0] + actions[:, 0]
+
+    pictures.draw_state(gap, 2, q, [-1.0], [1.0], tmp_path / "picture.png")
+    shown = {2: "4, 5", 9: "18, 19, 20, 21, 22, 23, 24, 25, …"}[size]
+    assert titles == [f"state 2, s = [{shown}]: gap 0.25 to 0.5, range of q 4"]
