@@ -195,7 +195,10 @@ def test_divergence_is_one_sentence_about_learning(tmp_path: Path, capsys: pytes
 # ---------------------------------------------------------------------- Ctrl-C
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, id="ctrl-c"), pytest.param(signal.SIGTERM, id="terminate", marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_is_saved_and_can_be_resumed(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = train(out, "--json", "--eval-every", "0", "--checkpoint-every", "50", steps=1_000_000)

@@ -160,8 +160,10 @@ SETS = {
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *(("td3", kind) for kind in SETS),
+        ("td3", "integer polytope"),
+        ("td3", "state"),
         ("sac", "polytope"),
+        *(pytest.param("td3", kind, marks=pytest.mark.slow) for kind in ("polytope", "integer")),
         *(pytest.param("sac", kind, marks=pytest.mark.slow) for kind in SETS if kind != "polytope"),
     ],
 )
@@ -203,7 +205,7 @@ def test_a_source_executes_and_a_dataset_keeps_admissible_actions_only(tmp_path)
         (Limits(("a <= 0.5",)), (0.25, 0.25)),
         (Limits((), (1,)), (0.8, 1.0)),
         pytest.param(Limits(("a <= 1.2",), (1,)), (0.2, 1.0), marks=pytest.mark.slow),
-        (Limits(("|a0| <= 0.3",)), (0.3, 0.8)),
+        pytest.param(Limits(("|a0| <= 0.3",)), (0.3, 0.8), marks=pytest.mark.slow),
     ],
 )
 def test_explicit_fqi_finds_the_best_admissible_action(action_set, best):
@@ -243,6 +245,7 @@ def test_a_set_outside_the_environments_box_is_refused():
         fittedq.train("td3", Valley(), steps=1, action_set=Polytope([-2, -2], [1, 1], [[1, 1]], [0.5]), **SMALL)
 
 
+@pytest.mark.slow
 def test_limits_on_the_command_line_hold_through_a_resume(tmp_path, capsys):
     run = str(tmp_path / "run")
     small = [f"--set={name}={value}" for name, value in (("hidden", "8,"), ("batch_size", 16), ("random_steps", 20))]

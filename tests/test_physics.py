@@ -59,6 +59,7 @@ def test_mjx_takes_mujocos_steps(cart_pole, cart_step):
         assert not terminated
 
 
+@pytest.mark.slow
 def test_mjx_has_the_derivative_of_its_step(cart_pole, cart_step):
     """Backwards, as policies learn through it."""
     obs, width = cart_pole.observe(jnp.array([0.1, 0.5, 0.2, -0.4])), 1.0
@@ -94,6 +95,7 @@ def test_brax_takes_its_own_steps(brax):
     assert float(reward) == float(theirs.reward) and bool(terminated) == bool(theirs.done)
 
 
+@pytest.mark.slow
 def test_known_physics_of_the_environment_trains():
     loop = TrainSettings(random_steps=8, batch_size=8)
     settings = {"dynamics": "env", "horizon": "2", "hidden": (8,), "model": physics(Pendulum())}

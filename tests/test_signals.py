@@ -43,8 +43,8 @@ with signals.interruptible() as stop:
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", STAND_IN, *arguments]
+def start(*arguments: str, before: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", before + STAND_IN, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -86,15 +86,7 @@ def test_a_second_ctrl_c_stops_at_once_inside_a_call_that_never_looks() -> None:
 
 
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
-    command = [sys.executable, "-c", STAND_IN, "train"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    process = start("train", before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     read_until(process, "training")
     process.send_signal(signal.SIGHUP)
     time.sleep(0.3)
@@ -113,7 +105,7 @@ def command(out: Path) -> list[str]:
 
 def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
     end = time.monotonic() + 60
-    while not path.exists():
+    while not (path.exists() and path.stat().st_size):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -69,8 +69,6 @@ HELD_IN_MEMORY = 2**30
 """Bytes of packed rows up to which a dataset is read into memory once."""
 PATIENCE_SECONDS = 1.0
 """A trainer reports at least this often."""
-REACH = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
-"""The least and the greatest number of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +337,8 @@ class FittedTrainer(AbstractTrainer):
         data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         if isinstance(update.loss, Regress) and self._algorithm.clip_targets:
             low, high = update.loss.target.value_range(frozen.over(nets), self._reward_range)
-            # A range that float32 cannot hold bounds nothing.
-            low, high = np.clip([low, high], *REACH).astype(np.float32)
+            with np.errstate(over="ignore"):  # a bound that float32 cannot hold bounds nothing
+                low, high = np.asarray((low, high)).astype(np.float32)
             data = Labelled(data.inputs, np.clip(data.y, low, high))
         return data
 
