@@ -318,7 +318,7 @@ def test_resume_of_a_finished_run_asks_for_more_steps_and_changes_nothing(
 
 def test_eval_of_nothing_is_refused(finished: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     assert "check the path" in refused("eval", str(tmp_path / "nothing"))
-    assert "manifest.json is not there" in refused("eval", str(tmp_path))
+    assert "is not an agent" in refused("eval", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     assert "holds no saved agent" in refused("eval", str(tmp_path))
     assert "found 0" in refused("eval", str(finished), "--episodes", "0")

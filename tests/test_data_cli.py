@@ -241,6 +241,7 @@ def test_d4rl_without_next_observations_drops_what_it_cannot_know(
     assert np.flatnonzero(found.columns["truncated"]).tolist() == [5, 9]
     assert found.action_set == BOX
     assert [note.split(",")[0][:22] for note in summary["notes"]] == [
+        "Columns that were not ",
         "1 terminal row has no ",
         "2 rows were left out w",
     ]

@@ -159,10 +159,10 @@ def put(row: int, number: float) -> Any:
         ("reward", np.array([None, 1, 2]), "reward has type object, expected numbers"),
         ("terminated", [0, 2, 1], "terminated holds 2, expected only 0 and 1"),
         ("terminated", [0, np.nan, 1], "terminated holds nan"),
-        ("obs", put(1, np.nan), r"1 row holds NaN or infinity \(row 1 in obs\)"),
-        ("reward", put(2, np.inf), r"\(row 2 in reward\)"),
-        ("reward", put(2, 1e300), r"\(row 2 in reward\)"),
-        ("action", put(0, 1.5), r"1 row has an action outside the declared bounds \(row 0: \[1.5, 1.5\]\)"),
+        ("obs", put(1, np.nan), r"1 row holds NaN or infinity \(row 1 in obs; the first row is row 0\)"),
+        ("reward", put(2, np.inf), r"\(row 2 in reward;"),
+        ("reward", put(2, 1e300), r"\(row 2 in reward;"),
+        ("action", put(0, 1.5), r"1 row has an action outside the declared bounds \(row 0: \[1.5, 1.5\];"),
     ],
 )
 def test_a_bad_column_is_one_sentence(name: str, value: Any, sentence: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fittedq.errors import UserError
     from fittedq.types import Box, Transition
 
+    __version__: str
+
 __all__ = [
     "Agent",
     "Box",
@@ -49,6 +51,8 @@ class _Package(ModuleType):
     """Public names, imported at their first use."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("fittedq")
         if name not in _HOME:
             raise AttributeError(f"module 'fittedq' has no attribute {name!r}")
         return getattr(importlib.import_module(_HOME[name]), name)

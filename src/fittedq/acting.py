@@ -25,6 +25,9 @@ class ActingStatus(IntEnum):
     MALFORMED = 2
     FAILED = 3
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def sentence(self) -> str:
         return SENTENCES[self]

@@ -97,7 +97,8 @@ class Agent:
         `refine` steps of a solver improve it by the critic's own measure, never leaving `trust` half-widths around π(s)
         and never ending worse; `deadline`, in seconds, ends them early. The first call compiles.
         """
-        rows, single = self._finite(obs, self.spaces.observation, "observation")
+        hint = "; `agent.step` takes a safe action instead of raising"
+        rows, single = self._finite(obs, self.spaces.observation, "observation", hint)
         action = self.act_flat(rows, refine=refine, trust=trust, deadline=deadline)
         return self.spaces.shaped(action[0] if single else action)
 
@@ -322,10 +323,12 @@ class Agent:
     def _normalize(self, obs: Any) -> Any:
         return obs if self.moments is None else self.moments.normalize(obs)
 
-    def _finite(self, value: Any, layout: AbstractLayout, name: str) -> tuple[Float[np.ndarray, "b n"], bool]:
+    def _finite(
+        self, value: Any, layout: AbstractLayout, name: str, hint: str = ""
+    ) -> tuple[Float[np.ndarray, "b n"], bool]:
         """(rows, whether it is one) of an observation or action, or a UserError that says what is wrong with it."""
         rows, single = layout.read_flat(value, name)
-        refuse_not_finite(rows, layout, name)
+        refuse_not_finite(rows, layout, name, hint)
         return rows, single
 
 

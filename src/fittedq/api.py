@@ -31,7 +31,7 @@ def train(
     eval_episodes: int = 5,
     gap_every: int = 0,
     progress: bool = False,
-    data: Dataset | None = None,
+    data: Dataset | str | Path | None = None,
     action_set: AbstractActionSet | Limits | None = None,
     **settings: Any,
 ) -> Agent:
@@ -40,9 +40,10 @@ def train(
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
-    bar; the replay starts with `data`, if given. `action_set` narrows the environment's box: a `Polytope`, a
-    `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the algorithm's and the
-    training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
+    bar; the replay starts with `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's
+    box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the
+    algorithm's and the training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and
+    names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
     folder = None if out is None else place(out, "out")
@@ -54,7 +55,7 @@ def train(
         settings=settings,
         folder=folder,
         eval_env=eval_env,
-        data=data,
+        data=None if data is None else Dataset.of(data),
         action_set=action_set,
     )
     run.start()
@@ -63,7 +64,7 @@ def train(
 
 def fit(
     algorithm: str,
-    dataset: Dataset,
+    dataset: Dataset | str | Path,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -76,7 +77,7 @@ def fit(
     action_set: AbstractActionSet | Limits | None = None,
     **settings: Any,
 ) -> Agent:
-    """Learn from logged transitions alone and return the last agent.
+    """Learn from logged transitions alone (a `Dataset` or its folder) and return the last agent.
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
@@ -94,7 +95,7 @@ def fit(
         algorithm,
         None,
         schedule,
-        data=dataset,
+        data=Dataset.of(dataset),
         seed=seed,
         settings=settings,
         folder=folder,

@@ -375,8 +375,8 @@ def write_manifest(folder: Path, kind: str, files: Listed, meta: Mapping[str, An
 
 def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     """The manifest of a folder of this kind, or a UserError."""
-    if not path.is_dir():
-        raise UserError(f"{path} is not a folder that holds {MANIFEST}; check the path.")
+    if not (path / MANIFEST).exists():
+        raise UserError(f"{path} is not {article(kind)}: it is no folder that holds {MANIFEST}; check the path.")
     manifest = read_signed(path / MANIFEST)
     if manifest.get("kind") != kind:
         raise UserError(f"{path / MANIFEST} is not {article(kind)}'s but {article(manifest.get('kind'))}'s.")

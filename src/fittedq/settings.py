@@ -82,8 +82,17 @@ def check(settings: Any) -> None:
         object.__setattr__(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 
 
-def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """`value` as the field's type, or a UserError."""
+KINDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false for each"),
+    str: ("a word", "words"),
+}
+"""One value of each type, and several."""
+
+
+def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], several: bool = False) -> Any:
+    """`value` as the field's type, or a UserError; one of `several`, where the setting is a list."""
     value = _python(value)
     kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
     if value is None and type(None) in kinds:
@@ -93,8 +102,8 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
         items = value if isinstance(value, list | tuple) else (value,)
         if len(items) > MOST_ITEMS:
             raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
-        return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata) for item in items)
-    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+        return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata, True) for item in items)
+    expected = KINDS[kind][several]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -118,9 +118,25 @@ class Dataset:
         return dataset
 
     @staticmethod
+    def of(data: Any) -> Dataset:
+        """`data` itself where it is a dataset, or that of the folder which it names; else a UserError."""
+        if isinstance(data, Dataset):
+            return data
+        if isinstance(data, str | Path):
+            return Dataset.open(data)
+        raise UserError(
+            f"dataset: found {type(data).__name__}, expected a Dataset or the path of its folder; Dataset.from_arrays "
+            "makes one of arrays."
+        )
+
+    @staticmethod
     def open(path: str | Path, *, verify: bool = True) -> Dataset:
         """The dataset of a folder, memory-mapped; `verify` reads it once to check every SHA-256."""
         path = place(path, "path")
+        if path.is_file():
+            raise UserError(
+                f"{path} is a file, expected a dataset folder; make one with `fittedq data import {path} --out FOLDER`."
+            )
         if not (path / MANIFEST).is_file():
             raise UserError(
                 f"{path} is not a dataset folder (it holds no {MANIFEST}); make one with `fittedq data collect` or "
@@ -383,7 +399,9 @@ class Writer:
         try:
             return Box(self._low, self._high)
         except UserError as error:
-            raise UserError(f"{self._label}: {error} Give the bounds with --action-low and --action-high.") from None
+            raise UserError(
+                f"{self._label}: {error} Give the actions' bounds (action_set; --action-low and --action-high)."
+            ) from None
 
     def _close(self) -> None:
         """Close every file, also where one of them cannot be written out."""
@@ -435,14 +453,14 @@ class Faults:
         if self._not_finite:
             raise UserError(
                 f"{self._label}: {_rows(self._not_finite, 'holds', 'hold')} NaN or infinity "
-                f"({_listed(self._first_not_finite, self._not_finite)}), expected finite numbers; correct or drop "
-                "these rows (fittedq data import --drop-bad does)."
+                f"({_listed(self._first_not_finite, self._not_finite)}; the first row is row 0), expected finite "
+                "numbers; correct or drop these rows (fittedq data import --drop-bad does)."
             )
         if self._outside:
             raise UserError(
                 f"{self._label}: {_rows(self._outside, 'has', 'have')} an action outside the declared bounds "
-                f"({_listed(self._first_outside, self._outside)}); give bounds that hold them, clip them, or drop "
-                "these rows (fittedq data import --drop-bad does)."
+                f"({_listed(self._first_outside, self._outside)}; the first row is row 0); give bounds that hold them, "
+                "clip them, or drop these rows (fittedq data import --drop-bad does)."
             )
 
 

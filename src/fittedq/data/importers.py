@@ -9,6 +9,7 @@ Nothing outside the file is read for it: links, external storage and virtual dat
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -287,8 +288,8 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
                 found[name] = columns
                 break
     needed = [name for name in ("obs", "action", "reward") if name not in found]
-    if "terminated" not in found and "episode" not in found:
-        needed.append("terminated (or episode)")
+    if not {"terminated", "truncated", "episode"} & found.keys():
+        needed.append("terminated (or truncated, or episode)")
     if needed:
         listed = ", ".join(sorted(available)[:20]) or "none"
         raise UserError(
@@ -340,9 +341,16 @@ def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
         raise UserError(f"{label}: the columns of {name} cannot be put side by side ({in_one_line(error)}).") from None
 
 
-def _note_ends(found: Mapping[str, Any], notes: list[str]) -> None:
+def _notes_on(found: Mapping[str, Sequence[str]], available: Iterable[str]) -> list[str]:
+    """Sentences on the columns that a file lacks, and on those of it that are not read."""
+    notes = []
     if "terminated" not in found:
         notes.append("The file has no terminal flags: every episode's end counts as truncated, none as terminated.")
+    unread = sorted(set(available) - {"action_low", "action_high"} - set(itertools.chain(*found.values())))
+    if unread:
+        more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
+        notes.append(f"Columns that were not read: {', '.join(unread[:10])}{more}.")
+    return notes
 
 
 def _same_length(lengths: Mapping[str, int], label: str) -> int:
@@ -377,7 +385,7 @@ def _read_d4rl(path: Path, column_map: ColumnMap) -> Source:
                 yield {name: _joined([file[key][part] for key in keys], name, label) for name, keys in found.items()}
 
     source = Source(iter(()), -(-count // size), size=4 * width * count)
-    _note_ends(found, source.notes)
+    source.notes += _notes_on(found, available)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
 
@@ -661,7 +669,7 @@ def _read_npz(path: Path, column_map: ColumnMap) -> Source:
                 }
 
     source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
-    _note_ends(found, source.notes)
+    source.notes += _notes_on(found, available)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
 
@@ -693,37 +701,65 @@ def _read_csv(path: Path, column_map: ColumnMap) -> Source:
     """A header and a row per transition; vectors are numbered columns (obs_0, obs_1, …) or mapped ones."""
     _import("pyarrow", path)
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow_csv
 
-    block = csv.ReadOptions(block_size=BLOCK_BYTES)
+    block = arrow_csv.ReadOptions(block_size=BLOCK_BYTES)
     label = str(path)
     # Before Arrow guesses a type for each, which takes seconds where they are many.
     with path.open("rb") as file:
         _check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
     try:
-        with csv.open_csv(path, read_options=block) as reader:
-            found = _find_columns(reader.schema.names, column_map, label)
+        with arrow_csv.open_csv(path, read_options=block) as reader:
+            available = list(reader.schema.names)
+            found = _find_columns(available, column_map, label)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} could not be read as CSV ({in_one_line(error)}).") from None
     # Named, since the first block's integers may be followed by fractions.
     numbers = [
         key for name, keys in found.items() if name not in ("terminated", "truncated", "episode") for key in keys
     ]
-    convert = csv.ConvertOptions(
+    convert = arrow_csv.ConvertOptions(
         include_columns=list(dict.fromkeys(itertools.chain(*found.values()))),
         column_types=dict.fromkeys(numbers, pa.float64()),
     )
 
     def read() -> Iterator[Columns]:
-        with csv.open_csv(path, read_options=block, convert_options=convert) as reader:
-            for batch in reader:
-                if batch.num_rows:
-                    yield _table_columns(batch, found, label)
+        try:
+            with arrow_csv.open_csv(path, read_options=block, convert_options=convert) as reader:
+                for batch in reader:
+                    if batch.num_rows:
+                        yield _table_columns(batch, found, label)
+        except pa.ArrowInvalid:
+            _refuse_words(path, numbers, convert.null_values)
+            raise
 
     source = Source(iter(()), -(-path.stat().st_size // BLOCK_BYTES))
-    _note_ends(found, source.notes)
+    source.notes += _notes_on(found, available)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
+
+
+def _refuse_words(path: Path, numbers: Sequence[str], empty: Sequence[str]) -> None:
+    """A UserError that names the first cell of these columns that is no number and not empty: Arrow names no line."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.reader(file)
+        header = next(rows)
+        places = [header.index(key) for key in numbers]
+        for row in rows:
+            for place in places:
+                if place < len(row) and row[place] not in empty and not _is_number(row[place]):
+                    raise UserError(
+                        f"{path}: line {rows.line_num} has {row[place][:40]!r} in column {header[place]!r}, expected "
+                        "a number; correct it, or leave the cell empty and import with --drop-bad."
+                    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
@@ -755,7 +791,7 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
                 yield _table_columns(batch, found, label)
 
     source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
-    _note_ends(found, source.notes)
+    source.notes += _notes_on(found, schema.names)
     source.batches = _guarded(_linked(read(), label, source.notes), path)
     return source
 

@@ -45,6 +45,9 @@ class Status(IntEnum):
         member._value_, member.sentence = value, sentence
         return member
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def label(self) -> str:
         """The name in plain words, as files and terminals show it."""
