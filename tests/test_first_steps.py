@@ -39,7 +39,7 @@ def test_what_is_no_dataset_is_one_sentence(tmp_path: Path) -> None:
         fittedq.fit("td3", log)
     with pytest.raises(fittedq.UserError, match="not a dataset folder"):
         fittedq.fit("td3", "Pendulum-v1")
-    with pytest.raises(fittedq.UserError, match="found list, expected a Dataset or the path"):
+    with pytest.raises(fittedq.UserError, match="data: found list, expected a Dataset or the path"):
         Dataset.of([1, 2])
 
 

@@ -11,7 +11,6 @@ from fittedq.action_sets import Limits
 from fittedq.agent import Agent
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
-from fittedq.errors import UserError
 from fittedq.files import place
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
@@ -55,7 +54,7 @@ def train(
         settings=settings,
         folder=folder,
         eval_env=eval_env,
-        data=None if data is None else Dataset.of(data),
+        data=None if data is None else Dataset.of(data, "data"),
         action_set=action_set,
     )
     run.start()
@@ -85,17 +84,13 @@ def fit(
     (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
-    if not isinstance(dataset, Dataset):
-        raise UserError(
-            f"found {type(dataset).__name__}, expected a Dataset (Dataset.open reads one).", argument="dataset"
-        )
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
     folder = None if out is None else place(out, "out")
     run = Run(
         algorithm,
         None,
         schedule,
-        data=Dataset.of(dataset),
+        data=Dataset.of(dataset, "dataset"),
         seed=seed,
         settings=settings,
         folder=folder,

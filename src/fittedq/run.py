@@ -157,10 +157,6 @@ class Run:
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
         self.train_settings = loop_settings(**loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
-        if not isinstance(data, Dataset | None):
-            raise UserError(
-                f"found {type(data).__name__}, expected a Dataset (Dataset.open reads one).", argument="data"
-            )
         self.data = None if data is None else data.limited(action_set)
         self._wanted = action_set
         if env is None and data is None:

@@ -118,15 +118,16 @@ class Dataset:
         return dataset
 
     @staticmethod
-    def of(data: Any) -> Dataset:
+    def of(data: Any, argument: str = "data") -> Dataset:
         """`data` itself where it is a dataset, or that of the folder which it names; else a UserError."""
         if isinstance(data, Dataset):
             return data
         if isinstance(data, str | Path):
             return Dataset.open(data)
         raise UserError(
-            f"dataset: found {type(data).__name__}, expected a Dataset or the path of its folder; Dataset.from_arrays "
-            "makes one of arrays."
+            f"found {type(data).__name__}, expected a Dataset or the path of its folder; Dataset.from_arrays makes one "
+            "of arrays.",
+            argument=argument,
         )
 
     @staticmethod
