@@ -328,9 +328,7 @@ def test_a_fork_before_jax_runs_takes_nothing_away(agent: Agent, tmp_path: Path)
 
 
 def test_agents_and_runs_say_what_they_are(agent: Agent) -> None:
-    assert repr(agent) == (
-        "Agent(td3 on an environment of its own: 3 observation numbers, actions between [-1.0, 0.0] and [1.0, 4.0])"
-    )
+    assert repr(agent) == ("Agent(td3: 3 observation numbers, actions between [-1.0, 0.0] and [1.0, 4.0])")
     assert "\n" not in repr(agent_in(TRIANGLE))
     assert "(Polytope)" in repr(agent_in(TRIANGLE))
     env = Shaped(REAL)

@@ -60,7 +60,7 @@ def test_list_names_every_algorithm_with_its_slots(capsys: pytest.CaptureFixture
     assert [line.split()[0] for line in plain.splitlines()] == list(algorithms.REGISTRY)
     assert max(map(len, plain.splitlines())) <= 80
     assert main(["list", "--json"]) == 0
-    (rows,) = lines(capsys.readouterr().out)
+    rows = lines(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(algorithms.REGISTRY)
     assert all(row.keys() >= {"title", "buffer", "greedy", "updates", "sync"} for row in rows)
 
@@ -70,7 +70,7 @@ def test_list_of_one_algorithm_shows_its_settings_and_the_loops(name: str, capsy
     assert main(["list", name]) == 0
     plain = capsys.readouterr().out
     assert main(["list", name, "--json"]) == 0
-    (rows,) = lines(capsys.readouterr().out)
+    rows = lines(capsys.readouterr().out)
     settings = {row["setting"]: row["from_data"] for row in rows}
     assert settings["gamma"] == algorithms.find(name)().gamma
     normalized = next(row for row in rows if row["setting"] == "normalize_obs")
@@ -330,6 +330,7 @@ def test_eval_of_nothing_is_refused(finished: Path, refused: Callable[..., str],
     ("assignment", "sentence"),
     [
         ("gamma=high", "setting gamma: found 'high', expected a number."),
+        ("hidden=a", "setting hidden: found 'a', expected whole numbers."),
         ("batch_size=2.5", "setting batch_size: found 2.5, expected a whole number."),
     ],
 )

@@ -83,7 +83,7 @@ class Agent:
         low, high = (np.round(bound, 4).tolist() for bound in (self.action_set.low, self.action_set.high))
         kind = "" if describe(self.action_set)["kind"] == "box" else f" ({type(self.action_set).__name__})"
         return (
-            f"Agent({self.algorithm.name} on {self.env or 'an environment of its own'}: {self.obs_size} observation "
+            f"Agent({self.algorithm.name}{f' on {self.env}' if self.env else ''}: {self.obs_size} observation "
             f"numbers, actions between {low} and {high}{kind})"
         )
 

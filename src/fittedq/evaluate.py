@@ -30,7 +30,10 @@ def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, who
     """A UserError unless `env` has the sizes and bounds that an agent was trained for, or a dataset was taken with."""
     found = env.observation_space.shape
     if found != (obs_size,):
-        raise UserError(f"environment: its observations have shape {found}, {whose}'s have ({obs_size},); use its own.")
+        raise UserError(
+            f"environment: its observations have shape {found}, {whose}'s have ({obs_size},); name the one that "
+            "it came from."
+        )
     # A box is the environment's own; any other set only has to lie in it.
     if env.box != action_set if isinstance(action_set, Box) else not inside(action_set, env.box):
         raise UserError(

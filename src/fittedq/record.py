@@ -74,9 +74,11 @@ class RunFolder:
         if self.config_file.exists():
             same = comparable(self.config()) == comparable(config)
             if self.begun or not same:
+                finished = self._finished
                 raise UserError(
-                    f"run folder {self.path} holds a run of {'the same' if same else 'another'} configuration; "
-                    f"continue it with `fittedq resume {self.path}`, or choose another folder.",
+                    f"run folder {self.path} holds a run of {'the same' if same else 'another'} configuration"
+                    f"{', and it is finished' * finished}; continue it with `fittedq resume {self.path}"
+                    f"{' --steps MORE' * finished}`, or choose another folder.",
                     argument="out",
                 )
         else:
@@ -159,6 +161,12 @@ class RunFolder:
         """Whether there is a checkpoint, or the agent that is written after the last."""
         return self.last.exists() or any(self.checkpoints.glob("step-*"))
 
+    @property
+    def _finished(self) -> bool:
+        """Whether all steps were taken, and the last agent is written."""
+        records = self.metrics()
+        return self.last.exists() and bool(records) and records[-1]["step"] >= self.config()["steps"]
+
     def _claim(self) -> None:
         """Take the lock, and remove what a process that died left."""
         file = make_folder(self.path) / f"{PREFIX}lock"
@@ -234,9 +242,9 @@ class RunFolder:
             )
         config = self.config()
         axes.set(
-            xlabel="environment steps",
+            xlabel="environment steps" if config["env"] else "steps",
             ylabel="return",
-            title=f"{config['algorithm']} on {config['env'] or 'an environment of its own'}",
+            title=f"{config['algorithm']} on {config['env'] or config.get('data') or 'an environment of its own'}",
         )
         if training or evaluated:
             axes.legend(frameon=False)

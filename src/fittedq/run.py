@@ -33,7 +33,7 @@ from fittedq.envs.native import AbstractJaxEnv, physics
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
-from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
+from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
 from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.record import RunFolder
@@ -374,7 +374,10 @@ class Run:
                 raise
             if not self._is_saved():
                 self._save()
-            raise EnvError(f"{error} The {trainer.step:,} steps before are saved in {self.folder.path}.") from error
+            raise EnvError(
+                f"{error} The {trainer.step:,} steps before are saved in {self.folder.path}; continue with "
+                f"`fittedq resume {self.folder.path}`."
+            ) from error
         finally:
             self.close()
 
@@ -535,10 +538,42 @@ def find_agent(
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):
             if candidate.is_dir():
-                RunFolder(path).check_agent(candidate)
-                return Agent.load(candidate, action_set, features)
+                try:
+                    RunFolder(path).check_agent(candidate)
+                    return Agent.load(candidate, action_set, features)
+                except UserError as error:
+                    if not _damaged(candidate):
+                        raise
+                    last = path / "last"
+                    whole = last.is_dir() and not _damaged(last)
+                    todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
+                    raise UserError(f"{error} {todo}") from None
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
+    if not path.is_dir():
+        raise UserError(f"{path} is no agent: expected the folder of a run or of an agent; check the path.")
     return Agent.load(path, action_set, features)
+
+
+def learned_from(path: Path) -> Path | None:
+    """The dataset that the run of this folder, or of the agent in this folder, learned from."""
+    for folder in (path, path.parent):
+        if (folder / "config.json").is_file():
+            data = RunFolder(folder).config().get("data")
+            return None if data is None else Path(data)
+    return None
+
+
+def without_env(path: Path) -> str:
+    """Why no environment is known of this run or agent, as the end of a clause."""
+    data = learned_from(path)
+    return "names no environment" + ("" if data is None else f": it was learned from {data}")
+
+
+def _damaged(folder: Path) -> bool:
+    try:
+        return bool(faults(folder, AGENT))
+    except UserError:
+        return True
 
 
 def _named(env: AnyEnv | None) -> NamedEnv | None:

@@ -13,7 +13,7 @@ from fittedq.cli.arguments import MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
 from fittedq.progress import counted
-from fittedq.run import find_agent
+from fittedq.run import find_agent, without_env
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,17 @@ class Eval(NamesEnv, TrustsFile):
         agent = find_agent(self.path)
         env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
         if env is None:
-            raise UserError(f"{self.path} does not say what it was trained on; name it with --env.")
+            raise UserError(f"{self.path} {without_env(self.path)}; name one with --env.")
         refinement = {"refine": self.refine, "trust": self.trust} if self.refine else {}
         values = np.array(
             list(counted(agent.episodes(env, self.episodes, self.seed, **refinement), self.episodes, "episodes"))
         )
         if self.json:
-            print(
-                json.dumps({"path": str(self.path), "env": str(env), "mean": values.mean(), "returns": values.tolist()})
-            )
+            figures = {"mean": values.mean(), "std": values.std(), "returns": values.tolist()}
+            print(json.dumps({"path": str(self.path), "env": str(env), **figures}))
         else:
             print(
-                f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} ± {values.std():.1f} over "
-                f"{len(values)} episodes (worst {values.min():.1f}, best {values.max():.1f})"
+                f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} over {len(values)} episodes "
+                f"(standard deviation {values.std():.1f}, worst {values.min():.1f}, best {values.max():.1f})"
             )
         return 0

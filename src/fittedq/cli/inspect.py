@@ -26,11 +26,13 @@ from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
 from fittedq.progress import console, counted
 from fittedq.record import RunFolder
-from fittedq.run import find_agent
+from fittedq.run import find_agent, learned_from, without_env
 from fittedq.types import Transition
 
 AT_ONCE = 10
 """States certified between two looks at the clock."""
+SUMMARIES = {"median": "median", "p95": "95th percentile", "worst": "worst"}
+"""Of the states' gaps, by their names in `Gap.summary`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Inspect(NamesEnv, TrustsFile):
     states: int = 100
     """States to look at; for --health the steps of whole episodes, at least three."""
     data: MaybePath = None
-    """Take the states from this dataset; by default from episodes of the agent."""
+    """Take the states from this dataset; by default from episodes of the agent, or from what the run
+    learned from."""
     env: MaybeWord = None
     """The environment of those episodes; by default the one it was trained in."""
     tol: float = 0.01
@@ -107,6 +110,8 @@ class Inspect(NamesEnv, TrustsFile):
                 "lower": float(gap.lower[row]),
                 "upper": float(gap.upper[row]),
                 "scale": float(gap.scale[row]),
+                "relative_lower": float(gap.relative[0][row]),
+                "relative_upper": float(gap.relative[1][row]),
                 "policy_action": gap.policy_action[row].tolist(),
                 "best_action": gap.best_action[row].tolist(),
                 "status": Status(gap.status[row]).label,
@@ -140,23 +145,28 @@ class Inspect(NamesEnv, TrustsFile):
 
     def _trajectory(self, agent: Agent) -> Transition:
         """Consecutive transitions in the environment's units: the dataset's first, else the agent's own."""
-        if self.data is None:
-            return agent.trajectory(self._env(agent), self.states, self.seed)
         data = self._dataset(agent)
+        if data is None:
+            return agent.trajectory(self._env(agent), self.states, self.seed)
         return data.transitions(slice(0, min(len(data), max(self.states, 1))))
 
     def _env(self, agent: Agent) -> NamedEnv:
         env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
         if env is None:
-            raise UserError(f"{self.path} does not say what it was trained on; name it with --env, or give --data.")
+            raise UserError(f"{self.path} {without_env(self.path)}; name one with --env, or give --data.")
         return env
 
-    def _dataset(self, agent: Agent) -> Dataset:
-        assert self.data is not None
-        data = Dataset.open(self.data)
+    def _dataset(self, agent: Agent) -> Dataset | None:
+        """Where states come from: --data; without any environment, what the run learned from."""
+        path = self.data
+        if path is None and self.env is None and agent.env is None:
+            path = learned_from(self.path)
+        if path is None:
+            return None
+        data = Dataset.open(path)
         if data.obs_size != agent.obs_size:
             raise UserError(
-                f"dataset {self.data}: its observations have {data.obs_size} numbers, the agent's have "
+                f"dataset {path}: its observations have {data.obs_size} numbers, the agent's have "
                 f"{agent.obs_size}; take states of the agent's own plant."
             )
         return data
@@ -164,8 +174,8 @@ class Inspect(NamesEnv, TrustsFile):
     def _states(self, agent: Agent) -> np.ndarray:
         """Observations in the environment's units."""
         rng = np.random.default_rng(self.seed)
-        if self.data is not None:
-            data = self._dataset(agent)
+        data = self._dataset(agent)
+        if data is not None:
             rows = np.sort(rng.permutation(len(data))[: self.states])
             return np.asarray(data.columns["obs"][rows], np.float32)
         obs = np.asarray(agent.trajectory(self._env(agent), self.states, self.seed).obs)
@@ -255,16 +265,15 @@ def _say_health(figures: dict[str, float]) -> None:
 def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[dict[str, Any]]) -> None:
     terminal = console(to_errors=False)
 
-    def interval(name: str) -> str:
-        low, high = (summary[f"{end}_{name}"] for end in ("lower", "upper"))
-        shares = [summary[f"relative_{end}_{name}"] for end in ("lower", "upper")]
-        return f"{low:.4g} to {high:.4g} ({shares[0]:.1%} to {shares[1]:.1%} of the range of q)"
+    def interval(name: str, kind: str = "", form: str = ".4g") -> str:
+        low, high = (summary[f"{kind}{end}_{name}"] for end in ("lower", "upper"))
+        return f"{low:{form}} to {high:{form}}"
 
     lines = [
         f"gap on {summary['states']:.0f} states, max_a q(s, a) − q(s, π(s)), proven:",
-        f"          median  {interval('median')}",
-        f" 95th percentile  {interval('p95')}",
-        f"           worst  {interval('worst')}",
+        *(f"{label:>16}  {interval(name)}" for name, label in SUMMARIES.items()),
+        "the same of each state's gap as a share of the range of q:",
+        *(f"{label:>16}  {interval(name, 'relative_', '.1%')}" for name, label in SUMMARIES.items()),
         f"     policy good  {summary['policy_good']:.0%} of states: certainly within {summary['within']:.0%}",
         f"     actor fails  {summary['actor_fails']:.0%} of states: certainly not within {summary['within']:.0%}",
         f"       undecided  {summary['undecided']:.0%}",
@@ -276,7 +285,8 @@ def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[di
             f"{summary['residual_worst']:.3g}"
         )
     lines += [
-        f" worst state {one['state']:>4}  gap {one['lower']:.4g} to {one['upper']:.4g}; π(s) = "
+        f" worst state {one['state']:>4}  gap {one['lower']:.4g} to {one['upper']:.4g} ({one['relative_lower']:.1%} to "
+        f"{one['relative_upper']:.1%} of the range of q); π(s) = "
         f"{np.round(one['policy_action'], 3).tolist()}, a* = {np.round(one['best_action'], 3).tolist()}"
         for one in worst
     ]

@@ -30,12 +30,12 @@ class List:
     ] = None
     """Show this algorithm's slots and settings."""
     json: bool = False
-    """Print one JSON object, for machines."""
+    """Print one JSON object per line, for machines."""
 
     def run(self) -> int:
         if self.json:
             rows = [_about(cls) for cls in REGISTRY.values()] if self.algorithm is None else _settings(self.algorithm)
-            print(json.dumps(rows))
+            print("\n".join(map(json.dumps, rows)))
         elif self.algorithm is None:
             for name, cls in REGISTRY.items():
                 print(f"{name:<14} {cls.title}")

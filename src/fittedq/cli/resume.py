@@ -30,6 +30,8 @@ class Resume(TrustsFile):
     def run(self) -> int:
         run = resume(self.run_folder, steps=self.steps, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
+            at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
+            print(f"Continuing {self.run_folder} {at}.", file=sys.stderr)
             return follow(run, as_json=self.json)
         try:
             completed = run.complete()

@@ -162,7 +162,8 @@ def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
         terminal.print(f"warning: {warning}", soft_wrap=True)
     if summary["eval_mean"] is not None:
         terminal.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.")
-    picture = f", {run.folder.curve_file.name}" if run.folder.curve_file.exists() else ""
+    left = (run.folder.last, run.folder.best, run.folder.metrics_file, run.folder.curve_file)
+    names = ", ".join(f"{one.name}/" if one.is_dir() else one.name for one in left if one.exists())
     if find_spec("matplotlib") is None:
         terminal.print("No picture of the learning curve: it needs matplotlib (pip install 'fittedq[viz]').")
-    terminal.print(f"Run folder: {path} (last/, best/, metrics.jsonl{picture}).", soft_wrap=True)
+    terminal.print(f"Run folder: {path} ({names}).", soft_wrap=True)
