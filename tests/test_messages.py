@@ -103,5 +103,5 @@ def test_eval_gives_the_standard_deviation_by_its_name(run: Path, capsys: pytest
 
 
 def test_an_observation_that_is_not_finite_points_to_step(run: Path) -> None:
-    with pytest.raises(UserError, match="expected a finite number; `agent.step` takes a safe action"):
+    with pytest.raises(UserError, match=r"expected a finite number; `agent.step` takes a safe action"):
         fittedq.load(run).act([np.nan, 0.0, 0.0])
