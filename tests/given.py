@@ -57,8 +57,9 @@ def main(folder: Path) -> None:
         refused("(path|folder): found .* name of a file", use, None, *names)
 
     kinds = (3, 1.5, [], np.zeros(3))
-    refused("data: found", lambda value: train(data=value), "x", *kinds)
-    refused("dataset: found", lambda value: fittedq.fit("td3", value), None, "x", *kinds)
+    refused("data: found", lambda value: train(data=value), *kinds)
+    refused("dataset: found", lambda value: fittedq.fit("td3", value), None, *kinds)
+    refused("x is not a dataset folder", lambda value: fittedq.fit("td3", value), "x", Path("x"))
     refused("action_set: found", lambda value: train(action_set=value), "x", *kinds)
     refused("algorithm", lambda value: train(algorithm=value), None, "x", *kinds)
     refused("env: found", lambda value: train(eval_env=value), *kinds)
