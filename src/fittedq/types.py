@@ -192,7 +192,7 @@ class Box(AbstractActionSet):
                     "expected low < high."
                 )
             least, most = inwards(np.asarray(low_bound), np.asarray(high_bound), np.float32)
-            if not most - least > NARROWEST:
+            if not float(most) - float(least) > NARROWEST:
                 raise UserError(
                     f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
                     "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
