@@ -208,7 +208,7 @@ def changed(path: Path, change: Any) -> None:
     ("damage", "sentence"),
     [
         (lambda folder: shutil.rmtree(folder), "is no agent: expected the folder"),
-        (lambda folder: (folder / "manifest.json").unlink(), "is not there"),
+        (lambda folder: (folder / "manifest.json").unlink(), "is not an agent"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
         (lambda folder: tensors(folder).unlink(), "missing"),
         (lambda folder: flipped(tensors(folder)), "damaged"),
