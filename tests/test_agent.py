@@ -207,7 +207,7 @@ def changed(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda folder: shutil.rmtree(folder), "is no agent: expected the folder"),
+        (lambda folder: shutil.rmtree(folder), "is not an agent"),
         (lambda folder: (folder / "manifest.json").unlink(), "is not an agent"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
         (lambda folder: tensors(folder).unlink(), "missing"),

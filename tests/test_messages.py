@@ -90,7 +90,7 @@ def test_where_the_best_agent_is_damaged_the_last_is_offered(run: Path, tmp_path
     with pytest.raises(UserError, match=re.escape(f"`fittedq resume {folder}` writes")):
         fittedq.load(folder)
     (tmp_path / "log.csv").touch()
-    with pytest.raises(UserError, match=r"log.csv is no agent: expected the folder"):
+    with pytest.raises(UserError, match=r"log.csv is not an agent"):
         fittedq.load(tmp_path / "log.csv")
 
 

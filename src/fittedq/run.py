@@ -549,8 +549,6 @@ def find_agent(
                     todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
                     raise UserError(f"{error} {todo}") from None
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    if not path.is_dir():
-        raise UserError(f"{path} is no agent: expected the folder of a run or of an agent; check the path.")
     return Agent.load(path, action_set, features)
 
 
