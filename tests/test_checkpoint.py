@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "flipped-bit": (flip, "SHA-256 differs"),
     "empty-tensors": (lambda path: tensors(path).write_bytes(b""), "has 0 bytes"),
     "missing-tensors": (lambda path: tensors(path).unlink(), "is missing"),
-    "missing-manifest": (lambda path: (path / MANIFEST).unlink(), "is not there"),
+    "missing-manifest": (lambda path: (path / MANIFEST).unlink(), "no folder that holds manifest.json"),
     "cut-manifest": (
         lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:60]),
         "could not be read as JSON",
@@ -253,7 +253,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "no-hash": (edit_manifest(files={"tensors": {"bytes": 3}}), "list of files cannot be read"),
     "no-trainer": (edit_manifest(trainer=None), "'trainer' is missing"),
     "other-format": (edit_manifest(format=99), "another version"),
-    "a-file": (lambda path: (shutil.rmtree(path), path.write_text("")), "not a folder"),
+    "a-file": (lambda path: (shutil.rmtree(path), path.write_text("")), "no folder that holds manifest.json"),
 }
 
 

@@ -97,25 +97,6 @@ def test_fitted_methods_find_the_gain_of_lqr():
         assert found == pytest.approx(gain, rel=0.03), name
 
 
-@pytest.mark.slow
-def test_neural_methods_find_the_gain_and_the_value_of_lqr():
-    """Neural explicit FQI, amortized FQI and NFQCA: K and P within 3 %."""
-    problem, data = LQR.scalar(), lqr_data(4_000, bound=2.0)
-    gain, value = problem.gain.item(), problem.P.item()
-    settings = {"gamma": 0.9, "activation": "silu", "hidden": (64, 64), "n_critics": 1, "epochs": 20, "minibatch": 128}
-    obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
-    for name, own in (
-        ("explicit_fqi", {}),
-        ("amortized_fqi", {"policy_epochs": 10, "solve_share": 0.5}),
-        ("nfqca", {"policy_epochs": 10}),
-    ):
-        agent = fittedq.fit(name, data, steps=40, **settings, **own)
-        action = agent.act(obs)
-        assert -np.linalg.lstsq(obs, action, rcond=None)[0].item() == pytest.approx(gain, rel=0.03), name
-        found = -np.linalg.lstsq(obs**2, agent.value(obs, action)[:, None], rcond=None)[0].item()
-        assert found == pytest.approx(value, rel=0.03), name
-
-
 def test_trees_with_an_exact_sweep_value_a_bounded_action():
     """−Σ γᵏ max(|s| − k, 0)² with γ = .9 (theory, G7), to the trees' resolution."""
     settings = {"gamma": 0.9, "approximator": "extra_trees", "n_trees": 20}

@@ -178,7 +178,7 @@ def test_mixed_concave_quadratics_against_slices(integer):
     for numbers in itertools.product(range(-2, 3), repeat=len(integer)):
         # A side of almost no width stands for a whole number.
         low, high = np.array(box.low), np.array(box.high)
-        low[: len(integer)], high[: len(integer)] = numbers, np.array(numbers) + 1e-12
+        low[: len(integer)], high[: len(integer)] = numbers, np.array(numbers) + 1e-6
         exact.append(QuadraticArgmax()(critic, obs, Box(low, high)).value)
     check_against(free, np.max(exact, axis=0), tol=1e-4)
     axes = [

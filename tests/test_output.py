@@ -34,7 +34,7 @@ def ended(tmp_path: Path) -> Callable[..., None]:
 
 def test_a_path_is_no_markup(ended: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ended()
-    assert f"Run folder: {tmp_path / NAME} (last/, best/, metrics.jsonl" in capsys.readouterr().err
+    assert f"Run folder: {tmp_path / NAME} (" in capsys.readouterr().err
     ended(event="interrupted")
     assert f"Continue: fittedq resume {tmp_path / NAME}\n" in capsys.readouterr().err
     inspect._say({"path": NAME, "settings": {"model": NAME}})
