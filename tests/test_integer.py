@@ -176,10 +176,12 @@ def test_mixed_concave_quadratics_against_slices(integer):
     free = integer_quadratic(critic, obs, box, integer=integer, tol=1e-5)
     exact = []
     for numbers in itertools.product(range(-2, 3), repeat=len(integer)):
-        # A side of almost no width stands for a whole number.
+        # A narrow side stands for a whole number: the others are off by its width, the maximum by the square of that.
         low, high = np.array(box.low), np.array(box.high)
         low[: len(integer)], high[: len(integer)] = numbers, np.array(numbers) + 1e-6
-        exact.append(QuadraticArgmax()(critic, obs, Box(low, high)).value)
+        action = np.array(QuadraticArgmax()(critic, obs, Box(low, high)).action)
+        action[:, : len(integer)] = numbers
+        exact.append(critic(obs, action)[0])
     check_against(free, np.max(exact, axis=0), tol=1e-4)
     axes = [
         np.arange(-2, 3.0) if axis in integer else np.linspace(low, high, 41)
