@@ -44,12 +44,12 @@ class Host(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
-        return self.observation_space.sample(), {}
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
 
     def step(self, action: np.ndarray) -> Any:
         self._steps += 1
         reward = self._later if self._later is not None and self._steps > 40 else self._reward
-        return self.observation_space.sample(), reward, False, False, {}
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), reward, False, False, {}
 
 
 class Compiled(AbstractJaxEnv):

@@ -28,13 +28,16 @@ def ended(tmp_path: Path) -> Callable[..., None]:
     """Says how a run in a folder of that name ended."""
     run = object.__new__(Run)  # of a run only its folder is named
     run.folder = RunFolder(tmp_path / NAME)
+    for left in (run.folder.last, run.folder.best):
+        left.mkdir(parents=True)
+    run.folder.metrics_file.touch()
     summary = {"event": "done", "step": 8, "seconds": 1.0, "finished": None, "warnings": [], "eval_mean": None}
     return lambda **changed: train._say(console(), run, summary | changed)
 
 
 def test_a_path_is_no_markup(ended: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ended()
-    assert f"Run folder: {tmp_path / NAME} (" in capsys.readouterr().err
+    assert f"Run folder: {tmp_path / NAME} (last/, best/, metrics.jsonl" in capsys.readouterr().err
     ended(event="interrupted")
     assert f"Continue: fittedq resume {tmp_path / NAME}\n" in capsys.readouterr().err
     inspect._say({"path": NAME, "settings": {"model": NAME}})
