@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/startup.py
 
-`first update` is from typing `fittedq train td3 Pendulum-v1` to the first report that counts an update: 1,000 random
-steps and one update, with the defaults. Cold, no program was ever compiled;
+`first update` is from typing `fittedq train td3 Pendulum-v1` to a report after the first step that learns, the
+1,001st: the defaults, and a checkpoint there, since a run reports where it saves. Cold, no program was ever compiled;
 warm, another seed's run has left its programs.
 """
 
@@ -42,6 +42,8 @@ def first_update(seed: int, environment: dict[str, str]) -> float:
             "td3",
             "Pendulum-v1",
             "--json",
+            "--checkpoint-every",
+            "1001",
             "--seed",
             str(seed),
             "--out",
