@@ -20,11 +20,11 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 
 test: venv
 	$(PYTEST)
-	$(BIN)/python -m pytest --as-shipped
+	$(PYTEST) --as-shipped
 
 test-all: venv
-	$(PYTEST) -m ''
-	$(BIN)/python -m pytest --as-shipped -m ''
+	$(PYTEST) -m '' --annotations
+	$(PYTEST) -m '' --as-shipped
 
 check: venv
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 TD3 learns on Pendulum-v1 all the time, with evaluations, checkpoints and looks at the gap. Between its reports the
 other things are done in turn. Every ten seconds resident memory, open descriptors, threads and the programs built so
-far are written to `build/reliability/soak-samples.jsonl`. After the first sixth of the time
+far are written to `build/reliability/soak-samples.jsonl`. After the first sixth of the time, and once everything was done
 
 - resident memory: the slope of a line through the samples, by least squares, with a 95 % interval from a bootstrap of
   its residuals in blocks of five minutes (they are correlated), must not lie above GROWTH;
@@ -56,7 +56,8 @@ def main() -> int:
         watch.stop()
         shutil.rmtree(folder, ignore_errors=True)
     samples = [json.loads(line) for line in samples_file.read_text().splitlines()]
-    settled = [sample for sample in samples if sample["seconds"] >= 10 * flags.minutes]
+    kinds = max(sample["kinds"] for sample in samples)
+    settled = [one for one in samples if one["seconds"] >= 10 * flags.minutes and one["kinds"] == kinds]
     cases = {name: partial(judge, settled) for name, judge in JUDGES.items()}
     arguments = ["--afresh"] if flags.out is None else ["--afresh", "--out", str(flags.out)]
     figures = {
@@ -193,6 +194,7 @@ class Watch:
             "programs_of_the_long_run": 0 if self.learner is None else self.learner.learner.compilations,
             "steps": 0 if self.learner is None else self.learner.step,
             "done": sum(self.done.values()),
+            "kinds": len(self.done),
         }
 
 

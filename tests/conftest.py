@@ -1,4 +1,4 @@
-"""How the tests are run: programs are compiled soon and kept on disk; annotations are checked."""
+"""How the tests are run: programs are compiled soon and kept on disk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ ONE_THREAD = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_ei
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--as-shipped", action="store_true", help="run the tests marked as_shipped, on users' programs")
+    parser.addoption("--annotations", action="store_true", help="check every annotation at every call, a fifth slower")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The environment of this process, its workers, and the programs that tests start; a caller's flags come last."""
-    if not config.option.as_shipped:  # whole numbers count as numbers (PEP 484)
+    if config.option.annotations:  # whole numbers count as numbers (PEP 484)
         install_import_hook("fittedq", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
     if hasattr(config, "workerinput"):
         return  # a worker has its parent's
@@ -58,10 +59,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.as_shipped:
-        others = [item for item in items if item.get_closest_marker("as_shipped") is None]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+    def runs(item: pytest.Item) -> bool:
+        as_shipped, annotations = (item.get_closest_marker(name) is not None for name in ("as_shipped", "annotations"))
+        return (as_shipped or not config.option.as_shipped) and (config.option.annotations or not annotations)
+
+    config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
+    items[:] = [item for item in items if runs(item)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """A program, and no test: what the public functions do with arguments of the wrong kind.
 
-The suite checks annotations as it runs and would stop such arguments itself; users have no such check.
+With --annotations the suite checks them at every call and would stop such arguments itself; users have no such check.
 """
 
 import re

@@ -37,9 +37,8 @@ def test_a_full_disk_costs_a_sentence_and_nothing_that_was_saved(tmp_path: Path)
     assert disk["tried"] == 10
 
 
-def test_two_minutes_of_everything_build_no_program_again(tmp_path: Path) -> None:
+def test_two_minutes_of_everything_leave_no_descriptor_no_thread_and_no_program(tmp_path: Path) -> None:
     soak = result(tmp_path, "soak", "--minutes", "2", "--duty", "0.8")
-    # After twenty seconds not everything was done once: memory, descriptors and threads are judged by the hour.
-    assert "recompilations" not in [loss["case"] for loss in soak["losses"]]
+    assert {loss["case"] for loss in soak["losses"]} <= {"resident memory"}  # which is judged by the hour
     assert soak["last"]["steps"] > soak["first"]["steps"]
     assert min(soak["done"].values()) >= 1

@@ -313,7 +313,7 @@ def test_c12_the_actor_moves_on_every_dth_update_counted_from_one(delay):
     assert delay == 1 or [policy for _, policy, _ in found] != chapter
 
 
-@pytest.mark.parametrize("delay", [2, pytest.param(3, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("delay", [2, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (3, 5))])
 def test_c12_holds_however_the_updates_are_grouped(delay):
     """A delay of 5 is too long to compile phase by phase."""
     fqi, state, batch = delayed(delay)

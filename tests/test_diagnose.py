@@ -61,7 +61,7 @@ def test_a_trajectory_is_whole_episodes_in_order():
     np.testing.assert_allclose(returns, np.asarray(rows.reward, np.float64).reshape(3, 200).sum(axis=1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["svg", "sac"])
+@pytest.mark.parametrize("algorithm", ["sac", pytest.param("svg", marks=pytest.mark.slow)])
 def test_inspect_tells_the_health_of_a_run(algorithm, tmp_path, capsys):
     own = {"horizon": "2", "model_hidden": (8,)} if algorithm == "svg" else {}
     out = tmp_path / "run"

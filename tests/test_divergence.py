@@ -94,6 +94,10 @@ WRONG = {
         {"reward": 1.0, "critic_learning_rate": 1e30, "policy_learning_rate": 1e30},
         "learning diverged",
     ),
+    "learning rate 1": (
+        {"reward": 1.0, "critic_learning_rate": 1.0},
+        r"critic_learning_rate is 1: the first update moves weights further than they start from 0 \(±0\.35\)",
+    ),
     "rewards of 1e30": ({"reward": 1e30}, r"overflow 32-bit floats|they reach 1e\+30"),
     "values of 1e10": ({"reward": 1e6, "gamma": 0.9999}, "networks hardly learn values above 1e"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -143,12 +144,15 @@ def test_smooth_fqi_converges_to_the_smooth_value():
 
 
 def test_amortized_with_every_state_solved_labels_as_explicit_does():
-    """B_opt = everything: the same q, bit for bit. (A grid ignores where it starts.)"""
+    """B_opt = everything: the same q, bit for bit, where the policy's start, 0, is a point of the solver's grid."""
     data, shared = lqr_data(300), {"hidden": (16,), "maximizer": "grid", "random_starts": 1, "epochs": 2}
     explicit = FittedTrainer(ExplicitFQI(**shared), data, PLAIN, seed=3)
     amortized = FittedTrainer(AmortizedFQI(**shared, solve_share=1.0), data, PLAIN, seed=3)
     # The same first critic: theirs are drawn from keys of their own.
     amortized._nets = amortized._nets.replace("critic", explicit._nets.critic)
+    policy = amortized._nets.policy
+    still = eqx.tree_at(lambda policy: policy.net, policy, jax.tree.map(np.zeros_like, policy.net))
+    amortized._nets = amortized._nets.replace("policy", still)
     finish(explicit, 1)
     finish(amortized, 1)
     np.testing.assert_array_equal(explicit._solutions.action, amortized._solutions.action)
@@ -158,6 +162,7 @@ def test_amortized_with_every_state_solved_labels_as_explicit_does():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_when_saved_and_restored_midway():
     data = lqr_data(300)
     for algorithm in (
@@ -299,6 +304,7 @@ def test_c02_the_change_of_q_is_a_mean_over_pairs():
     assert progress.metrics["delta_q"] == pytest.approx(np.abs(data.columns["reward"]).mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_c23_imitating_tied_maximizers_averages_them_and_ascent_does_not():
     """q = −(a² − 1)², maxima at ±1: a mean of labels is the minimum between them."""
     rng = np.random.default_rng(0)
@@ -338,9 +344,10 @@ def test_targets_stay_within_what_the_rewards_allow():
 # ---------------------------------------------------------------------- every algorithm, from a dataset
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.as_shipped] if name == "ddpg" else []) for name in REGISTRY]
-)
+MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(("sac_v", "svg", "td3"), pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in REGISTRY])
 def test_every_algorithm_learns_from_a_dataset_and_resumes(name, tmp_path):
     lqr_data(300).save(tmp_path / "data")
     data, folder = Dataset.open(tmp_path / "data"), tmp_path / "run"

@@ -113,6 +113,7 @@ def assert_values(bound: float, cost: float, rows: int, **settings: Any) -> None
     assert np.abs(discounted_return(agent, obs, cost) - truth).max() <= 0.02 * np.abs(truth).max()
 
 
+@pytest.mark.slow
 def test_explicit_fqi_values_the_lqr_of_a_box():
     """|a| ≤ ½, which binds where |s| > .85: no closed form."""
     assert_values(0.5, 1.0, 400, steps=12)

@@ -296,6 +296,7 @@ def test_g10_ou_reverts_to_its_mean():
         assert scalar(value) == pytest.approx(0.3 * (1 - 0.85**step))
 
 
+@pytest.mark.annotations
 def test_shapes_are_checked():
     """The annotations are live: a mis-shaped batch is refused, so the other tests test shapes too."""
     with pytest.raises(TypeCheckError):

@@ -184,6 +184,12 @@ def test_what_cannot_be_fitted_is_refused():
         RadialBasis.from_data((obs, action), 21)
     with pytest.raises(UserError, match="scale"):
         RadialBasis.from_data((obs, action), 2, scale=0.0)
+
+
+@pytest.mark.annotations
+def test_rows_that_do_not_match_are_refused():
+    obs, action, y = np.zeros((20, 1)), np.zeros((20, 1)), np.zeros(20)
+    critic = LinearCritic.start(Polynomial(1), 1, Box([-1], [1]), np.float64)
     with pytest.raises(TypeCheckError):
         critic.fit((obs, action), y[:-1])
 

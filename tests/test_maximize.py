@@ -171,6 +171,7 @@ def test_of_two_peaks_the_higher_is_found_from_starts_on_both_sides(maximizer):
         assert float(lower.action[0, 0]) == pytest.approx(min(np.roots([-4, 0, 4, 0.1]).real), abs=0.03)
 
 
+@pytest.mark.slow
 def test_random_relu_critics_are_maximized_as_well_as_by_scipy():
     box = Box([-1] * 3, [1] * 3)
     obs = states(8, 4, 1.0)

@@ -79,12 +79,12 @@ def check_instances(seeds: range) -> None:
 
 
 def test_intervals_overlap_those_of_branch_and_bound():
-    check_instances(range(25))
+    check_instances(range(12))
 
 
 @pytest.mark.slow
 def test_intervals_overlap_those_of_branch_and_bound_300_times():
-    check_instances(range(25, 325))
+    check_instances(range(12, 312))
 
 
 def test_polytopes_against_a_dense_grid():
@@ -99,9 +99,18 @@ def test_polytopes_against_a_dense_grid():
     assert polytope.contains(solution.action, obs).all()
     assert (solution.upper_bound >= grid).all()
     assert (solution.value >= grid - TOL * np.maximum(1, np.abs(grid))).all()
-    # The rows matter: without them there is more.
+
+
+def test_a_row_that_cuts_off_the_best_action_costs_value():
+    critic, obs = make_critic(3, 2), make_obs(3, 1)
+    box = critic.action_set
     free = milp(critic, obs, box)
-    assert (free.value > solution.upper_bound + 0.01).any()
+    middle = np.mean([box.low, box.high], axis=0)
+    normal = free.action[0] - middle
+    half = Polytope(box.low, box.high, [normal], [normal @ (middle + normal / 2)])
+    cut = milp(critic, obs, half)
+    assert half.contains(cut.action, obs).all()
+    assert cut.upper_bound[0] < free.value[0] - 10 * TOL
 
 
 def test_mixed_actions_against_a_dense_grid_of_every_slice():
@@ -186,7 +195,7 @@ def test_without_time_the_interval_and_the_warm_start_hold(limits):
     assert (stopped.value < solved.value).any()
     assert (stopped.value <= solved.upper_bound).all() and (stopped.upper_bound >= solved.value).all()
     warm = milp(critic, obs, critic.action_set, rows=rows, warm_start=solved.action, **limits)
-    np.testing.assert_array_equal(warm.value, solved.value)
+    np.testing.assert_allclose(warm.value, solved.value, rtol=0, atol=1e-6)  # its action is a float32
 
 
 def test_the_solver_is_silent_and_its_failures_are_not(capfd):

@@ -54,7 +54,7 @@ def uniform_transitions(probe: type[AbstractProbe]) -> np.ndarray:
     return np.asarray(rows).reshape(256, -1)
 
 
-@pytest.fixture(scope="module", params=REGISTRY)
+@pytest.fixture(scope="module")
 def fresh_learner(request):
     """A learner at its first state, compiled once for all probes."""
     algorithm = REGISTRY[request.param](**SETTINGS, **COLD.get(request.param, {}))
@@ -70,7 +70,21 @@ def fresh_learner(request):
     return fresh
 
 
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
+# Those that solve a maximization for every target take their time.
+SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi")
+CASES = [
+    pytest.param(
+        name,
+        probe,
+        id=f"{name}-{probe.__name__}",
+        marks=[pytest.mark.slow] if name in SOLVING and probe not in (OneStep, DelayedAction) else [],
+    )
+    for name in REGISTRY
+    for probe in PROBES
+]
+
+
+@pytest.mark.parametrize(("fresh_learner", "probe"), CASES, indirect=["fresh_learner"])
 def test_every_algorithm_learns_the_known_q(fresh_learner, probe):
     rows, learner = uniform_transitions(probe), fresh_learner()
     indices = np.random.default_rng(0).integers(0, len(rows), (UPDATES, BATCH))

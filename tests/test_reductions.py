@@ -53,8 +53,8 @@ def identical(one: LearnerState, other: LearnerState) -> bool:
 
 @pytest.fixture(scope="module")
 def ddpg() -> LearnerState:
-    """Ten updates of DDPG."""
-    return run(*initial_state(DDPG(**SHARED), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+    """Forty updates of DDPG."""
+    return run(*initial_state(DDPG(**SHARED), OBS_SIZE, BOX, BATCH, seed=3), batches(40))
 
 
 ALMOST_DDPG = {"n_critics": 1, "n_target_critics": 1, "smoothing_sigma": 0.0, "policy_delay": 1}
@@ -62,7 +62,7 @@ ALMOST_DDPG = {"n_critics": 1, "n_target_critics": 1, "smoothing_sigma": 0.0, "p
 
 @pytest.mark.as_shipped
 def test_td3_without_its_three_additions_is_ddpg(ddpg):
-    td3 = run(*initial_state(TD3(**SHARED, **ALMOST_DDPG), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+    td3 = run(*initial_state(TD3(**SHARED, **ALMOST_DDPG), OBS_SIZE, BOX, BATCH, seed=3), batches(40))
     assert identical(td3, ddpg)
 
 
@@ -70,7 +70,7 @@ def test_td3_without_its_three_additions_is_ddpg(ddpg):
     "addition", [{"n_critics": 2, "n_target_critics": 2}, {"smoothing_sigma": 0.2}, {"policy_delay": 2}]
 )
 def test_each_addition_makes_a_difference(addition, ddpg):
-    td3 = run(*initial_state(TD3(**SHARED, **(ALMOST_DDPG | addition)), OBS_SIZE, BOX, BATCH, seed=3), batches(10))
+    td3 = run(*initial_state(TD3(**SHARED, **(ALMOST_DDPG | addition)), OBS_SIZE, BOX, BATCH, seed=3), batches(40))
     assert max(differences(td3.nets.policy, ddpg.nets.policy)) > 1e-5
 
 
@@ -143,6 +143,7 @@ def test_an_ensemble_of_one_is_its_member_however_combined():
     assert all(max(differences(value, nets.critic(batch.obs, batch.action)[0])) == 0.0 for value in values)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_equals_learns_as_its_member_alone():
     """To rounding, since three matrices are multiplied at once: a sum over members scales no member's step."""
     alone, (batch,) = SAC(**SHARED, n_critics=1, n_target_critics=1), batches(1)

@@ -37,6 +37,7 @@ class Watch:
         self.low, self.high = math.inf, -math.inf
         self._said: dict[str, str] = {}
         self._untold: list[str] = []
+        self._judge_steps()
 
     def see(self, rewards: Any) -> None:
         """Take in some rewards, or the least and the greatest of them."""
@@ -129,6 +130,18 @@ class Watch:
     def _reach(self) -> float:
         """max |r| / (1 − γ)."""
         return max(abs(self.low), abs(self.high)) / (1.0 - self._algorithm.gamma)
+
+    def _judge_steps(self) -> None:
+        """Adam's first step moves every weight by the learning rate; in a layer they start within ±1/√(its inputs)."""
+        start = max(self._algorithm.hidden, default=1) ** -0.5
+        for component in ("critic", "policy"):
+            rate = getattr(self._algorithm, name := f"{component}_learning_rate")
+            if rate > start:
+                self._say(
+                    name,
+                    f"{name} is {rate:g}: the first update moves weights further than they start from 0 (±{start:.2g}), "
+                    "and learning seldom survives that; choose about 0.001.",
+                )
 
     def _judge_rewards(self) -> None:
         if self._reach > OVERFLOW:

@@ -5,12 +5,14 @@ A network is arrays and arithmetic only, so what trains under JAX also acts on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import squashed_log_prob
@@ -56,15 +58,14 @@ class Mlp(eqx.Module):
         layer_norm: bool = False,
         dropout: float = 0.0,
     ):
-        weights, biases = [], []
-        for fan_in, fan_out, layer_key in zip(
-            sizes[:-1], sizes[1:], jax.random.split(key, len(sizes) - 1), strict=True
-        ):
-            weight_key, bias_key = jax.random.split(layer_key)
-            bound = fan_in**-0.5
-            weights.append(jax.random.uniform(weight_key, (*lead, fan_in, fan_out), minval=-bound, maxval=bound))
-            biases.append(jax.random.uniform(bias_key, (*lead, 1, fan_out), minval=-bound, maxval=bound))
-        self.weights, self.biases = tuple(weights), tuple(biases)
+        layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+        shapes = [(*lead, rows, fan_out) for fan_in, fan_out in layers for rows in (fan_in, 1)]
+        # One draw for all layers: each draw is a program of its own size to compile.
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        pieces = jnp.split(jax.random.uniform(key, (int(ends[-1]),), minval=-1, maxval=1), ends[:-1])
+        bounds = [fan_in**-0.5 for fan_in, _ in layers for _ in range(2)]
+        arrays = [b * piece.reshape(shape) for b, piece, shape in zip(bounds, pieces, shapes, strict=True)]
+        self.weights, self.biases = tuple(arrays[::2]), tuple(arrays[1::2])
         hidden = sizes[1:-1] if layer_norm else ()
         self.gains = tuple(jnp.ones((*lead, 1, width)) for width in hidden)
         self.shifts = tuple(jnp.zeros((*lead, 1, width)) for width in hidden)
