@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """The environment of this process, its workers, and the programs that tests start; a caller's flags come last."""
     if config.option.annotations:  # whole numbers count as numbers (PEP 484)
         install_import_hook("fittedq", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    # A suite in the background is started with these ignored, and so would be every program that a test interrupts.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if hasattr(config, "workerinput"):
         return  # a worker has its parent's
     if not config.option.as_shipped:
