@@ -2,7 +2,8 @@
 
 TD3 learns on Pendulum-v1 all the time, with evaluations, checkpoints and looks at the gap. Between its reports the
 other things are done in turn. Every ten seconds resident memory, open descriptors, threads and the programs built so
-far are written to `build/reliability/soak-samples.jsonl`. After the first sixth of the time, and once everything was done
+far are written to `build/reliability/soak-samples.jsonl`. After the first sixth of the time, and once everything was
+done,
 
 - resident memory: the slope of a line through the samples, by least squares, with a 95 % interval from a bootstrap of
   its residuals in blocks of five minutes (they are correlated), must not lie above GROWTH;

@@ -139,8 +139,8 @@ class Watch:
             if rate > start:
                 self._say(
                     name,
-                    f"{name} is {rate:g}: the first update moves weights further than they start from 0 (±{start:.2g}), "
-                    "and learning seldom survives that; choose about 0.001.",
+                    f"{name} is {rate:g}: the first update moves weights further than they start from 0 "
+                    f"(±{start:.2g}), and learning seldom survives that; choose about 0.001.",
                 )
 
     def _judge_rewards(self) -> None:

@@ -5,6 +5,7 @@ A network is arrays and arithmetic only, so what trains under JAX also acts on t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ class Mlp(eqx.Module):
         layer_norm: bool = False,
         dropout: float = 0.0,
     ):
-        layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+        layers = list(itertools.pairwise(sizes))
         shapes = [(*lead, rows, fan_out) for fan_in, fan_out in layers for rows in (fan_in, 1)]
         # One draw for all layers: each draw is a program of its own size to compile.
         ends = np.cumsum([math.prod(shape) for shape in shapes])
