@@ -41,7 +41,7 @@ from fittedq.maximize.base import Status
 from fittedq.maximize.bounds import FoldedNetwork, networks
 from fittedq.maximize.certified import certified
 from fittedq.maximize.milp import _encode, milp, region_of
-from fittedq.train import from_arrays
+from fittedq.trainers.state import from_arrays
 from fittedq.types import Box
 from machine import describe
 

@@ -27,7 +27,7 @@ from fittedq import checkpoint
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
 from fittedq.files import write_bytes
-from fittedq.train import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 from machine import describe
 

@@ -20,7 +20,8 @@ WARM_UP = 1_500
 def work_ours(algorithm: str, chunk: int) -> None:
     from fittedq.algorithms import find
     from fittedq.envs.gym import GymSource
-    from fittedq.train import HostTrainer, TrainSettings
+    from fittedq.trainers.host import HostTrainer
+    from fittedq.trainers.settings import TrainSettings
 
     settings = TrainSettings(random_steps=1_000, chunk=chunk)
     trainer = HostTrainer(find(algorithm)(), GymSource(ENV, seed=0), settings, seed=0)

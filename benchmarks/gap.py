@@ -23,7 +23,8 @@ from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.fitted import FitSettings, FittedTrainer
-from fittedq.train import HostTrainer, TrainSettings
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from machine import describe
 
 STATES, TOLERANCE, STATE_SECONDS = 40, 0.01, 5.0

@@ -19,7 +19,8 @@ from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.settings import parse_assignments, split_settings
-from fittedq.train import HostTrainer, TrainSettings
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from machine import describe
 
 

@@ -20,7 +20,8 @@ from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.native import find_jax_env, physics
 from fittedq.settings import split_settings
-from fittedq.train import CompiledTrainer, TrainSettings
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.settings import TrainSettings
 from machine import describe
 
 ENV = "jax/MjxCartPole-v1"

@@ -11,7 +11,8 @@ import numpy as np
 
 from fittedq.algorithms import find
 from fittedq.data.replay import Replay
-from fittedq.train import Learner, initial_state
+from fittedq.trainers.learner import Learner
+from fittedq.trainers.state import initial_state
 from fittedq.types import Box, Transition
 
 OBS, ACTION, BATCH = 17, 6, 256

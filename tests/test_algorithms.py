@@ -24,7 +24,9 @@ from fittedq.losses import Regress
 from fittedq.noise import explore
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.template import FQI, LearnerState, Sync, Tick, Update
-from fittedq.train import HostTrainer, TrainSettings, initial_state
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.state import initial_state
 from fittedq.types import COMPONENTS, Approximators, Box, Transition
 from linear import QuadraticCritic, critic, gaussian_policy, transitions
 

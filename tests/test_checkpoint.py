@@ -22,7 +22,7 @@ from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
 from fittedq.run import Run, Schedule, resume
-from fittedq.train import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 
 HALF = 120

@@ -23,7 +23,11 @@ from fittedq.noise import Gaussian, OrnsteinUhlenbeck, explore
 from fittedq.problems.lqr import LQR
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics, SoftValue
 from fittedq.template import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
-from fittedq.train import CompiledTrainer, HostTrainer, Learner, TrainSettings, strong
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.learner import Learner
+from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.state import strong
 from fittedq.types import Approximators, Box, Transition
 from linear import (
     critic,

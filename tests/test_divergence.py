@@ -27,7 +27,8 @@ from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
 from fittedq.run import Run, Schedule
 from fittedq.template import FAULTS, fault_after, first_row
-from fittedq.train import HostTrainer, initial_state
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.state import initial_state
 from fittedq.types import Box
 
 BOX = Box([-1.0], [1.0])

@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource, Step, make_env
 from fittedq.errors import UserError
-from fittedq.train import HostTrainer, TrainSettings
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from fittedq.types import Transition
 
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="mujoco is not installed")

@@ -17,7 +17,9 @@ from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.fitted import BatchTrainer, FitSettings
 from fittedq.template import FQI
-from fittedq.train import CompiledTrainer, HostTrainer, TrainSettings
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from fittedq.types import Box, Transition
 
 STEP, START, LENGTH = np.array([7.0, 0.1], np.float32), np.array([50.0, -3.0], np.float32), 4

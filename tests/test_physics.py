@@ -19,7 +19,8 @@ from fittedq.envs.physics import CART_POLE, BraxEnv, MjxEnv
 from fittedq.errors import UserError
 from fittedq.problems.plants import CartPole
 from fittedq.problems.probes import OneStep
-from fittedq.train import CompiledTrainer, TrainSettings
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.settings import TrainSettings
 
 KEY = jax.random.PRNGKey(0)
 

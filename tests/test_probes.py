@@ -12,7 +12,10 @@ import pytest
 from fittedq.algorithms import DDPG, REGISTRY
 from fittedq.envs.native import auto_reset
 from fittedq.problems.probes import PROBES, AbstractProbe, ActionReward, DelayedAction, DelayedReward, Endless, OneStep
-from fittedq.train import CompiledTrainer, Learner, TrainSettings, initial_state
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.learner import Learner
+from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.state import initial_state
 from fittedq.types import Transition
 
 GAMMA, TOLERANCE, ACTION_TOLERANCE = 0.5, 0.2, 0.26

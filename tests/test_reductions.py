@@ -18,7 +18,10 @@ from fittedq.greedy import PolicyAction
 from fittedq.losses import Improve, Regress
 from fittedq.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.template import FQI, Budget, Copy, LearnerState, Sync, Update
-from fittedq.train import HostTrainer, Learner, TrainSettings, initial_state
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.learner import Learner
+from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.state import initial_state
 from fittedq.types import Approximators, Box, Transition
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))

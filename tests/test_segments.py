@@ -16,7 +16,7 @@ from fittedq.data import segments
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.segments import RowLog
 from fittedq.errors import UserError
-from fittedq.train import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 
 

@@ -12,7 +12,7 @@ import pytest
 import fittedq
 from fittedq import programs
 from fittedq.cli.main import COMMANDS, main
-from fittedq.train import HostTrainer
+from fittedq.trainers.host import HostTrainer
 
 HEAVY = ("jax", "numpy", "gymnasium", "tyro", "rich", "optax", "equinox")
 

@@ -29,7 +29,8 @@ from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
 from fittedq.problems.lqr import LQR
 from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
 from fittedq.targets import FirstCritic, MinOverCritics
-from fittedq.train import HostTrainer, TrainSettings
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Box, Transition
 
 KEY = jax.random.PRNGKey(3)

@@ -38,7 +38,7 @@ from fittedq.losses import Regress
 from fittedq.maximize.refine import refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
-from fittedq.train import from_arrays, to_arrays
+from fittedq.trainers.state import from_arrays, to_arrays
 from fittedq.types import AbstractActionSet, Approximators, Transition
 
 

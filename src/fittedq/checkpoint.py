@@ -19,7 +19,7 @@ from fittedq.files import (
     write_manifest,
     write_tensors,
 )
-from fittedq.train import AbstractTrainer
+from fittedq.trainers.base import AbstractTrainer
 
 KEEP = 2
 

@@ -37,26 +37,10 @@ from fittedq.losses import Imitate, Regress
 from fittedq.settings import check, setting
 from fittedq.targets import AbstractTarget, Labelled
 from fittedq.template import Update
-from fittedq.train import (
-    EXAMINED,
-    MEASURED,
-    AbstractTrainer,
-    Arrays,
-    Learner,
-    Progress,
-    Snapshot,
-    check_memory,
-    check_model,
-    from_arrays,
-    initial_state,
-    measured,
-    never,
-    normalize_rows,
-    reward_range,
-    spread,
-    strong,
-    to_arrays,
-)
+from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.learner import MEASURED, Learner, measured
+from fittedq.trainers.rows import normalize_rows, reward_range, spread
+from fittedq.trainers.state import Arrays, check_memory, check_model, from_arrays, initial_state, strong, to_arrays
 from fittedq.types import AbstractActionSet, Approximators, Greedy, Transition
 
 CHUNK = 4096

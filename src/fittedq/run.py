@@ -38,7 +38,10 @@ from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrai
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.record import RunFolder
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
-from fittedq.train import AbstractTrainer, CompiledTrainer, HostTrainer, Progress, TrainSettings, never, train
+from fittedq.trainers.base import AbstractTrainer, Progress, never, train
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from fittedq.types import AbstractActionSet
 
 GAP_STATES = 64

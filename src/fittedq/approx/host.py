@@ -19,7 +19,7 @@ import numpy as np
 from jax._src.xla_bridge import backends_are_initialized
 
 from fittedq.errors import UserError
-from fittedq.packing import Packing
+from fittedq.trainers.packing import Packing
 
 
 class Fork:

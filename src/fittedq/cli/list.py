@@ -16,7 +16,7 @@ from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.fitted import FitSettings, GrowSettings
 from fittedq.progress import console
 from fittedq.settings import described
-from fittedq.train import TrainSettings
+from fittedq.trainers.settings import TrainSettings
 
 ABSENT = "–"
 

@@ -1,0 +1,112 @@
+"""A trainer advances by steps, reports, and can be saved whole between any two of them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fittedq.data.segments import RowLog
+from fittedq.data.statistics import RunningMoments
+from fittedq.divergence import Watch
+from fittedq.template import LearnerState
+from fittedq.trainers.state import Arrays
+from fittedq.types import AbstractActionSet, Approximators
+
+
+@dataclass
+class Progress:
+    """Where a run is, after each report interval."""
+
+    step: int
+    updates: int
+    episodes: int
+    returns: list[float]
+    """Returns of the episodes that ended in this interval."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    fraction: float = 0.0
+    """How much of the next step is done, where a step is long."""
+
+
+class Snapshot(NamedTuple):
+    """The whole state of a run."""
+
+    arrays: Arrays
+    meta: dict[str, Any]
+    """JSON."""
+    rows: dict[str, RowLog]
+    """What only grows."""
+
+
+def never() -> bool:
+    """The stop condition of a run that nobody interrupts."""
+    return False
+
+
+EXAMINED = 64
+"""States in which a component without a gradient is looked at."""
+
+
+class AbstractTrainer(abc.ABC):
+    """A run that can be advanced, looked at, saved and brought back."""
+
+    step: int
+    updates: int
+    obs_size: int
+    action_set: AbstractActionSet
+    finished: str | None = None
+    """Why there is nothing left to do, in words."""
+    watch: Watch
+    """The rewards seen, and what is to be said of them and of the figures."""
+
+    @abc.abstractmethod
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        """Take about `steps` environment steps (whole vector steps and chunks) and the updates that go with them,
+        fewer where `stop()` turns true. A UserError where learning has diverged: no state that is not finite is ever
+        reported, evaluated or saved."""
+
+    def examined(self, state: LearnerState) -> dict[str, float]:
+        """The figures of a learner's state on the host; a UserError where learning has diverged."""
+        figures = self.watch.check(state)
+        for component in self.watch.still(figures):
+            self.watch.judge_spread(component, state.nets, self.seen_obs(EXAMINED))
+        return figures
+
+    @abc.abstractmethod
+    def nets(self) -> Approximators:
+        """The live approximators."""
+
+    @abc.abstractmethod
+    def moments(self) -> RunningMoments | None:
+        """The normalization of observations, where there is one."""
+
+    @abc.abstractmethod
+    def seen_obs(self, count: int) -> np.ndarray:
+        """Up to `count` of the states it learns from, spread evenly, as its networks see them [b, s]."""
+
+    @abc.abstractmethod
+    def snapshot(self) -> Snapshot:
+        """The whole state of the run; its rows are views, good until it goes on."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
+        """Take a snapshot back; False where the environment could not be brought back exactly."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the environments."""
+
+
+def train(
+    trainer: AbstractTrainer, steps: int, report_every: Sequence[int] = (1_000,), stop: Callable[[], bool] = never
+) -> Iterator[Progress]:
+    """Advance `trainer` to `steps` steps in all, or until it has finished, or until `stop()`.
+
+    Reports at the multiples of every number in `report_every`.
+    """
+    while trainer.step < steps and trainer.finished is None and not stop():
+        next_report = min((trainer.step // every + 1) * every for every in report_every)
+        yield trainer.advance(min(next_report, steps) - trainer.step, stop)

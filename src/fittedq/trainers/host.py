@@ -1,0 +1,220 @@
+"""Training in a Gymnasium environment: the environment on the host, the learner compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fittedq import memory
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.host import host_view
+from fittedq.data.dataset import Dataset
+from fittedq.data.replay import Replay
+from fittedq.data.segments import RowLog
+from fittedq.data.statistics import RunningMoments
+from fittedq.divergence import Watch
+from fittedq.envs.gym import GymSource
+from fittedq.errors import UserError
+from fittedq.noise import explore
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.learner import MEASURED, Learner, measured
+from fittedq.trainers.rows import normalize_rows, reward_range, spread
+from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
+from fittedq.types import Approximators, Arr, Transition
+
+
+class HostTrainer(AbstractTrainer):
+    """Gymnasium on the host, the learner compiled; with `chunk = 1` every action is the newest policy's."""
+
+    def __init__(
+        self, algorithm: Algorithm, source: GymSource, settings: TrainSettings, seed: int, data: Dataset | None = None
+    ):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = source.obs_size, source.action_set
+        self._algorithm, self._source, self._settings, self._seed = algorithm, source, settings, seed
+        self._figures: dict[str, float] = {}
+        self._exploration, self._host_set = host_view(algorithm.exploration()), host_view(self.action_set)
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+        width = Transition.width(self.obs_size, self.action_set.size)
+        self._replay = Replay(settings.replay_size, width)
+        memory.require(
+            4 * settings.updates_per_call * settings.batch_size * width,
+            f"settings chunk, n_envs, updates_per_step and batch_size: {settings.updates_per_call:,} batches of "
+            f"{settings.batch_size:,} rows at once",
+            "choose smaller ones",
+        )
+        self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        check_model(state.nets, source.obs)
+        self.watch = Watch(algorithm, fqi, self.action_set)
+        if data is not None:
+            self._begin_with(data)
+        self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
+        self._owed = 0.0
+        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+        self._policy = self.learner.host_policy()
+        self._waiting: list[np.ndarray] = []
+        """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
+        self._no_batch = np.empty((0, settings.batch_size, width), np.float32)
+
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        returns: list[float] = []
+        until = self.step + steps
+        while self.step < until and not stop():
+            before = self.step
+            for _ in range(self._settings.chunk):
+                returns += self._collect()
+            self._learn()
+            self._measure(before)
+        figures = self.examined(self.learner.host_state()) | self._figures
+        return Progress(self.step, self.updates, self.episodes, returns, figures)
+
+    def _measure(self, before: int) -> None:
+        every = self._algorithm.measure_every
+        if not every or self.updates == 0 or before // every == self.step // every:
+            return
+        self._flush()
+        rows = self._replay.newest(MEASURED)
+        if self._moments is not None:
+            normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+        self.learner.state, self._figures = measured(
+            self._algorithm, self.learner.state, rows, self._source.n_envs, self.obs_size, self._seed
+        )
+
+    def _begin_with(self, data: Dataset) -> None:
+        """Fill the replay with a dataset's newest rows."""
+        if (data.obs_size, data.action_set) != (self.obs_size, self.action_set):
+            raise UserError(
+                f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
+                f"environment has {self.obs_size} and {self.action_set}; use the environment it was taken from."
+            )
+        self.watch.see(reward_range(data))
+        for rows in data.chunks():
+            self._replay.add(data.rows(rows))
+            if self._moments is not None:
+                self._moments = self._moments.update(np.asarray(data.transitions(rows).next_obs))
+
+    def _collect(self) -> list[float]:
+        source, obs = self._source, self._source.obs
+        if self.step < self._settings.random_steps:
+            unit = self._rng.uniform(-1, 1, self._noise.shape).astype(np.float32)
+            action = self._host_set.project(self._host_set.from_unit(unit), obs)
+        else:
+            action = self._explore(obs)
+        try:
+            step = source.step(np.asarray(action))
+        except UserError:
+            # A policy that diverged is told by what went first, not by its action.
+            self.watch.check(self.learner.host_state())
+            raise
+        transition = Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+        rows = np.asarray(transition.pack())
+        self._replay.add(rows if step.valid.all() else rows[step.valid])
+        if step.valid.any():
+            self.watch.see(step.reward[step.valid])
+            if self._moments is not None:
+                self._moments = self._moments.update(step.next_obs[step.valid])
+        # An autoreset step is nobody's: the episode after it starts without noise.
+        self._noise[step.terminated | step.truncated | ~step.valid] = 0.0
+        self.episodes += len(step.returns)
+        self.step += source.n_envs
+        return step.returns
+
+    def _explore(self, obs: np.ndarray) -> Arr:
+        if self._moments is not None:
+            obs = np.asarray(self._moments.normalize(obs))
+        normal = self._rng.standard_normal(self._noise.shape, np.float32)
+        if self._exploration.samples_policy:
+            return self._host_set.project(self._policy.act(obs, normal), obs)
+        state, noise = self._exploration.step(self._noise, normal)
+        self._noise = np.array(state)
+        return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self._host_set, obs)
+
+    def _learn(self) -> None:
+        if self.step < self._settings.random_steps or self._replay.size == 0:
+            return
+        per_call = self._settings.updates_per_call
+        self._owed += self._settings.chunk * self._source.n_envs * self._settings.updates_per_step
+        if self._owed < per_call:
+            return
+        while self._owed >= per_call:
+            rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
+            if self._moments is not None:
+                normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+            self._waiting.append(rows)
+            self._owed -= per_call
+            if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
+                self._flush()
+
+    def _flush(self) -> None:
+        """Learn from what waits: a whole group in one call, else batch by batch, so that few shapes are compiled.
+
+        Programs of other shapes round otherwise. So when to flush is a function of the step alone, not of reports or of
+        when a run is stopped: what waits is part of the state.
+        """
+        if len(self._waiting) == self.learner.group > 1:
+            self._waiting = [np.concatenate(self._waiting)]
+        for rows in self._waiting:
+            self.learner.learn(rows)
+            self.updates += len(rows)
+        self._waiting.clear()
+        self._policy = self.learner.host_policy()
+
+    def nets(self) -> Approximators:
+        return self.learner.state.nets
+
+    def moments(self) -> RunningMoments | None:
+        return self._moments
+
+    def seen_obs(self, count: int) -> np.ndarray:
+        obs = spread(self._replay.content(), count)[:, : self.obs_size]
+        return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
+
+    def snapshot(self) -> Snapshot:
+        source_arrays, source_meta = self._source.snapshot()
+        state = self.learner.host_state()
+        self.watch.check(state)
+        arrays = {
+            **to_arrays("learner", state),
+            **{f"source/{name}": array for name, array in source_arrays.items()},
+            "noise": self._noise,
+            "waiting": np.concatenate([self._no_batch, *self._waiting]),
+        }
+        if self._moments is not None:
+            arrays |= to_arrays("moments", self._moments)
+        meta = {
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "owed": self._owed,
+            "rng": self._rng.bit_generator.state,
+            "figures": self._figures,
+            "rewards": self.watch.seen(),
+            "source": source_meta,
+        }
+        return Snapshot(arrays, meta, {"replay": self._replay.log()})
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
+        self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
+        self.watch.see(meta["rewards"])
+        self._owed, self._figures = meta["owed"], meta["figures"]
+        self._rng.bit_generator.state = meta["rng"]
+        self._replay.restore(rows["replay"])
+        self._noise = arrays["noise"].copy()
+        self._waiting = [batch[None].copy() for batch in arrays["waiting"]]
+        if self._moments is not None:
+            self._moments = from_arrays("moments", self._moments, arrays)
+        self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
+        self._policy = self.learner.host_policy()
+        prefix = "source/"
+        source_arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        exact = self._source.restore(source_arrays, meta["source"])
+        if not exact:
+            self._noise[:] = 0.0
+        return exact
+
+    def close(self) -> None:
+        self._source.close()

@@ -1,0 +1,38 @@
+"""The settings of training itself, whatever is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fittedq import memory
+from fittedq.settings import check, setting
+
+LEAST_ENV_BYTES = 2**12
+"""What one environment takes, at the very least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How data is collected and how much is learned from it; shared by every algorithm."""
+
+    batch_size: int = setting(256, "transitions in a batch", low=1)
+    replay_size: int = setting(1_000_000, "transitions kept; the oldest go first", low=1)
+    random_steps: int = setting(1_000, "environment steps with uniform actions before learning begins", low=1)
+    updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
+    n_envs: int = setting(1, "environments stepped together", low=1)
+    asynchronous: bool = setting(False, "one process per environment (pays for slow environments only)")
+    env_timeout: float = setting(300.0, "seconds an asynchronous environment may take for one step", above=0.0)
+    chunk: int = setting(
+        1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1
+    )
+    normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
+
+    def __post_init__(self) -> None:
+        check(self)
+        memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
+
+    @property
+    def updates_per_call(self) -> int:
+        """Updates in one call of the compiled learner: a whole number, so that one shape is compiled."""
+        return max(1, math.floor(self.chunk * self.n_envs * self.updates_per_step))

@@ -1,0 +1,83 @@
+"""The first state of a learner, and states as named arrays and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fittedq import memory
+from fittedq.algorithms.base import Algorithm
+from fittedq.approx.models import KnownModel
+from fittedq.errors import UserError
+from fittedq.template import FQI, LearnerState
+from fittedq.types import AbstractActionSet, Approximators, Transition
+
+Arrays = dict[str, np.ndarray]
+
+
+def initial_state(
+    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
+) -> tuple[FQI, LearnerState]:
+    """The template and the first learner state; compiled, since eager initialization takes seconds."""
+    check_memory(algorithm, obs_size, action_set, batch_size, f" and batch_size = {batch_size:,}")
+    fqi = algorithm.template(action_set)
+    rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
+
+    def init(key: Any) -> LearnerState:
+        nets_key, learner_key = jax.random.split(key)
+        nets = algorithm.networks(obs_size, action_set, nets_key)
+        return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
+
+    return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+
+
+def check_memory(
+    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch: int, words: str = ""
+) -> None:
+    """A UserError where the algorithm's networks and a batch of so many rows need more memory than there is."""
+    layers = algorithm.layers(obs_size, action_set.size)
+    rows = batch * algorithm.actions_per_state
+    size = memory.networks(layers, rows) + 4 * batch * Transition.width(obs_size, action_set.size)
+    widths = ", ".join(f"{members:,} of {' × '.join(f'{width:,}' for width in shape)}" for members, shape in layers)
+    memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
+
+
+def check_model(nets: Approximators, obs: Any) -> None:
+    """Try a known model, if there is one, at first states."""
+    if isinstance(nets.model, KnownModel):
+        still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
+        nets.model.check(jnp.asarray(obs), nets.policy.action_set.project(jnp.asarray(still), jnp.asarray(obs)))
+
+
+def strong(tree: Any) -> Any:
+    """The same arrays without weak types, which would compile a second program for the same shapes."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
+
+
+def to_arrays(prefix: str, tree: Any) -> Arrays:
+    """Leaves by `prefix/path`, as copies on the host."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": np.array(leaf) for path, leaf in leaves
+    }
+
+
+def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
+    """The tree of `like`'s shape from `to_arrays`'s output; a UserError for a missing or mis-shaped leaf."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+    values = []
+    for path, leaf in leaves:
+        name = f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+        if name not in arrays:
+            raise UserError(f"saved state: {name} is missing; it was saved with other settings or by another version.")
+        array = arrays[name]
+        if array.shape != np.shape(leaf) or array.dtype != np.asarray(leaf).dtype:
+            raise UserError(
+                f"saved state: {name} has shape {array.shape} and type {array.dtype}, expected {np.shape(leaf)} and "
+                f"{np.asarray(leaf).dtype}; it was saved with other settings."
+            )
+        values.append(array)
+    return jax.tree.unflatten(treedef, values)
