@@ -22,9 +22,9 @@ from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.fitted import FitSettings, FittedTrainer
 from fittedq.trainers.host import HostTrainer
-from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.iterations import FittedTrainer
+from fittedq.trainers.settings import FitSettings, TrainSettings
 from machine import describe
 
 STATES, TOLERANCE, STATE_SECONDS = 40, 0.01, 5.0

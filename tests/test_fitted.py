@@ -19,10 +19,12 @@ from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer
 from fittedq.greedy import PartlySolved, Solved
 from fittedq.maximize.grid import Grid
 from fittedq.problems.lqr import LQR
+from fittedq.trainers.batches import BatchTrainer
+from fittedq.trainers.iterations import FittedTrainer
+from fittedq.trainers.settings import FitSettings
 from fittedq.types import namespace
 
 PLAIN = FitSettings(normalize_obs=False)

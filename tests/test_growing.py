@@ -9,7 +9,8 @@ import fittedq
 from fittedq import UserError
 from fittedq.algorithms import NFQCA, AmortizedFQI
 from fittedq.envs.gym import GymSource
-from fittedq.fitted import GrowingTrainer, GrowSettings
+from fittedq.trainers.growing import GrowingTrainer
+from fittedq.trainers.settings import GrowSettings
 
 SMALL = {"hidden": (8,), "minibatch": 32, "epochs": 1}
 

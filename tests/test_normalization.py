@@ -15,11 +15,11 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
-from fittedq.fitted import BatchTrainer, FitSettings
 from fittedq.template import FQI
+from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
-from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.settings import FitSettings, TrainSettings
 from fittedq.types import Box, Transition
 
 STEP, START, LENGTH = np.array([7.0, 0.1], np.float32), np.array([50.0, -3.0], np.float32), 4

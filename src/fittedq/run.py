@@ -34,14 +34,16 @@ from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
-from fittedq.fitted import BatchTrainer, FitSettings, FittedTrainer, GrowingTrainer, GrowSettings
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.record import RunFolder
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.trainers.base import AbstractTrainer, Progress, never, train
+from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.growing import GrowingTrainer
 from fittedq.trainers.host import HostTrainer
-from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.iterations import FittedTrainer
+from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 from fittedq.types import AbstractActionSet
 
 GAP_STATES = 64

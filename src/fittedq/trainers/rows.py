@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
+from fittedq.errors import UserError
+from fittedq.types import Transition
 
 
 def normalize_rows(rows: np.ndarray, moments: RunningMoments, obs_size: int, action_size: int) -> None:
@@ -25,3 +30,59 @@ def reward_range(data: Dataset) -> tuple[float, float]:
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` rows from the first to the last, or all where there are no more."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+
+CHUNK = 4096
+"""Rows labelled in one compiled call."""
+
+
+HELD_IN_MEMORY = 2**30
+"""Bytes of packed rows up to which a dataset is read into memory once."""
+
+
+class Rows:
+    """A dataset's packed rows, observations normalized; read into memory once where they fit.
+
+    `moments` are taken over where given, else computed from the data where `normalize` asks for them.
+    """
+
+    def __init__(self, dataset: Dataset, normalize: bool, moments: RunningMoments | None = None):
+        self.size, self.obs_size, self.action_size = len(dataset), dataset.obs_size, dataset.action_size
+        self.width = Transition.width(self.obs_size, self.action_size)
+        self.moments = moments
+        if normalize and moments is None:
+            moments = RunningMoments.start(self.obs_size)
+            with np.errstate(over="ignore", invalid="ignore"):
+                for rows in self._slices():
+                    moments = moments.update(np.asarray(dataset.transitions(rows).obs))
+            _check_moments(moments)
+            self.moments = to_host(moments)
+        self._dataset = dataset
+        self._held = None
+        if self.size * self.width * 4 <= HELD_IN_MEMORY:
+            self._held = np.empty((self.size, self.width), np.float32)
+            for rows in self._slices():
+                self._held[rows] = self._read(rows)
+
+    def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The packed rows at an index or in a slice."""
+        return self._held[rows] if self._held is not None else self._read(rows)
+
+    def _slices(self) -> Iterator[slice]:
+        return (slice(first, min(first + 16 * CHUNK, self.size)) for first in range(0, self.size, 16 * CHUNK))
+
+    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
+        packed = np.array(self._dataset.rows(rows), np.float32)
+        if self.moments is not None:
+            normalize_rows(packed, self.moments, self.obs_size, self.action_size)
+        return packed
+
+
+def _check_moments(moments: RunningMoments) -> None:
+    """A UserError where observations are too large for their squares in float32."""
+    wrong = np.flatnonzero(~(np.isfinite(moments.mean) & np.isfinite(moments.squares)))
+    if len(wrong):
+        raise UserError(
+            f"dataset: observation [{wrong[0]}] is too large to be normalized (float32 cannot hold the sum of its "
+            "squares); rescale it, or leave out rows where it stands for a missing value."
+        )

@@ -36,3 +36,27 @@ class TrainSettings:
     def updates_per_call(self) -> int:
         """Updates in one call of the compiled learner: a whole number, so that one shape is compiled."""
         return max(1, math.floor(self.chunk * self.n_envs * self.updates_per_step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a logged dataset is learned from; shared by every algorithm."""
+
+    batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
+    normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
+    tolerance: float = setting(0.0, "stop when max(δ_q, δ_d), or δ_q and the policy's change, fall below", low=0.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowSettings:
+    """How a fitted method collects its own data: each iteration fits all that was collected so far."""
+
+    random_steps: int = setting(1_000, "environment steps with uniform actions before the first iteration", low=1)
+    steps_per_iteration: int = setting(200, "environment steps between iterations", low=1)
+    normalize_obs: bool = setting(False, "normalize observations by mean and deviation of the random steps")
+
+    def __post_init__(self) -> None:
+        check(self)

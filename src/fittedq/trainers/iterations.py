@@ -1,14 +1,4 @@
-"""Fitted iterations over a logged dataset: the template's slots, driven from the host, one dataset-wide fit at a time.
-
-for n = 0, 1, …:
-    frozen ← live                                     (sync)
-    a' ← greedy(frozen, s'), all rows                 (solve, partly solve, or amortize)
-    for each update, in order:  D ← label(frozen, all rows, a');  component ← fit(D), to the end of its budget
-    stop when the iterates have stopped moving
-
-Rows pass through compiled code some thousands at a time, so memory does not grow with the dataset, and the trainer can
-say how far it is in the middle of an iteration.
-"""
+"""Fitted iterations over a whole dataset: label every row, fit every component, copy."""
 
 from __future__ import annotations
 
@@ -22,109 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
-from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.divergence import Watch
-from fittedq.envs.gym import GymSource
-from fittedq.errors import UserError
 from fittedq.greedy import CriticValue, PartlySolved, Solved
 from fittedq.losses import Imitate, Regress
-from fittedq.settings import check, setting
 from fittedq.targets import AbstractTarget, Labelled
 from fittedq.template import Update
 from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
-from fittedq.trainers.learner import MEASURED, Learner, measured
-from fittedq.trainers.rows import normalize_rows, reward_range, spread
-from fittedq.trainers.state import Arrays, check_memory, check_model, from_arrays, initial_state, strong, to_arrays
+from fittedq.trainers.rows import CHUNK, Rows, reward_range, spread
+from fittedq.trainers.settings import FitSettings
+from fittedq.trainers.state import Arrays, check_memory, from_arrays, strong, to_arrays
 from fittedq.types import AbstractActionSet, Approximators, Greedy, Transition
 
-CHUNK = 4096
-"""Rows labelled in one compiled call."""
 STEPS_PER_CALL = 64
 """Gradient steps in one compiled call."""
+
+
 PROBES = 20_000
 """Rows on which the change of q between iterations is measured."""
-HELD_IN_MEMORY = 2**30
-"""Bytes of packed rows up to which a dataset is read into memory once."""
+
+
 PATIENCE_SECONDS = 1.0
 """A trainer reports at least this often."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How a logged dataset is learned from; shared by every algorithm."""
-
-    batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
-    normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
-    tolerance: float = setting(0.0, "stop when max(δ_q, δ_d), or δ_q and the policy's change, fall below", low=0.0)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrowSettings:
-    """How a fitted method collects its own data: each iteration fits all that was collected so far."""
-
-    random_steps: int = setting(1_000, "environment steps with uniform actions before the first iteration", low=1)
-    steps_per_iteration: int = setting(200, "environment steps between iterations", low=1)
-    normalize_obs: bool = setting(False, "normalize observations by mean and deviation of the random steps")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-class Rows:
-    """A dataset's packed rows, observations normalized; read into memory once where they fit.
-
-    `moments` are taken over where given, else computed from the data where `normalize` asks for them.
-    """
-
-    def __init__(self, dataset: Dataset, normalize: bool, moments: RunningMoments | None = None):
-        self.size, self.obs_size, self.action_size = len(dataset), dataset.obs_size, dataset.action_size
-        self.width = Transition.width(self.obs_size, self.action_size)
-        self.moments = moments
-        if normalize and moments is None:
-            moments = RunningMoments.start(self.obs_size)
-            with np.errstate(over="ignore", invalid="ignore"):
-                for rows in self._slices():
-                    moments = moments.update(np.asarray(dataset.transitions(rows).obs))
-            _check_moments(moments)
-            self.moments = to_host(moments)
-        self._dataset = dataset
-        self._held = None
-        if self.size * self.width * 4 <= HELD_IN_MEMORY:
-            self._held = np.empty((self.size, self.width), np.float32)
-            for rows in self._slices():
-                self._held[rows] = self._read(rows)
-
-    def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """The packed rows at an index or in a slice."""
-        return self._held[rows] if self._held is not None else self._read(rows)
-
-    def _slices(self) -> Iterator[slice]:
-        return (slice(first, min(first + 16 * CHUNK, self.size)) for first in range(0, self.size, 16 * CHUNK))
-
-    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
-        packed = np.array(self._dataset.rows(rows), np.float32)
-        if self.moments is not None:
-            normalize_rows(packed, self.moments, self.obs_size, self.action_size)
-        return packed
-
-
-def _check_moments(moments: RunningMoments) -> None:
-    """A UserError where observations are too large for their squares in float32."""
-    wrong = np.flatnonzero(~(np.isfinite(moments.mean) & np.isfinite(moments.squares)))
-    if len(wrong):
-        raise UserError(
-            f"dataset: observation [{wrong[0]}] is too large to be normalized (float32 cannot hold the sum of its "
-            "squares); rescale it, or leave out rows where it stands for a missing value."
-        )
 
 
 @dataclass(frozen=True)
@@ -475,229 +388,6 @@ class FittedTrainer(AbstractTrainer):
 
     def close(self) -> None:
         self._work = None
-
-
-class GrowingTrainer(AbstractTrainer):
-    """Fitted Q-iteration that collects its own data; `step` counts environment steps, `updates` as `FittedTrainer`.
-
-    repeat:  act with π_n + noise for some steps, D ← D ∪ what happened;  one iteration on all of D
-    """
-
-    def __init__(
-        self,
-        algorithm: FittedAlgorithm,
-        source: GymSource,
-        settings: GrowSettings,
-        seed: int,
-        data: Dataset | None = None,
-    ):
-        self.step, self.updates, self.episodes = 0, 0, 0
-        self.obs_size, self.action_set = source.obs_size, source.action_set
-        self.finished: str | None = None
-        self._algorithm, self._source, self._settings, self._seed = algorithm, source, settings, seed
-        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-        width = Transition.width(self.obs_size, self.action_set.size)
-        self._packed = np.empty((0, width), np.float32)
-        if data is not None:
-            self._packed = np.concatenate([np.asarray(data.rows(rows), np.float32) for rows in data.chunks()])
-        self._collected: list[np.ndarray] = []
-        self._taken, self._due = 0, False
-        self._fitted: FittedTrainer | None = None
-        self.watch = Watch(algorithm, algorithm.template(self.action_set), self.action_set)
-        if data is not None:
-            self.watch.see(reward_range(data))
-        key = jax.random.key_data(jax.random.key(seed))
-        self._first = strong(jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key)))
-
-    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
-        """About `steps` environment steps and the iterations among them, as far as a second or an iteration goes."""
-        until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
-        returns: list[float] = []
-        fraction = 0.0
-        while (self._taken < until or self._due) and not stop():
-            if self._due:
-                fraction = self._iterate(stop)
-            else:
-                returns += self._collect()
-            if time.monotonic() >= deadline:
-                break
-        metrics = {} if self._fitted is None else dict(self._fitted.advance(0).metrics)
-        return Progress(self.step, self.updates, self.episodes, returns, metrics, fraction)
-
-    def _collect(self) -> list[float]:
-        source, obs = self._source, self._source.obs
-        policy = None if self._taken < self._settings.random_steps else self._policy
-        action = act(policy, obs, self.action_set, self._algorithm.noise_sigma, 0.0, self._rng)
-        step = source.step(action)
-        rows = np.asarray(
-            Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack(), np.float32
-        )
-        self._collected.append(rows[step.valid])
-        if step.valid.any():
-            self.watch.see(step.reward[step.valid])
-        before, self._taken = self._taken, self._taken + source.n_envs
-        self.episodes += len(step.returns)
-        self._due = self._periods(self._taken) > self._periods(before)
-        # A step that calls for an iteration counts once that is done: reports and evaluations come after it.
-        self.step = before if self._due else self._taken
-        return step.returns
-
-    def _periods(self, steps: int) -> int:
-        """Iterations that so many environment steps call for."""
-        settings = self._settings
-        return (
-            (steps - settings.random_steps) // settings.steps_per_iteration + 1 if steps >= settings.random_steps else 0
-        )
-
-    def _policy(self, obs: np.ndarray) -> np.ndarray:
-        assert self._fitted is not None
-        moments = self._fitted.moments()
-        seen = obs if moments is None else np.asarray(moments.normalize(obs), np.float32)
-        return np.asarray(self._controller.act(seen, np.zeros((len(obs), self.action_set.size), np.float32)))
-
-    def _iterate(self, stop: Callable[[], bool]) -> float:
-        """One iteration on all rows, as far as a second goes; the share that is done, 0 once it is whole."""
-        if self._collected:
-            self._packed = np.concatenate([self._packed, *self._collected])
-            self._collected.clear()
-            self._fit_on(self._packed)
-        assert self._fitted is not None
-        progress = self._fitted.advance(1, stop)
-        self.updates = progress.updates
-        if progress.fraction > 0:
-            return progress.fraction
-        if not stop():
-            self.step, self._due = self._taken, False
-            self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
-        return 0.0
-
-    def _fit_on(self, packed: np.ndarray, moments: RunningMoments | None = None) -> None:
-        columns = Transition.unpack(packed, self.obs_size, self.action_set.size)
-        dataset = Dataset(dict(columns._asdict()), self.action_set)
-        if self._fitted is None:
-            settings = FitSettings(normalize_obs=self._settings.normalize_obs)
-            self._fitted = FittedTrainer(self._algorithm, dataset, settings, self._seed)
-            self._fitted.watch = self.watch
-        self._fitted.grow(dataset, moments)
-
-    def nets(self) -> Approximators:
-        return self._first if self._fitted is None else self._fitted.nets()
-
-    def moments(self) -> RunningMoments | None:
-        return None if self._fitted is None else self._fitted.moments()
-
-    def seen_obs(self, count: int) -> np.ndarray:
-        return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
-
-    def snapshot(self) -> Snapshot:
-        source_arrays, source_meta = self._source.snapshot()
-        arrays = {
-            **{f"source/{name}": array for name, array in source_arrays.items()},
-        }
-        meta = {
-            "step": self.step,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "packed": len(self._packed),
-            "taken": self._taken,
-            "due": self._due,
-            "rewards": self.watch.seen(),
-            "rng": self._rng.bit_generator.state,
-            "source": source_meta,
-        }
-        if self._fitted is not None:
-            fitted_arrays, meta["fitted"], _ = self._fitted.snapshot()
-            arrays |= {f"fitted/{name}": array for name, array in fitted_arrays.items()}
-            moments = self._fitted.moments()
-            arrays |= {} if moments is None else to_arrays("moments", moments)
-        return Snapshot(arrays, meta, {"replay": RowLog(0, (self._packed, *self._collected))})
-
-    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
-        self.step, self.updates, self.episodes = meta["step"], meta["updates"], meta["episodes"]
-        self._taken, self._due = meta["taken"], meta["due"]
-        self.watch.see(meta["rewards"])
-        self._rng.bit_generator.state = meta["rng"]
-        known = rows["replay"].all()
-        self._packed, collected = known[: meta["packed"]], known[meta["packed"] :]
-        self._collected = [collected] if len(collected) else []
-        if "fitted" in meta:
-            normalized = self._settings.normalize_obs
-            moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
-            self._fit_on(self._packed, moments)
-            assert self._fitted is not None
-            self._fitted.restore(_under("fitted/", arrays), meta["fitted"], {})
-            self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
-        return self._source.restore(_under("source/", arrays), meta["source"])
-
-    def close(self) -> None:
-        self._source.close()
-
-
-class BatchTrainer(AbstractTrainer):
-    """Any method of the template on batches of a fixed dataset; `step` counts updates."""
-
-    def __init__(self, algorithm: Algorithm, dataset: Dataset, settings: FitSettings, seed: int):
-        self.step, self.updates, self.episodes = 0, 0, 0
-        self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
-        self.finished: str | None = None
-        self._algorithm, self._settings, self._seed = algorithm, settings, seed
-        self._figures: dict[str, float] = {}
-        self._rows = Rows(dataset, settings.normalize_obs)
-        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        check_model(state.nets, self.seen_obs(settings.batch_size))
-        self.watch = Watch(algorithm, fqi, self.action_set)
-        self.watch.see(reward_range(dataset))
-        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
-
-    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
-        until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
-        while self.step < until and not stop() and time.monotonic() < deadline:
-            # Two shapes, so two programs: whole calls, and single updates up to the next report.
-            count = STEPS_PER_CALL if until - self.step >= STEPS_PER_CALL else 1
-            picked = self._rng.integers(0, self._rows.size, (count, self._settings.batch_size))
-            rows = self._rows(picked.ravel()).reshape(*picked.shape, -1)
-            self.learner.learn(rows)
-            self.step += count
-            # One call in flight at a time, or the clock would run ahead of the learner.
-            self.learner.wait()
-            every = self._algorithm.measure_every
-            if every and (self.step - count) // every < self.step // every:
-                newest = self._rows(slice(max(0, self._rows.size - MEASURED), self._rows.size))
-                self.learner.state, self._figures = measured(
-                    self._algorithm, self.learner.state, newest, 1, self.obs_size, self._seed
-                )
-        self.updates = self.step
-        figures = self.examined(self.learner.host_state()) | self._figures
-        return Progress(self.step, self.updates, 0, [], figures)
-
-    def nets(self) -> Approximators:
-        return self.learner.state.nets
-
-    def moments(self) -> RunningMoments | None:
-        return self._rows.moments
-
-    def seen_obs(self, count: int) -> np.ndarray:
-        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
-
-    def snapshot(self) -> Snapshot:
-        meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
-        state = self.learner.host_state()
-        self.watch.check(state)
-        return Snapshot(to_arrays("learner", state), meta, {})
-
-    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
-        self.step, self._figures = meta["step"], meta["figures"]
-        self.updates = self.step
-        self._rng.bit_generator.state = meta["rng"]
-        self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
-        return True
-
-    def close(self) -> None:
-        pass
-
-
-# ---------------------------------------------------------------------- compiled pieces
 
 
 def _label(update: Update, nets: Any, frozen: Any, rows: Any, action: Any, solved: Any, key: Any) -> Any:

@@ -1,0 +1,86 @@
+"""Methods that learn from batches, over a dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fittedq.algorithms.base import Algorithm
+from fittedq.data.dataset import Dataset
+from fittedq.data.segments import RowLog
+from fittedq.data.statistics import RunningMoments
+from fittedq.divergence import Watch
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.iterations import PATIENCE_SECONDS, STEPS_PER_CALL
+from fittedq.trainers.learner import MEASURED, Learner, measured
+from fittedq.trainers.rows import Rows, reward_range, spread
+from fittedq.trainers.settings import FitSettings
+from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
+from fittedq.types import Approximators
+
+
+class BatchTrainer(AbstractTrainer):
+    """Any method of the template on batches of a fixed dataset; `step` counts updates."""
+
+    def __init__(self, algorithm: Algorithm, dataset: Dataset, settings: FitSettings, seed: int):
+        self.step, self.updates, self.episodes = 0, 0, 0
+        self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
+        self.finished: str | None = None
+        self._algorithm, self._settings, self._seed = algorithm, settings, seed
+        self._figures: dict[str, float] = {}
+        self._rows = Rows(dataset, settings.normalize_obs)
+        self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        check_model(state.nets, self.seen_obs(settings.batch_size))
+        self.watch = Watch(algorithm, fqi, self.action_set)
+        self.watch.see(reward_range(dataset))
+        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+
+    def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
+        until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
+        while self.step < until and not stop() and time.monotonic() < deadline:
+            # Two shapes, so two programs: whole calls, and single updates up to the next report.
+            count = STEPS_PER_CALL if until - self.step >= STEPS_PER_CALL else 1
+            picked = self._rng.integers(0, self._rows.size, (count, self._settings.batch_size))
+            rows = self._rows(picked.ravel()).reshape(*picked.shape, -1)
+            self.learner.learn(rows)
+            self.step += count
+            # One call in flight at a time, or the clock would run ahead of the learner.
+            self.learner.wait()
+            every = self._algorithm.measure_every
+            if every and (self.step - count) // every < self.step // every:
+                newest = self._rows(slice(max(0, self._rows.size - MEASURED), self._rows.size))
+                self.learner.state, self._figures = measured(
+                    self._algorithm, self.learner.state, newest, 1, self.obs_size, self._seed
+                )
+        self.updates = self.step
+        figures = self.examined(self.learner.host_state()) | self._figures
+        return Progress(self.step, self.updates, 0, [], figures)
+
+    def nets(self) -> Approximators:
+        return self.learner.state.nets
+
+    def moments(self) -> RunningMoments | None:
+        return self._rows.moments
+
+    def seen_obs(self, count: int) -> np.ndarray:
+        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
+
+    def snapshot(self) -> Snapshot:
+        meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
+        state = self.learner.host_state()
+        self.watch.check(state)
+        return Snapshot(to_arrays("learner", state), meta, {})
+
+    def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
+        self.step, self._figures = meta["step"], meta["figures"]
+        self.updates = self.step
+        self._rng.bit_generator.state = meta["rng"]
+        self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
+        return True
+
+    def close(self) -> None:
+        pass
