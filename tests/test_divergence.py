@@ -22,11 +22,11 @@ from fittedq.algorithms import find
 from fittedq.approx.networks import Mlp
 from fittedq.cli.train import follow
 from fittedq.data.dataset import Dataset
-from fittedq.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
 from fittedq.run import Run, Schedule
 from fittedq.template import FAULTS, fault_after, first_row
+from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.state import initial_state
 from fittedq.types import Box

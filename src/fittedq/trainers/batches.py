@@ -12,8 +12,8 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.divergence import Watch
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, STEPS_PER_CALL
 from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import Rows, reward_range, spread

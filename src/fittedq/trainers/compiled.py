@@ -15,12 +15,12 @@ from fittedq.approx.host import to_host
 from fittedq.data.replay import DeviceReplay, ring_log
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.divergence import Watch
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.template import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, measured
 from fittedq.trainers.rows import normalize_rows, spread
 from fittedq.trainers.settings import TrainSettings

@@ -16,9 +16,9 @@ from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, _under
 from fittedq.trainers.rows import reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings

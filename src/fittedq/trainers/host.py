@@ -14,11 +14,11 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.divergence import Watch
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import normalize_rows, reward_range, spread
 from fittedq.trainers.settings import TrainSettings

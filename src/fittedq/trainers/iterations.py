@@ -17,12 +17,12 @@ from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.divergence import Watch
 from fittedq.greedy import CriticValue, PartlySolved, Solved
 from fittedq.losses import Imitate, Regress
 from fittedq.targets import AbstractTarget, Labelled
 from fittedq.template import Update
 from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.divergence import Watch
 from fittedq.trainers.rows import CHUNK, Rows, reward_range, spread
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, strong, to_arrays
