@@ -19,11 +19,11 @@ from fittedq.approx.host import host_view
 from fittedq.bellman import polyak
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Regress
 from fittedq.noise import explore
-from fittedq.targets import Bellman, FirstCritic, MinOverCritics
-from fittedq.template import FQI, LearnerState, Sync, Tick, Update
+from fittedq.template.fqi import FQI, LearnerState, Sync, Tick, Update
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Regress
+from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state

@@ -17,12 +17,12 @@ from fittedq.bellman import smooth_max
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
-from fittedq.greedy import PolicyAction, Smoothed
-from fittedq.losses import Improve, Regress
 from fittedq.noise import Gaussian, OrnsteinUhlenbeck, explore
 from fittedq.problems.lqr import LQR
-from fittedq.targets import Bellman, FirstCritic, MinOverCritics, SoftValue
-from fittedq.template import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
+from fittedq.template.greedy import PolicyAction, Smoothed
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics, SoftValue
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner

@@ -10,8 +10,8 @@ import pytest
 import fittedq
 from fittedq.approx.models import KnownModel
 from fittedq.cli.main import main
-from fittedq.diagnose.gradients import GradientHealth, Windows, longest_sound, model_error
 from fittedq.diagnose.values import discounted_returns, overestimation, policy_drift
+from fittedq.template.gradients import GradientHealth, Windows, longest_sound, model_error
 from fittedq.types import Box, Transition
 
 

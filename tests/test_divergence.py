@@ -25,7 +25,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
 from fittedq.run import Run, Schedule
-from fittedq.template import FAULTS, fault_after, first_row
+from fittedq.template.fqi import FAULTS, fault_after, first_row
 from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.state import initial_state

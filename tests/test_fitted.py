@@ -19,9 +19,9 @@ from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.greedy import PartlySolved, Solved
 from fittedq.maximize.grid import Grid
 from fittedq.problems.lqr import LQR
+from fittedq.template.greedy import PartlySolved, Solved
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings

@@ -19,9 +19,9 @@ from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import DeterministicPolicy, QNetwork
 from fittedq.cli.main import main
 from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
-from fittedq.greedy import CriticValue, Solved
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.refine import refined
+from fittedq.template.greedy import CriticValue, Solved
 from fittedq.types import AbstractActionSet, Approximators
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])

@@ -11,12 +11,12 @@ import optax
 import pytest
 from jaxtyping import TypeCheckError
 
-from fittedq.greedy import AbstractGreedy
-from fittedq.losses import Improve, Regress
 from fittedq.noise import OrnsteinUhlenbeck
 from fittedq.problems.lqr import LQR
-from fittedq.targets import Bellman, BellmanFromValue, FirstCritic, MeanOverCritics, MinOverCritics, SoftValue
-from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import AbstractGreedy
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, BellmanFromValue, FirstCritic, MeanOverCritics, MinOverCritics, SoftValue
 from fittedq.types import AbstractCritic, Approximators, Greedy
 from linear import (
     GaussianPolicy,

@@ -15,7 +15,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
-from fittedq.template import FQI
+from fittedq.template.fqi import FQI
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer

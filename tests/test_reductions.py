@@ -14,10 +14,10 @@ from fittedq.algorithms import DDPG, SAC, TD3
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.bellman import td_target
 from fittedq.envs.gym import GymSource
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Improve, Regress
-from fittedq.targets import Bellman, FirstCritic, MinOverCritics
-from fittedq.template import FQI, Budget, Copy, LearnerState, Sync, Update
+from fittedq.template.fqi import FQI, Budget, Copy, LearnerState, Sync, Update
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings

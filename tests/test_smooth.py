@@ -15,9 +15,9 @@ from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.bellman import boltzmann_log_density
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.losses import Improve
 from fittedq.problems.lqr import LQR
-from fittedq.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
+from fittedq.template.losses import Improve
+from fittedq.template.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings
 from fittedq.types import Approximators, Box, Transition

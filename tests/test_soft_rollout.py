@@ -13,8 +13,16 @@ from fittedq.approx.models import KnownModel
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.problems.dynamics import linear_quadratic
 from fittedq.problems.lqr import LQR
-from fittedq.rollout import AbstractTail, CriticTail, ImproveThrough, NoTail, Rollout, RolloutBellman, ValueTail
-from fittedq.targets import FirstCritic
+from fittedq.template.rollout import (
+    AbstractTail,
+    CriticTail,
+    ImproveThrough,
+    NoTail,
+    Rollout,
+    RolloutBellman,
+    ValueTail,
+)
+from fittedq.template.targets import FirstCritic
 from fittedq.types import Approximators, Box, Transition
 from linear import GaussianPolicy, LinearPolicy, QuadraticCritic, QuadraticValue, transitions
 

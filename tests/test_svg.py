@@ -20,15 +20,15 @@ from fittedq.algorithms import REGISTRY
 from fittedq.algorithms.svg import SVG
 from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.bellman import gaussian_log_prob
-from fittedq.diagnose.gradients import gradient_health, model_error, windows
 from fittedq.diagnose.residuals import bellman_slope, critic_slope, euler_residual, projected_residual
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.losses import Improve
 from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
 from fittedq.problems.lqr import LQR
-from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
-from fittedq.targets import FirstCritic, MinOverCritics
+from fittedq.template.gradients import gradient_health, model_error, windows
+from fittedq.template.losses import Improve
+from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
+from fittedq.template.targets import FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Box, Transition

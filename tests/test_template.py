@@ -10,11 +10,11 @@ import optax
 
 from fittedq.action_sets import Polytope
 from fittedq.approx.networks import QNetwork
-from fittedq.greedy import AbstractGreedy, merged
-from fittedq.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.noise import explore
-from fittedq.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
-from fittedq.template import FQI, AbstractFollow, Copy, Sync, Update
+from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
+from fittedq.template.greedy import AbstractGreedy, merged
+from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
+from fittedq.template.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
 from fittedq.types import AbstractCritic, Approximators, Box, Greedy, Transition
 
 KEY = jax.random.key_data(jax.random.key(0))

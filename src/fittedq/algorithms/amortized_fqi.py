@@ -18,11 +18,11 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.fitted import SolvingAlgorithm
-from fittedq.greedy import PartlySolved
-from fittedq.losses import Imitate, Improve, Regress
 from fittedq.settings import setting
-from fittedq.targets import Bellman, MinOverCritics
-from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import PartlySolved
+from fittedq.template.losses import Imitate, Improve, Regress
+from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import AbstractActionSet, Approximators
 
 

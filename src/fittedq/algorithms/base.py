@@ -15,8 +15,8 @@ from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
-from fittedq.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
-from fittedq.template import FQI
+from fittedq.template.fqi import FQI
+from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Transition
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {

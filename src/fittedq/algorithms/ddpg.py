@@ -18,12 +18,12 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.networks import DeterministicPolicy
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Improve, Regress
 from fittedq.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.settings import setting
-from fittedq.targets import Bellman, FirstCritic
-from fittedq.template import FQI, Periodic, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, FirstCritic
 from fittedq.types import AbstractActionSet, Approximators
 
 

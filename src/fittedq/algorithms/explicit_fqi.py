@@ -16,10 +16,10 @@ from typing import ClassVar
 from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.fitted import SolvingAlgorithm
-from fittedq.greedy import SolvedPolicy
-from fittedq.losses import Regress
-from fittedq.targets import Bellman, MinOverCritics
-from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import SolvedPolicy
+from fittedq.template.losses import Regress
+from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import AbstractActionSet, Approximators
 
 

@@ -20,7 +20,6 @@ from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, Ra
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.errors import UserError
-from fittedq.greedy import Solved
 from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import AbstractMaximizer, is_box
 from fittedq.maximize.cem import CrossEntropy
@@ -32,7 +31,8 @@ from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
 from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
-from fittedq.template import Budget
+from fittedq.template.fqi import Budget
+from fittedq.template.greedy import Solved
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
 
 APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial", "features")

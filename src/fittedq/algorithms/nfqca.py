@@ -17,11 +17,11 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Improve, Regress
 from fittedq.settings import setting
-from fittedq.targets import Bellman, MinOverCritics
-from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import AbstractActionSet, Approximators
 
 

@@ -21,12 +21,12 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Improve, Regress, TuneTemperature
 from fittedq.noise import AbstractExploration, OwnNoise
 from fittedq.settings import setting
-from fittedq.targets import Bellman, MinOverCritics
-from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Polyak, Sync, Update
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Improve, Regress, TuneTemperature
+from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import AbstractActionSet, Approximators
 
 

@@ -21,11 +21,11 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
-from fittedq.losses import Improve, Regress
 from fittedq.noise import AbstractExploration, OwnNoise
 from fittedq.settings import setting
-from fittedq.targets import BellmanFromValue, MinOverCritics, SoftValue
-from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Polyak, Sync, Update
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import BellmanFromValue, MinOverCritics, SoftValue
 from fittedq.types import AbstractActionSet, Approximators
 
 

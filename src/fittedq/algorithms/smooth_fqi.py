@@ -16,11 +16,11 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
-from fittedq.greedy import SolvedPolicy
-from fittedq.losses import Regress
 from fittedq.settings import setting
-from fittedq.targets import Quadrature, SmoothBellman, UniformSamples
-from fittedq.template import FQI, Copy, Sync, Update
+from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import SolvedPolicy
+from fittedq.template.losses import Regress
+from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.types import AbstractActionSet, Approximators
 
 

@@ -23,16 +23,16 @@ from jaxtyping import PRNGKeyArray
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
-from fittedq.diagnose.gradients import gradient_health, longest_sound, model_error, windows
 from fittedq.errors import UserError
-from fittedq.greedy import PolicyAction
-from fittedq.losses import Regress, TuneTemperature
 from fittedq.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.problems.dynamics import DYNAMICS
-from fittedq.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
 from fittedq.settings import setting
-from fittedq.targets import Bellman, MinOverCritics, SoftValue
-from fittedq.template import FQI, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Polyak, Sync, Update
+from fittedq.template.gradients import gradient_health, longest_sound, model_error, windows
+from fittedq.template.greedy import PolicyAction
+from fittedq.template.losses import Regress, TuneTemperature
+from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
+from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
 from fittedq.types import AbstractActionSet, Approximators, Transition
 
 MEASURED = 64

@@ -17,12 +17,12 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import DeterministicPolicy
-from fittedq.greedy import PolicyAction, Smoothed
-from fittedq.losses import Improve, Regress
 from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
-from fittedq.targets import Bellman, MinOverCritics
-from fittedq.template import FQI, Budget, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Budget, Polyak, Sync, Update
+from fittedq.template.greedy import PolicyAction, Smoothed
+from fittedq.template.losses import Improve, Regress
+from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import AbstractActionSet, Approximators
 
 

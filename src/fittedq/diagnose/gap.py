@@ -19,7 +19,6 @@ from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import TreeCritic
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
-from fittedq.greedy import CriticValue, Solved
 from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.certified import certified
@@ -27,6 +26,7 @@ from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
 from fittedq.settings import real
+from fittedq.template.greedy import CriticValue, Solved
 from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr
 
 SAMPLED_ACTIONS = 256

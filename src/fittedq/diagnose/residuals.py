@@ -13,8 +13,8 @@ from jaxtyping import Float
 from fittedq.approx.models import Dynamics
 from fittedq.approx.trees import TreeCritic
 from fittedq.bellman import td_target
-from fittedq.greedy import CriticValue
 from fittedq.maximize.base import first_order_residual, step_scale, value_and_gradient
+from fittedq.template.greedy import CriticValue
 from fittedq.types import AbstractActionSet, AbstractCritic, Arr
 
 

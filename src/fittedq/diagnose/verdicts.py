@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fittedq.diagnose.gradients import EXPLODED
 from fittedq.diagnose.values import UNSEEN
+from fittedq.template.gradients import EXPLODED
 
 GOOD, LOOK_HERE = "good", "look here"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.template import LearnerState
+from fittedq.template.fqi import LearnerState
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.state import Arrays
 from fittedq.types import AbstractActionSet, Approximators

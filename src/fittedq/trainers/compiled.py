@@ -18,7 +18,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import UserError
 from fittedq.noise import explore
-from fittedq.template import LearnerState
+from fittedq.template.fqi import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, measured

@@ -15,9 +15,9 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
-from fittedq.losses import Regress
-from fittedq.targets import AbstractTarget
-from fittedq.template import FAULTS, FQI, LearnerState
+from fittedq.template.fqi import FAULTS, FQI, LearnerState
+from fittedq.template.losses import Regress
+from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, AbstractActionSet, Approximators
 
 FAR = 10.0

@@ -17,10 +17,10 @@ from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.greedy import CriticValue, PartlySolved, Solved
-from fittedq.losses import Imitate, Regress
-from fittedq.targets import AbstractTarget, Labelled
-from fittedq.template import Update
+from fittedq.template.fqi import Update
+from fittedq.template.greedy import CriticValue, PartlySolved, Solved
+from fittedq.template.losses import Imitate, Regress
+from fittedq.template.targets import AbstractTarget, Labelled
 from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.rows import CHUNK, Rows, reward_range, spread

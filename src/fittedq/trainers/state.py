@@ -12,7 +12,7 @@ from fittedq import memory
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.models import KnownModel
 from fittedq.errors import UserError
-from fittedq.template import FQI, LearnerState
+from fittedq.template.fqi import FQI, LearnerState
 from fittedq.types import AbstractActionSet, Approximators, Transition
 
 Arrays = dict[str, np.ndarray]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import soft_value, td_target, value_range
-from fittedq.losses import AbstractLoss, Metrics
-from fittedq.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
+from fittedq.template.losses import AbstractLoss, Metrics
+from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
 from fittedq.types import Approximators, Arr, Greedy, Transition
 
 

@@ -21,8 +21,8 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from fittedq.bellman import polyak
-from fittedq.greedy import AbstractGreedy
-from fittedq.losses import AbstractLoss, Metrics
+from fittedq.template.greedy import AbstractGreedy
+from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.types import COMPONENTS, Approximators, Greedy, Transition
 
 

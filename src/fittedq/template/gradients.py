@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.models import AbstractModel
-from fittedq.rollout import Rollout
+from fittedq.template.rollout import Rollout
 from fittedq.types import Approximators, Arr, Transition
 
 EXPLODED = 100.0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.bellman import soft_value, temperature_loss
-from fittedq.targets import AbstractCombine, AbstractTarget
+from fittedq.template.targets import AbstractCombine, AbstractTarget
 from fittedq.types import Approximators, Arr, Greedy, Transition
 
 Metrics = dict[str, Any]
