@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from fittedq import algorithms
+from fittedq.actions.base import Box
 from fittedq.agent import Agent
-from fittedq.types import Box
 from machine import describe
 
 OBS, BOX = 17, Box((-1.0,) * 6, (1.0,) * 6)

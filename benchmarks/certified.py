@@ -34,6 +34,7 @@ import numpy as np
 import optax
 from safetensors.numpy import load_file
 
+from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.approx.networks import QNetwork
@@ -42,7 +43,6 @@ from fittedq.maximize.bounds import FoldedNetwork, networks
 from fittedq.maximize.certified import certified
 from fittedq.maximize.milp import _encode, milp, region_of
 from fittedq.trainers.state import from_arrays
-from fittedq.types import Box
 from machine import describe
 
 OBS = 11

@@ -27,8 +27,8 @@ import numpy as np
 
 import fittedq
 from fittedq import Dataset, Limits, Mixed
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.problems.grid import value_iteration
-from fittedq.types import AbstractActionSet, Box
 from machine import describe
 
 LIMIT, STEPS = "|a| <= 1.2", 50_000

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.collect import collect
 from fittedq.data.dataset import Writer
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.run import Run, Schedule
-from fittedq.types import Box
 from machine import describe
 
 BOX = Box([-1.0] * 6, [1.0] * 6)

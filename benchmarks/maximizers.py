@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fittedq.actions.base import Box
 from fittedq.approx.networks import QNetwork
 from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Chunked, random_starts, solve
 from fittedq.maximize.cem import CrossEntropy
 from fittedq.maximize.lbfgs import ProjectedLBFGS
 from fittedq.maximize.reference import ScipyLBFGSB, climb
-from fittedq.types import Box
 from machine import describe
 
 OBS, ACTION = 17, 6

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.data.dataset import Writer
 from fittedq.run import Run, Schedule
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 from machine import describe
 
 ROWS = 1_000_000

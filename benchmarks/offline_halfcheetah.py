@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.data.dataset import Writer
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.run import Run, Schedule
-from fittedq.types import Box
 from machine import describe
 
 ENV = "HalfCheetah-v5"

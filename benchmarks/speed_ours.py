@@ -9,11 +9,12 @@ import time
 import jax
 import numpy as np
 
+from fittedq.actions.base import Box
 from fittedq.algorithms import find
 from fittedq.data.replay import Replay
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.state import initial_state
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 OBS, ACTION, BATCH = 17, 6, 256
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.actions.base import Box
 from fittedq.bellman import gaussian_log_prob
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Box, Transition
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Transition
 
 
 class QuadraticCritic(AbstractCritic):

@@ -21,13 +21,13 @@ import fittedq
 from fittedq import algorithms
 from fittedq.acting import SENTENCES, ActingStatus
 from fittedq.action_sets import Mixed, Polytope, StateBox
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.agent import Agent
 from fittedq.approx.linear import Polynomial
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.run import Run, Schedule
-from fittedq.types import AbstractActionSet, Box
 from strange_envs import ACTIONS, OBSERVATIONS, REAL, Shaped
 
 BOX = Box((-1.0, 0.0), (1.0, 4.0))

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fittedq.action_sets import Limits, Mixed, Polytope, StateBox, narrowed
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.trees import Forest, TreeCritic
+from fittedq.arrays import inwards, namespace
 from fittedq.maximize.certified import certified
 from fittedq.maximize.integer import exhaustive, integer_quadratic
 from fittedq.maximize.milp import milp
@@ -20,7 +22,6 @@ from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.refine import refined
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
-from fittedq.types import AbstractActionSet, Box, inwards, namespace
 
 M, ROWS = 3, 16
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fittedq.action_sets import Polytope, StateBox
+from fittedq.actions.base import Box
 from fittedq.errors import UserError
-from fittedq.types import Box
 
 
 def nearest_by_faces(polytope: Polytope, points: np.ndarray) -> np.ndarray:

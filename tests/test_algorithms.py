@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms import REGISTRY
 from fittedq.algorithms.base import Algorithm
@@ -27,7 +28,7 @@ from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import COMPONENTS, Approximators, Box, Transition
+from fittedq.types import COMPONENTS, Approximators, Transition
 from linear import QuadraticCritic, critic, gaussian_policy, transitions
 
 # Neither bound is a float32 number, nor is their sum: rounding must not push an action outside.

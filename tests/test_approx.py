@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from fittedq.actions.base import Box
 from fittedq.approx.models import GaussianModel, Moments
 from fittedq.approx.networks import Mlp, TanhGaussianPolicy
 from fittedq.data.statistics import RunningMoments
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 KEY = jax.random.key_data(jax.random.key(0))
 BOX = Box([-1.0, 0.0], [3.0, 1.0])

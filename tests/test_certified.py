@@ -12,13 +12,13 @@ import pytest
 from scipy.optimize import linprog
 
 from fittedq.action_sets import Mixed, Polytope, StateBox
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.bounds import FoldedNetwork, Runs, Upper, networks
 from fittedq.maximize.certified import _min_of, _Region, certified
 from fittedq.maximize.relax import RELAXATIONS
-from fittedq.types import AbstractActionSet, Box
 
 OBS = 3
 

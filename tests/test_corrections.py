@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.algorithms import DDPG, REGISTRY, SAC, TD3, SACValue
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy
@@ -28,7 +29,7 @@ from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import strong
-from fittedq.types import Approximators, Box, Transition
+from fittedq.types import Approximators, Transition
 from linear import (
     critic,
     flat,

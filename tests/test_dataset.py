@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.data import dataset as module
 from fittedq.data import importers
 from fittedq.data.dataset import COLUMNS, Dataset, Writer, as_transition
@@ -21,7 +22,7 @@ from fittedq.data.importers import hdf5_size, import_dataset, open_source, parse
 from fittedq.data.quality import check, row_hashes
 from fittedq.data.replay import Replay
 from fittedq.errors import UserError
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
 

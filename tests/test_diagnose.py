@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.approx.models import KnownModel
 from fittedq.cli.main import main
 from fittedq.diagnose.values import discounted_returns, overestimation, policy_drift
 from fittedq.template.gradients import GradientHealth, Windows, longest_sound, model_error
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 
 def rewards(values, terminated=(), truncated=()):

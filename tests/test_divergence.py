@@ -18,6 +18,7 @@ import pytest
 from gymnasium import spaces
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.algorithms import find
 from fittedq.approx.networks import Mlp
 from fittedq.cli.train import follow
@@ -29,7 +30,6 @@ from fittedq.template.fqi import FAULTS, fault_after, first_row
 from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.state import initial_state
-from fittedq.types import Box
 
 BOX = Box([-1.0], [1.0])
 

@@ -10,12 +10,12 @@ import pytest
 
 import fittedq
 from fittedq.acting import ActingStatus
+from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.data.dataset import Dataset
 from fittedq.data.importers import import_dataset, open_source, parse_map
 from fittedq.maximize.base import Status
-from fittedq.types import Box
 from test_dataset import episodes_of, made
 
 

@@ -17,6 +17,7 @@ from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import AbstractFeatures
+from fittedq.arrays import namespace
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.maximize.grid import Grid
@@ -25,7 +26,6 @@ from fittedq.template.greedy import PartlySolved, Solved
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings
-from fittedq.types import namespace
 
 PLAIN = FitSettings(normalize_obs=False)
 

@@ -15,6 +15,7 @@ import pytest
 
 import fittedq
 from fittedq import Box, Mixed, Polytope, UserError
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import DeterministicPolicy, QNetwork
 from fittedq.cli.main import main
@@ -22,7 +23,7 @@ from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.refine import refined
 from fittedq.template.greedy import CriticValue, Solved
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
 PEAK = np.array([0.3, -0.5], np.float32)

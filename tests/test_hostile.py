@@ -13,10 +13,10 @@ import pytest
 import fittedq
 from fittedq import memory
 from fittedq.action_sets import Mixed, Polytope
+from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset
 from fittedq.data.importers import Rounding, import_dataset, open_source
 from fittedq.errors import UserError
-from fittedq.types import Box
 
 sys.path.append(str(Path(__file__).parent.parent / "reliability"))
 import datasets

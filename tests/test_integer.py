@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from fittedq.action_sets import Mixed, Polytope, StateBox
+from fittedq.actions.base import Box
 from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.integer import exhaustive, integer_quadratic, top_k
 from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.types import AbstractCritic, Box
+from fittedq.types import AbstractCritic
 
 OBS = 2
 

@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from fittedq.action_sets import Polytope
+from fittedq.actions.base import Box
 from fittedq.approx import linear
 from fittedq.approx.host import host_view
 from fittedq.approx.linear import Custom, LinearCritic, Polynomial, RadialBasis
@@ -18,7 +19,6 @@ from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.quadratic import QuadraticArgmax, quadratic_form
 from fittedq.problems.lqr import LQR
-from fittedq.types import Box
 
 RNG = np.random.default_rng
 

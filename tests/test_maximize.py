@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
 from fittedq.action_sets import Polytope, StateBox
+from fittedq.actions.base import Box
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.ascent import ProjectedAscent
@@ -28,7 +29,6 @@ from fittedq.maximize.cem import CrossEntropy
 from fittedq.maximize.grid import Grid
 from fittedq.maximize.lbfgs import ProjectedLBFGS
 from fittedq.maximize.reference import ScipyLBFGSB
-from fittedq.types import Box
 
 KEY = jax.random.PRNGKey(0)
 ASCENT, LBFGS, CEM, GRID, SCIPY = ProjectedAscent(), ProjectedLBFGS(), CrossEntropy(), Grid(), ScipyLBFGSB()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from fittedq.action_sets import Mixed, Polytope, StateBox
+from fittedq.actions.base import Box
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.certified import certified
 from fittedq.maximize.integer import exhaustive
 from fittedq.maximize.milp import Program, Sparse, milp, solve_program
-from fittedq.types import Box
 
 OBS = 2
 TOL = 1e-3

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
@@ -20,7 +21,7 @@ from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import FitSettings, TrainSettings
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 STEP, START, LENGTH = np.array([7.0, 0.1], np.float32), np.array([50.0, -3.0], np.float32), 4
 """s' = s + STEP · a, from START, for LENGTH steps: coordinates far from zero and of unlike scales."""

@@ -7,12 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.diagnose.gap import Gap
 from fittedq.maximize.base import Status
 from fittedq.maximize.bounds import FoldedNetwork, networks
 from fittedq.maximize.certified import certified
 from fittedq.maximize.relax import RELAXATIONS, Smooth
-from fittedq.types import Box
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 UNIT = Box([-1.0], [1.0])

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.algorithms import DDPG, SAC, TD3
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.bellman import td_target
@@ -22,7 +23,7 @@ from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import Approximators, Box, Transition
+from fittedq.types import Approximators, Transition
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import erf, ndtr
 
 from fittedq.action_sets import Polytope, StateBox
+from fittedq.actions.base import Box
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import TanhGaussianPolicy
@@ -20,7 +21,7 @@ from fittedq.template.losses import Improve
 from fittedq.template.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings
-from fittedq.types import Approximators, Box, Transition
+from fittedq.types import Approximators, Transition
 
 GAMMA, BETA = 0.9, 0.5
 UNIT, WIDE = Box((-1.0,), (1.0,)), Box((-1.0,), (2.0,))

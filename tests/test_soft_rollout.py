@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.approx.models import KnownModel
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.problems.dynamics import linear_quadratic
@@ -23,7 +24,7 @@ from fittedq.template.rollout import (
     ValueTail,
 )
 from fittedq.template.targets import FirstCritic
-from fittedq.types import Approximators, Box, Transition
+from fittedq.types import Approximators, Transition
 from linear import GaussianPolicy, LinearPolicy, QuadraticCritic, QuadraticValue, transitions
 
 BETA, GAIN, STD, FIRST = 0.5, 0.3, 0.4, 1.7

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fittedq.actions.base import Box
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import Forest, TreeCritic
@@ -24,7 +25,6 @@ from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.reference import ScipyLBFGSB
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
-from fittedq.types import Box
 
 BOX = Box([-1.0], [1.0])
 OBS = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)

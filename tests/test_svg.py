@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import fittedq
+from fittedq.actions.base import Box
 from fittedq.algorithms import REGISTRY
 from fittedq.algorithms.svg import SVG
 from fittedq.approx.models import GaussianModel, KnownModel
@@ -31,7 +32,7 @@ from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoT
 from fittedq.template.targets import FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Box, Transition
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Transition
 
 KEY = jax.random.PRNGKey(3)
 UNIT = Box((-1.0,), (1.0,))

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 
 from fittedq.action_sets import Polytope
+from fittedq.actions.base import Box
 from fittedq.approx.networks import QNetwork
 from fittedq.noise import explore
 from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.template.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
-from fittedq.types import AbstractCritic, Approximators, Box, Greedy, Transition
+from fittedq.types import AbstractCritic, Approximators, Greedy, Transition
 
 KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])

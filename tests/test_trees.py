@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from fittedq.action_sets import Polytope, StateBox
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import Forest, TreeCritic, _Nodes, _padded, _regressor
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.sweep import TreeSweep, _rank, _unrank
-from fittedq.types import AbstractActionSet, Box
 
 KINDS = ("extra_trees", "random_forest")
 BOX = Box([-2], [2])

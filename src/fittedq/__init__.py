@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fittedq.action_sets import Limits, Mixed, Polytope, StateBox
+    from fittedq.actions.base import Box
     from fittedq.agent import Agent
     from fittedq.api import fit, load, resume, train
     from fittedq.data.dataset import Dataset
     from fittedq.errors import UserError
-    from fittedq.types import Box, Transition
+    from fittedq.types import Transition
 
     __version__: str
 

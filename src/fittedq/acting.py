@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.action_sets import reads_obs
+from fittedq.actions.base import AbstractActionSet
 from fittedq.envs.spaces import Numbers, refuse_not_finite
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet
 
 NEAR = 1e-5
 """In half-widths: how far outside the set a fallback may lie and still be taken for the admissible point next to it."""

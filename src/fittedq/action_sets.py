@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, Arr, Box, inwards, namespace
 
 Rows = tuple[tuple[float, ...], ...]
 

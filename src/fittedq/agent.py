@@ -20,6 +20,7 @@ from jaxtyping import Float
 from fittedq import algorithms, memory
 from fittedq.acting import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.action_sets import describe, described, reads_obs
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.approx.linear import AbstractFeatures
@@ -39,7 +40,7 @@ from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whol
 from fittedq.template.greedy import CriticValue
 from fittedq.template.losses import Regress
 from fittedq.trainers.state import from_arrays, to_arrays
-from fittedq.types import AbstractActionSet, Approximators, Transition
+from fittedq.types import Approximators, Transition
 
 
 class Agent:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fittedq.action_sets import Limits
+from fittedq.actions.base import AbstractActionSet
 from fittedq.agent import Agent
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
@@ -15,7 +16,6 @@ from fittedq.files import place
 from fittedq.progress import shown
 from fittedq.run import AnyEnv, Run, Schedule, find_agent
 from fittedq.run import resume as continued
-from fittedq.types import AbstractActionSet
 
 
 def train(

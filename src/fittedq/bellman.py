@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fittedq.types import Arr
+from fittedq.arrays import Arr
 
 LOG_2PI = float(np.log(2 * np.pi))
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.data.dataset import Writer
 from fittedq.envs.gym import EnvLike, GymSource
 from fittedq.errors import UserError
 from fittedq.noise import explore
 from fittedq.settings import MOST_SEED, real, whole
-from fittedq.types import AbstractActionSet, Transition
+from fittedq.types import Transition
 
 Policy = Callable[[np.ndarray], np.ndarray] | None
 """obs [b, s] → action [b, m] in the environment's units; None draws uniformly from the box."""

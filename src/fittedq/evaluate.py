@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq.action_sets import inside
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.gym import EnvLike, make_flat
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
 from fittedq.envs.spaces import refuse_not_finite
 from fittedq.errors import EnvError, UserError
-from fittedq.types import AbstractActionSet, AbstractPolicy, Box, Transition
+from fittedq.types import AbstractPolicy, Transition
 
 EVALUATION_SEED = 2**31
 """Added to a run's seed: evaluation never sees a training episode's seed sequence."""

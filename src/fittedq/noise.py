@@ -12,8 +12,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Float
 
+from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
-from fittedq.types import Arr, namespace
 
 
 class AbstractExploration(eqx.Module):

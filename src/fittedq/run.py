@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv
 
 from fittedq import algorithms, checkpoint
 from fittedq.action_sets import Limits, describe, described, narrowed, plain, reads_obs
+from fittedq.actions.base import AbstractActionSet
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
@@ -44,7 +45,6 @@ from fittedq.trainers.growing import GrowingTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
-from fittedq.types import AbstractActionSet
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""

@@ -17,13 +17,14 @@ from typing import ClassVar
 import jax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PartlySolved
 from fittedq.template.losses import Imitate, Improve, Regress
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,14 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
-from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Transition
+from fittedq.types import AbstractCritic, Approximators, Transition
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),

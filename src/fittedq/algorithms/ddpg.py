@@ -16,6 +16,7 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
@@ -24,7 +25,7 @@ from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, FirstCritic
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

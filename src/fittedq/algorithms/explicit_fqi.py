@@ -15,12 +15,13 @@ from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.losses import Regress
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

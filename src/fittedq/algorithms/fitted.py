@@ -15,6 +15,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.action_sets import Mixed
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
@@ -33,7 +34,7 @@ from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template.fqi import Budget
 from fittedq.template.greedy import Solved
-from fittedq.types import AbstractActionSet, AbstractCritic, Approximators
+from fittedq.types import AbstractCritic, Approximators
 
 APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial", "features")
 TREES = ("extra_trees", "random_forest")

@@ -16,13 +16,14 @@ from typing import ClassVar
 import jax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

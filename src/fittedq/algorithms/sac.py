@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.noise import AbstractExploration, OwnNoise
@@ -27,7 +28,7 @@ from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress, TuneTemperature
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
 from fittedq.noise import AbstractExploration, OwnNoise
@@ -26,7 +27,7 @@ from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import BellmanFromValue, MinOverCritics, SoftValue
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

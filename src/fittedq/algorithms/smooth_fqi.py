@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
 from fittedq.settings import setting
@@ -21,7 +22,7 @@ from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.losses import Regress
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
@@ -33,7 +34,7 @@ from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Regress, TuneTemperature
 from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
 from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
-from fittedq.types import AbstractActionSet, Approximators, Transition
+from fittedq.types import Approximators, Transition
 
 MEASURED = 64
 """Windows of transitions on which gradients and model are measured."""

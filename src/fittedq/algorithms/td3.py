@@ -15,6 +15,7 @@ from typing import ClassVar
 import jax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.noise import AbstractExploration, Gaussian
@@ -23,7 +24,7 @@ from fittedq.template.fqi import FQI, Budget, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)

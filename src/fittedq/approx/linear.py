@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr, namespace
+from fittedq.types import AbstractCritic
 
 BLOCK_ENTRIES = 2**22
 """Entries of the feature matrix held at once by a fit."""

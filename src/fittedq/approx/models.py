@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.networks import Mlp
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, Arr, Transition
+from fittedq.types import Transition
 
 Dynamics = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 """f(s [s], a [m], ξ [s]) → (s' [s], r, terminated): one step of one state, differentiable by JAX."""

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr, namespace
 from fittedq.bellman import squashed_log_prob
-from fittedq.types import AbstractActionSet, AbstractCritic, AbstractPolicy, AbstractValue, Arr, namespace
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     # `where` rather than `maximum`: its derivative at 0 is 0 and costs one select.

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int32, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 from fittedq.settings import check, setting
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr, namespace
+from fittedq.types import AbstractCritic
 
 BLOCK_ROWS = 1024
 """Rows walked at once in NumPy: what they touch stays in the cache."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import (
     DATASET,
@@ -26,7 +27,7 @@ from fittedq.files import (
     write_manifest,
     write_signed,
 )
-from fittedq.types import AbstractActionSet, Box, Transition
+from fittedq.types import Transition
 
 COLUMNS: tuple[str, ...] = Transition._fields
 VECTORS = ("obs", "action", "next_obs")

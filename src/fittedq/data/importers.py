@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset, Writer, action_bounds, as_transition, chunk_rows, chunks
 from fittedq.data.segments import read_rows
 from fittedq.errors import UserError, in_one_line, nearest
 from fittedq.files import CHECKPOINT, load_folder, place, read_json
 from fittedq.memory import amount
-from fittedq.types import Box, Transition
+from fittedq.types import Transition
 
 Columns = dict[str, np.ndarray]
 ColumnMap = Mapping[str, Sequence[str]]

@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.types import Arr, namespace
+from fittedq.arrays import Arr, namespace
 
 
 class RunningMoments(eqx.Module):

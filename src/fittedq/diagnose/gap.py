@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import TreeCritic
+from fittedq.arrays import Arr
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
 from fittedq.maximize.ascent import ProjectedAscent
@@ -27,7 +29,7 @@ from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
 from fittedq.settings import real
 from fittedq.template.greedy import CriticValue, Solved
-from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr
+from fittedq.types import AbstractCritic, Approximators
 
 SAMPLED_ACTIONS = 256
 """Actions per state from which the range of q is read."""

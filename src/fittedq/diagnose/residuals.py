@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.models import Dynamics
 from fittedq.approx.trees import TreeCritic
+from fittedq.arrays import Arr
 from fittedq.bellman import td_target
 from fittedq.maximize.base import first_order_residual, step_scale, value_and_gradient
 from fittedq.template.greedy import CriticValue
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractCritic
 
 
 def projected_residual(

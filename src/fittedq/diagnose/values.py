@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.types import AbstractActionSet, Transition
+from fittedq.actions.base import AbstractActionSet
+from fittedq.types import Transition
 
 UNSEEN = 0.05
 """Of a return whose episode was cut off, the most that may lie after the cut, as the discount there."""

@@ -11,10 +11,10 @@ import gymnasium
 import numpy as np
 
 from fittedq.action_sets import Limits, narrowed
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, spaces_of_env
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, Box
 
 HINTS = (
     ("reset", TypeError, "argument 'seed'", "give it the signature reset(self, *, seed=None, options=None)"),

@@ -20,13 +20,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Limits, narrowed
+from fittedq.actions.base import AbstractActionSet
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.named import NamedEnv
 from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
 from fittedq.envs.workers import AbstractFleet, Local, Workers
 from fittedq.errors import EnvError, UserError
-from fittedq.types import AbstractActionSet
 
 EnvLike = str | NamedEnv | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from fittedq.actions.base import Box
 from fittedq.errors import UserError, nearest
-from fittedq.types import Box
 
 
 class EnvState(eqx.Module):

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from fittedq.actions.base import Box
 from fittedq.envs.native import AbstractPhysics
 from fittedq.errors import UserError
-from fittedq.types import Box
 
 
 def _mjx() -> Any:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.maximize.base import (
     AbstractMaximizer,
     Objective,
@@ -21,7 +23,6 @@ from fittedq.maximize.base import (
     step_scale,
     value_and_gradient,
 )
-from fittedq.types import AbstractActionSet, Arr
 
 
 class ProjectedAscent(AbstractMaximizer):

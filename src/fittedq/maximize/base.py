@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.action_sets import Mixed, StateBox
+from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.types import AbstractActionSet, Arr, Box
 
 Objective = Callable[[Any, Any], Any]
 """q(s, ·): (obs [b,s], action [b,m]) → value [b], traceable by JAX, each row on its own.

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Objective, Solution, Status, best, comparable, search_rows
-from fittedq.types import AbstractActionSet, Arr
 
 
 class CrossEntropy(AbstractMaximizer):

@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Mixed, Polytope
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.bounds import FoldedNetwork, Local, Runs, Upper, networks
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractCritic
 
 BATCH = 256
 """Boxes bounded at once: enough for the matrix products, few enough for the cache."""

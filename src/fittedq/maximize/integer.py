@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
+from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.milp import FEASIBILITY, Region, Rows, conflicting, region_of, solve_program
 from fittedq.maximize.quadratic import Quadratic, quadratic_form
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractCritic
 
 ROWS_AT_A_TIME = 65536
 BATCH = 256

@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fittedq.action_sets import Mixed, Polytope
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr, inwards
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status, is_box
 from fittedq.maximize.bounds import FoldedNetwork, Network, networks
 from fittedq.maximize.certified import COMBINATIONS
 from fittedq.maximize.relax import PiecewiseLinear
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr, inwards
+from fittedq.types import AbstractCritic
 
 FEASIBILITY, LOOSE = 1e-9, 1e-6
 """What HiGHS may violate rows, bounds and integrality by, and its own default, where it fails with less."""

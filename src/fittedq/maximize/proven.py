@@ -6,12 +6,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.networks import QNetwork
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution
 from fittedq.maximize.certified import certified
-from fittedq.types import AbstractActionSet, AbstractCritic, Arr
+from fittedq.types import AbstractCritic
 
 
 class CertifiedArgmax(eqx.Module):

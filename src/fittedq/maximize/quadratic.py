@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.linear import LinearCritic, Polynomial
+from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.types import AbstractActionSet, Arr, namespace
 
 ENUMERATED_SIZE = 4
 """The greatest m for which all 3^m faces of the box are looked at."""

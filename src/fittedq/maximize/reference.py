@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import (
     AbstractMaximizer,
@@ -21,7 +23,6 @@ from fittedq.maximize.base import (
     search_rows,
     value_and_gradient,
 )
-from fittedq.types import AbstractActionSet, Arr
 
 STATUS_OF_SCIPY = {0: Status.CONVERGED, 1: Status.ITERATION_LIMIT}
 

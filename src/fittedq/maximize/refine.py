@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import comparable, step_scale, value_and_gradient
 from fittedq.settings import real, whole
-from fittedq.types import AbstractActionSet, Arr
 
 
 class Climb(eqx.Module):

@@ -6,11 +6,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.types import AbstractActionSet, Arr
 
 MAX_ROWS = 512
 """States swept at once at most: more gain nothing."""

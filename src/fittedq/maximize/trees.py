@@ -11,11 +11,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
+from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.types import AbstractActionSet, Arr
 
 STARTS, CLIMBED = 48, 6
 """Points looked at per state, and how many of the best climb coordinate by coordinate."""

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from fittedq.actions.base import Box
 from fittedq.envs.native import AbstractPhysics
-from fittedq.types import Box
 
 AT_WIDTH = float(np.arctanh(np.sqrt(0.95)))
 """w: an error of one width δ costs .95."""

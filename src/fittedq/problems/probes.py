@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from fittedq.actions.base import Box
+from fittedq.arrays import Arr
 from fittedq.envs.native import AbstractJaxEnv
-from fittedq.types import Arr, Box
 
 
 class AbstractProbe(AbstractJaxEnv):

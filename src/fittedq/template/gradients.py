@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.models import AbstractModel
+from fittedq.arrays import Arr
 from fittedq.template.rollout import Rollout
-from fittedq.types import Approximators, Arr, Transition
+from fittedq.types import Approximators, Transition
 
 EXPLODED = 100.0
 """A gradient that grows more than this from the shortest horizon to the longest is warned of."""

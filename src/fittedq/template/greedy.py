@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.approx.host import refuse_forked
+from fittedq.arrays import Arr
 from fittedq.bellman import least
 from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
 from fittedq.maximize.proven import CertifiedArgmax
 from fittedq.maximize.quadratic import QuadraticArgmax
 from fittedq.maximize.sweep import TreeSweep
 from fittedq.maximize.trees import TreeArgmax
-from fittedq.types import AbstractCritic, Approximators, Arr, Greedy
+from fittedq.types import AbstractCritic, Approximators, Greedy
 
 ExactMaximizer = TreeSweep | TreeArgmax | QuadraticArgmax | CertifiedArgmax
 """Maximizers that read the critic itself, need no starts and prove their answer."""

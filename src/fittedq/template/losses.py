@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.arrays import Arr
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget
-from fittedq.types import Approximators, Arr, Greedy, Transition
+from fittedq.types import Approximators, Greedy, Transition
 
 Metrics = dict[str, Any]
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.arrays import Arr
 from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
-from fittedq.types import Approximators, Arr, Greedy, Transition
+from fittedq.types import Approximators, Greedy, Transition
 
 
 class AbstractTail(eqx.Module):

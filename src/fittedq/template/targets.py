@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
-from fittedq.types import AbstractActionSet, AbstractCritic, Approximators, Arr, Box, Greedy, Transition
+from fittedq.types import AbstractCritic, Approximators, Greedy, Transition
 
 
 class Labelled(eqx.Module):

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.state import Arrays
-from fittedq.types import AbstractActionSet, Approximators
+from fittedq.types import Approximators
 
 
 @dataclass

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import to_host
 from fittedq.data.replay import DeviceReplay, ring_log
@@ -25,7 +26,7 @@ from fittedq.trainers.learner import MEASURED, measured
 from fittedq.trainers.rows import normalize_rows, spread
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, strong, to_arrays
-from fittedq.types import AbstractActionSet, Approximators, Transition
+from fittedq.types import Approximators, Transition
 
 
 class LoopState(eqx.Module):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
@@ -18,7 +19,7 @@ from fittedq.errors import UserError
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
 from fittedq.template.losses import Regress
 from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, AbstractActionSet, Approximators
+from fittedq.types import COMPONENTS, Approximators
 
 FAR = 10.0
 """How many times the largest value that rewards allow a critic may reach unsaid: a new critic's values

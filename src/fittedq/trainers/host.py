@@ -10,6 +10,7 @@ import numpy as np
 from fittedq import memory
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
+from fittedq.arrays import Arr
 from fittedq.data.dataset import Dataset
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
@@ -23,7 +24,7 @@ from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import normalize_rows, reward_range, spread
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Approximators, Arr, Transition
+from fittedq.types import Approximators, Transition
 
 
 class HostTrainer(AbstractTrainer):

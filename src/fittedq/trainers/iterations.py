@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
@@ -26,7 +27,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.rows import CHUNK, Rows, reward_range, spread
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, strong, to_arrays
-from fittedq.types import AbstractActionSet, Approximators, Greedy, Transition
+from fittedq.types import Approximators, Greedy, Transition
 
 STEPS_PER_CALL = 64
 """Gradient steps in one compiled call."""

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq import memory
+from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.models import KnownModel
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import AbstractActionSet, Approximators, Transition
+from fittedq.types import Approximators, Transition
 
 Arrays = dict[str, np.ndarray]
 

@@ -1,0 +1,150 @@
+"""What a set of actions is, and the box."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.arrays import Arr, inwards, namespace
+from fittedq.errors import UserError
+
+
+class AbstractActionSet(eqx.Module):
+    """The set A(s) of admissible actions, in the environment's own units.
+
+    A box is the first; a polytope, state-dependent bounds and integer coordinates answer the same questions. All lie in
+    an outer box low ≤ a ≤ high, whose units policies and critics use.
+    """
+
+    low: eqx.AbstractVar[tuple[float, ...]]
+    high: eqx.AbstractVar[tuple[float, ...]]
+
+    @property
+    def size(self) -> int:
+        """m, the dimension of an action."""
+        return len(self.low)
+
+    @property
+    def center(self) -> tuple[float, ...]:
+        """The middle of the outer box."""
+        return tuple((high + low) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    @property
+    def half_width(self) -> tuple[float, ...]:
+        """Half the sides of the outer box."""
+        return tuple((high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
+
+    @property
+    def log_volume(self) -> float:
+        """log |outer box|, at least log |A(s)|."""
+        return float(np.sum(np.log(2 * np.asarray(self.half_width))))
+
+    @property
+    def integer(self) -> tuple[int, ...]:
+        """The coordinates that are whole numbers."""
+        return ()
+
+    def to_unit(self, action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """(a − center) / half_width: the outer box becomes [−1, 1]^m."""
+        xp = namespace(action)
+        return (action - xp.asarray(self.center, action.dtype)) / xp.asarray(self.half_width, action.dtype)
+
+    def from_unit(self, unit: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """center + half_width · u, the inverse of `to_unit`; outside a box it may leave A(s)."""
+        xp = namespace(unit)
+        return xp.asarray(self.center, unit.dtype) + xp.asarray(self.half_width, unit.dtype) * unit
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        """Π_A(s)(center + half_width · u) for u in [−1, 1]^m: what a squashed policy does."""
+        return self.project(self.from_unit(unit), obs)
+
+    @abc.abstractmethod
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        """The smallest box around A(s), per state; in `dtype`, else that of `obs`, its ends rounded inwards."""
+
+    @abc.abstractmethod
+    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        """Π_A(s)(a), the nearest admissible action in the precision of `action`: one that `contains` accepts."""
+
+    @abc.abstractmethod
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        """Whether a ∈ A(s), row by row, without a tolerance."""
+
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Of numbers in single precision, which actions have."""
+
+
+NARROWEST = 1e-30
+"""Of intervals of actions: what is divided by less overflows."""
+
+
+@functools.cache
+def _ends(
+    low: tuple[float, ...], high: tuple[float, ...], dtype: Any
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """The ends of a box as arrays, made once: acting asks for them at every step."""
+    return inwards(np.asarray(low), np.asarray(high), dtype)
+
+
+class Box(AbstractActionSet):
+    """A = {a : low ≤ a ≤ high}, finite and with an inside.
+
+    Bounds are Python numbers, not arrays: nothing trains them, and they compile as constants.
+    """
+
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray):
+        self.low = tuple(float(bound) for bound in np.ravel(np.asarray(low)))
+        self.high = tuple(float(bound) for bound in np.ravel(np.asarray(high)))
+        if not self.low or len(self.low) != len(self.high):
+            raise UserError(
+                f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds, expected as many, "
+                "at least one; give one pair per action dimension."
+            )
+        for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
+            if not (abs(low_bound) <= LARGEST and abs(high_bound) <= LARGEST):
+                raise UserError(
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], expected finite numbers "
+                    f"of size at most {LARGEST:.3g}; rescale the action in the environment "
+                    "(gymnasium.wrappers.RescaleAction) or give finite bounds."
+                )
+            if not low_bound < high_bound:
+                raise UserError(
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or one point; "
+                    "expected low < high."
+                )
+            least, most = inwards(np.asarray(low_bound), np.asarray(high_bound), np.float32)
+            if not float(most) - float(least) > NARROWEST:
+                raise UserError(
+                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
+                    "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
+                )
+
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        shape = (1,) * (obs.ndim - 1) + (self.size,)
+        low, high = _ends(self.low, self.high, np.dtype(dtype or obs.dtype))
+        xp = namespace(obs)
+        return xp.asarray(low.reshape(shape)), xp.asarray(high.reshape(shape))
+
+    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        del obs
+        return namespace(action).clip(action, *_ends(self.low, self.high, action.dtype))
+
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        del obs
+        low, high = _ends(self.low, self.high, action.dtype)
+        return namespace(action).all((action >= low) & (action <= high), axis=-1)
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        """The unit box is the box: nothing to project."""
+        del obs
+        return self.from_unit(unit)

@@ -1,0 +1,36 @@
+"""Arrays on the host or the device, and the functions that fit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Arr = jax.Array | np.ndarray
+"""An array on either side: the same formula serves the compiled learner (JAX) and acting on the host (NumPy)."""
+
+
+HOST_TYPES = (np.ndarray, np.generic)
+
+
+def namespace(*arrays: Any) -> Any:
+    """`numpy` where every array is NumPy's, `jax.numpy` where JAX has or traces one."""
+    return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
+
+
+def inwards(low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
+    """The ends of [low, high] as the numbers of `dtype` nearest to them from inside.
+
+    To the nearest from anywhere would let an action out of its set. An interval that holds no number of `dtype`
+    becomes one point, the first above `low`.
+    """
+    xp = namespace(low, high)
+    low, high = xp.asarray(low), xp.asarray(high)
+    if low.dtype != dtype or high.dtype != dtype:
+        with np.errstate(over="ignore"):
+            least, most = xp.asarray(low, dtype), xp.asarray(high, dtype)
+        low = xp.where(least < low, xp.nextafter(least, xp.asarray(np.inf, dtype)), least)
+        high = xp.where(most > high, xp.nextafter(most, xp.asarray(-np.inf, dtype)), most)
+    return low, xp.maximum(low, high)
