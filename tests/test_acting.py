@@ -20,8 +20,10 @@ import pytest
 import fittedq
 from fittedq import algorithms
 from fittedq.acting import SENTENCES, ActingStatus
-from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.agent import Agent
 from fittedq.approx.linear import Polynomial
 from fittedq.data.statistics import RunningMoments

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fittedq.action_sets import Limits, Mixed, Polytope, StateBox, narrowed
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.limits import Limits, narrowed
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.arrays import inwards, namespace

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status

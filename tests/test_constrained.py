@@ -13,7 +13,7 @@ import pytest
 
 import fittedq
 from fittedq import Box, Limits, Mixed, Polytope, StateBox, UserError
-from fittedq.action_sets import describe, described
+from fittedq.actions.saved import describe, described
 from fittedq.cli.main import main
 from fittedq.envs.flat import LimitActions
 from fittedq.envs.gym import GymSource

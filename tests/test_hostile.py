@@ -12,8 +12,9 @@ import pytest
 
 import fittedq
 from fittedq import memory
-from fittedq.action_sets import Mixed, Polytope
 from fittedq.actions.base import Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
 from fittedq.data.dataset import Dataset
 from fittedq.data.importers import Rounding, import_dataset, open_source
 from fittedq.errors import UserError

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.actions.base import Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from fittedq.action_sets import Polytope
 from fittedq.actions.base import Box
+from fittedq.actions.polytope import Polytope
 from fittedq.approx import linear
 from fittedq.approx.host import host_view
 from fittedq.approx.linear import Custom, LinearCritic, Polynomial, RadialBasis

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
-from fittedq.action_sets import Polytope, StateBox
 from fittedq.actions.base import Box
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.ascent import ProjectedAscent

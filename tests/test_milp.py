@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from fittedq.action_sets import Mixed, Polytope, StateBox
 from fittedq.actions.base import Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status

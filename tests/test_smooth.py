@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import erf, ndtr
 
-from fittedq.action_sets import Polytope, StateBox
 from fittedq.actions.base import Box
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import TanhGaussianPolicy

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fittedq.action_sets import Polytope
 from fittedq.actions.base import Box
+from fittedq.actions.polytope import Polytope
 from fittedq.approx.networks import QNetwork
 from fittedq.noise import explore
 from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fittedq.action_sets import Polytope, StateBox
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.state_box import StateBox
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import Forest, TreeCritic, _Nodes, _padded, _regressor
 from fittedq.errors import UserError

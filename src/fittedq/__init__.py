@@ -11,8 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fittedq.action_sets import Limits, Mixed, Polytope, StateBox
     from fittedq.actions.base import Box
+    from fittedq.actions.limits import Limits
+    from fittedq.actions.mixed import Mixed
+    from fittedq.actions.polytope import Polytope
+    from fittedq.actions.state_box import StateBox
     from fittedq.agent import Agent
     from fittedq.api import fit, load, resume, train
     from fittedq.data.dataset import Dataset

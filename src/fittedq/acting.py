@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.action_sets import reads_obs
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.saved import reads_obs
 from fittedq.envs.spaces import Numbers, refuse_not_finite
 from fittedq.errors import UserError
 

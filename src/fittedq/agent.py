@@ -19,8 +19,8 @@ from jaxtyping import Float
 
 from fittedq import algorithms, memory
 from fittedq.acting import ActingStatus, checked_fallback, middle, safe_action
-from fittedq.action_sets import describe, described, reads_obs
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.saved import describe, described, reads_obs
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.approx.linear import AbstractFeatures

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fittedq.action_sets import Limits
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fittedq.action_sets import inside
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.limits import inside
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.gym import EnvLike, make_flat

@@ -17,8 +17,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from fittedq import algorithms, checkpoint
-from fittedq.action_sets import Limits, describe, described, narrowed, plain, reads_obs
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.limits import Limits, narrowed
+from fittedq.actions.saved import describe, described, plain, reads_obs
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm

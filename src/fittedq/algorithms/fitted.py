@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from fittedq.action_sets import Mixed
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.mixed import Mixed
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy

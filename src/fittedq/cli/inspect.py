@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from fittedq.action_sets import describe, plain
+from fittedq.actions.saved import describe, plain
 from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybePath, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fittedq.action_sets import Limits
+from fittedq.actions.limits import Limits
 from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord
 from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, Stop, interruptible

@@ -11,8 +11,11 @@ from typing import Any, BinaryIO, final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fittedq.action_sets import Limits, Mixed, Polytope, describe, described, narrowed
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.limits import Limits, narrowed
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
+from fittedq.actions.saved import describe, described
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import (
     DATASET,

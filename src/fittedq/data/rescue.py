@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fittedq.action_sets import described
+from fittedq.actions.saved import described
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset, Writer, dtype_of
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import UNFINISHED, is_free, left_behind, read_signed

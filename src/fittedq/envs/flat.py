@@ -10,8 +10,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from fittedq.action_sets import Limits, narrowed
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, spaces_of_env
 from fittedq.errors import UserError

@@ -19,8 +19,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float
 
-from fittedq.action_sets import Limits, narrowed
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.named import NamedEnv
 from fittedq.envs.simulator_log import redirect_mujoco

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from fittedq.action_sets import Mixed, StateBox
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.state_box import StateBox
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 

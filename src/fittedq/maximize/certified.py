@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fittedq.action_sets import Mixed, Polytope
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.mixed import Mixed
+from fittedq.actions.polytope import Polytope
 from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status, is_box

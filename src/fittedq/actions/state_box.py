@@ -1,0 +1,66 @@
+"""A box whose ends are functions of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.arrays import Arr, inwards, namespace
+from fittedq.errors import UserError
+
+
+class StateBox(AbstractActionSet):
+    """A(s) = {a : low_fn(s) ≤ a ≤ high_fn(s)} inside the outer `box`.
+
+    `low_fn` and `high_fn` take obs [b,s] and return [b,m], row by row, in array arithmetic that works on what they are
+    given (NumPy on the host, JAX in compiled code). They are static: hashable, and never trained. Bounds are clipped to
+    the outer box and rounded inwards to the precision of actions; where they cross, A(s) is the one point low_fn(s).
+    `check` says whether they do.
+    """
+
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+    low_fn: Callable[[Any], Any] = eqx.field(static=True)
+    high_fn: Callable[[Any], Any] = eqx.field(static=True)
+    box: Box
+
+    def __init__(self, low_fn: Callable[[Any], Any], high_fn: Callable[[Any], Any], box: Box):
+        self.low_fn, self.high_fn, self.box = low_fn, high_fn, box
+        self.low, self.high = box.low, box.high
+
+    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)
+        return self.box.project(low, obs), self.box.project(high, obs)
+
+    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        low, high = self.bounds(obs, action.dtype)
+        return namespace(action, low).clip(action, low, high)
+
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+        low, high = self.bounds(obs, action.dtype)
+        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
+
+    def check(self, obs: Float[np.ndarray, "b s"]) -> None:
+        """Raise `UserError` unless low_fn(s) ≤ high_fn(s), within the outer box, for every s in `obs`."""
+        shape = (obs.shape[0], self.size)
+        low, high = np.asarray(self.low_fn(obs)), np.asarray(self.high_fn(obs))
+        for name, bound in (("low_fn", low), ("high_fn", high)):
+            if bound.shape != shape:
+                raise UserError(
+                    f"action bounds: {name} returned shape {bound.shape} for obs of shape {obs.shape}, "
+                    f"expected {shape}: one row per state, one column per action dimension."
+                )
+        crossed = ~(low <= high)
+        outside = (low > np.asarray(self.high)) | (high < np.asarray(self.low))
+        for problem, wrong in (("is empty or not a number", crossed), ("lies outside the outer box", outside)):
+            if wrong.any():
+                row, axis = np.argwhere(wrong)[0]
+                raise UserError(
+                    f"action bounds: at state {row} dimension {axis} is [{low[row, axis]}, {high[row, axis]}], which "
+                    f"{problem}; expected low_fn(s) ≤ high_fn(s) inside the outer box."
+                )
