@@ -39,9 +39,10 @@ from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.approx.networks import QNetwork
 from fittedq.maximize.base import Status
-from fittedq.maximize.bounds import FoldedNetwork, networks
-from fittedq.maximize.certified import certified
-from fittedq.maximize.milp import _encode, milp, region_of
+from fittedq.maximize.exact.milp import _encode, milp
+from fittedq.maximize.proofs.bounds import FoldedNetwork, networks
+from fittedq.maximize.proofs.certified import certified
+from fittedq.maximize.region import region_of
 from fittedq.trainers.state import from_arrays
 from machine import describe
 

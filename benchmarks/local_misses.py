@@ -22,11 +22,11 @@ import numpy as np
 
 from certified import Instance, learned, timed  # first: it sets the number of threads
 from fittedq.approx.networks import QNetwork
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import AbstractMaximizer, Chunked, Status, random_starts, solve
-from fittedq.maximize.cem import CrossEntropy
-from fittedq.maximize.certified import certified
-from fittedq.maximize.lbfgs import ProjectedLBFGS
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.local.cem import CrossEntropy
+from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.proofs.certified import certified
 from machine import describe
 
 SOLVERS: dict[str, AbstractMaximizer] = {

@@ -29,11 +29,11 @@ import optax
 
 from fittedq.actions.base import Box
 from fittedq.approx.networks import QNetwork
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Chunked, random_starts, solve
-from fittedq.maximize.cem import CrossEntropy
-from fittedq.maximize.lbfgs import ProjectedLBFGS
-from fittedq.maximize.reference import ScipyLBFGSB, climb
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.local.cem import CrossEntropy
+from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.local.reference import ScipyLBFGSB, climb
 from machine import describe
 
 OBS, ACTION = 17, 6

@@ -18,8 +18,8 @@ import numpy as np
 from fittedq import Box
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.maximize.base import Status
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
 from machine import describe
 
 RESULT = Path("benchmarks/results/tree_argmax.json")

@@ -18,13 +18,13 @@ from fittedq.actions.state_box import StateBox
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.arrays import inwards, namespace
-from fittedq.maximize.certified import certified
-from fittedq.maximize.integer import exhaustive, integer_quadratic
-from fittedq.maximize.milp import milp
-from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.maximize.refine import refined
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.integer import exhaustive, integer_quadratic
+from fittedq.maximize.exact.milp import milp
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.local.refine import refined
+from fittedq.maximize.proofs.certified import certified
 
 M, ROWS = 3, 16
 

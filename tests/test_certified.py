@@ -18,9 +18,9 @@ from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.bounds import FoldedNetwork, Runs, Upper, networks
-from fittedq.maximize.certified import _min_of, _Region, certified
-from fittedq.maximize.relax import RELAXATIONS
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, networks
+from fittedq.maximize.proofs.certified import _min_of, _Region, certified
+from fittedq.maximize.proofs.relax import RELAXATIONS
 
 OBS = 3
 

@@ -20,7 +20,7 @@ from fittedq.approx.linear import AbstractFeatures
 from fittedq.arrays import namespace
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.maximize.grid import Grid
+from fittedq.maximize.exact.grid import Grid
 from fittedq.problems.lqr import LQR
 from fittedq.template.greedy import PartlySolved, Solved
 from fittedq.trainers.batches import BatchTrainer

@@ -20,8 +20,8 @@ from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import DeterministicPolicy, QNetwork
 from fittedq.cli.main import main
 from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
-from fittedq.maximize.proven import CertifiedArgmax
-from fittedq.maximize.refine import refined
+from fittedq.maximize.local.refine import refined
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.template.greedy import CriticValue, Solved
 from fittedq.types import Approximators
 

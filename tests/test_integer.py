@@ -15,8 +15,8 @@ from fittedq.actions.state_box import StateBox
 from fittedq.approx.linear import LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.integer import exhaustive, integer_quadratic, top_k
-from fittedq.maximize.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.integer import exhaustive, integer_quadratic, top_k
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
 from fittedq.types import AbstractCritic
 
 OBS = 2
@@ -87,7 +87,7 @@ def test_exhaustive_in_parts_is_exhaustive_at_once(monkeypatch):
     box, obs = Box([-3.0] * 3, [3.0] * 3), make_obs(3, 40).astype(np.float32)
     critic = make_critic(3, box)
     once = exhaustive(critic, obs, box, integer=range(3))
-    monkeypatch.setattr("fittedq.maximize.integer.ROWS_AT_A_TIME", 101)
+    monkeypatch.setattr("fittedq.maximize.exact.integer.ROWS_AT_A_TIME", 101)
     parts = exhaustive(critic, obs, box, integer=range(3))
     np.testing.assert_array_equal(once.action, parts.action)
     assert once.action.dtype == np.float32

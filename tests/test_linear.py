@@ -17,7 +17,7 @@ from fittedq.approx.host import host_view
 from fittedq.approx.linear import Custom, LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.quadratic import QuadraticArgmax, quadratic_form
+from fittedq.maximize.exact.quadratic import QuadraticArgmax, quadratic_form
 from fittedq.problems.lqr import LQR
 
 RNG = np.random.default_rng

@@ -16,7 +16,6 @@ from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import (
     AbstractMaximizer,
     Chunked,
@@ -26,10 +25,11 @@ from fittedq.maximize.base import (
     random_starts,
     solve,
 )
-from fittedq.maximize.cem import CrossEntropy
-from fittedq.maximize.grid import Grid
-from fittedq.maximize.lbfgs import ProjectedLBFGS
-from fittedq.maximize.reference import ScipyLBFGSB
+from fittedq.maximize.exact.grid import Grid
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.local.cem import CrossEntropy
+from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.local.reference import ScipyLBFGSB
 
 KEY = jax.random.PRNGKey(0)
 ASCENT, LBFGS, CEM, GRID, SCIPY = ProjectedAscent(), ProjectedLBFGS(), CrossEntropy(), Grid(), ScipyLBFGSB()

@@ -16,9 +16,10 @@ from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.certified import certified
-from fittedq.maximize.integer import exhaustive
-from fittedq.maximize.milp import Program, Sparse, milp, solve_program
+from fittedq.maximize.exact.integer import exhaustive
+from fittedq.maximize.exact.milp import milp
+from fittedq.maximize.highs import Program, Sparse, solve_program
+from fittedq.maximize.proofs.certified import certified
 
 OBS = 2
 TOL = 1e-3

@@ -10,9 +10,9 @@ import pytest
 from fittedq.actions.base import Box
 from fittedq.diagnose.gap import Gap
 from fittedq.maximize.base import Status
-from fittedq.maximize.bounds import FoldedNetwork, networks
-from fittedq.maximize.certified import certified
-from fittedq.maximize.relax import RELAXATIONS, Smooth
+from fittedq.maximize.proofs.bounds import FoldedNetwork, networks
+from fittedq.maximize.proofs.certified import certified
+from fittedq.maximize.proofs.relax import RELAXATIONS, Smooth
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 UNIT = Box([-1.0], [1.0])

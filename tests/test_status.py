@@ -12,19 +12,19 @@ from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.diagnose.gap import amortization_gap
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Chunked, Solution, Status, solve
-from fittedq.maximize.cem import CrossEntropy
-from fittedq.maximize.certified import certified
-from fittedq.maximize.grid import Grid
-from fittedq.maximize.integer import exhaustive, integer_quadratic
-from fittedq.maximize.lbfgs import ProjectedLBFGS
-from fittedq.maximize.milp import milp
-from fittedq.maximize.proven import CertifiedArgmax
-from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.maximize.reference import ScipyLBFGSB
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.grid import Grid
+from fittedq.maximize.exact.integer import exhaustive, integer_quadratic
+from fittedq.maximize.exact.milp import milp
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.local.cem import CrossEntropy
+from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.local.reference import ScipyLBFGSB
+from fittedq.maximize.proofs.certified import certified
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 
 BOX = Box([-1.0], [1.0])
 OBS = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)

@@ -11,8 +11,8 @@ import fittedq
 from fittedq import Box, Polytope, StateBox, UserError
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.maximize.base import Status
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
 
 
 def grown(m: int, rows: int = 200, trees: int = 6, kind: str = "extra_trees", leaf: int = 4) -> TreeCritic:

@@ -17,7 +17,7 @@ from fittedq.approx.host import host_view
 from fittedq.approx.trees import Forest, TreeCritic, _Nodes, _padded, _regressor
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.sweep import TreeSweep, _rank, _unrank
+from fittedq.maximize.exact.sweep import TreeSweep, _rank, _unrank
 
 KINDS = ("extra_trees", "random_forest")
 BOX = Box([-2], [2])
@@ -224,7 +224,7 @@ def test_the_sweep_finds_the_best_of_all_cells(kind, action_set):
 def test_states_swept_in_several_parts(monkeypatch):
     obs = np.random.default_rng(6).normal(size=(23, 2)).astype(np.float32)
     whole = TreeSweep()(grown(), obs, BOX)
-    monkeypatch.setattr("fittedq.maximize.sweep.MAX_ROWS", 4)
+    monkeypatch.setattr("fittedq.maximize.exact.sweep.MAX_ROWS", 4)
     assert np.array_equal(TreeSweep()(grown(), obs, BOX).action, whole.action)
 
 

@@ -34,7 +34,7 @@ from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, space
 from fittedq.errors import UserError, in_one_line
 from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import AGENT, load_folder, place, save_folder
-from fittedq.maximize.refine import refined
+from fittedq.maximize.local.refine import refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.template.greedy import CriticValue

@@ -21,15 +21,15 @@ from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, Ra
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.errors import UserError
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import AbstractMaximizer, is_box
-from fittedq.maximize.cem import CrossEntropy
-from fittedq.maximize.grid import Grid
-from fittedq.maximize.lbfgs import ProjectedLBFGS
-from fittedq.maximize.proven import CertifiedArgmax
-from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.grid import Grid
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.local.cem import CrossEntropy
+from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template.fqi import Budget

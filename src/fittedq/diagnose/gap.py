@@ -21,12 +21,12 @@ from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
-from fittedq.maximize.ascent import ProjectedAscent
 from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.maximize.certified import certified
-from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.proofs.certified import certified
 from fittedq.settings import real
 from fittedq.template.greedy import CriticValue, Solved
 from fittedq.types import AbstractCritic, Approximators

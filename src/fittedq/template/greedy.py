@@ -15,10 +15,10 @@ from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
 from fittedq.bellman import least
 from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
-from fittedq.maximize.proven import CertifiedArgmax
-from fittedq.maximize.quadratic import QuadraticArgmax
-from fittedq.maximize.sweep import TreeSweep
-from fittedq.maximize.trees import TreeArgmax
+from fittedq.maximize.exact.quadratic import QuadraticArgmax
+from fittedq.maximize.exact.sweep import TreeSweep
+from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.types import AbstractCritic, Approximators, Greedy
 
 ExactMaximizer = TreeSweep | TreeArgmax | QuadraticArgmax | CertifiedArgmax

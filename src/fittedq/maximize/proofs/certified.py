@@ -17,7 +17,7 @@ from fittedq.actions.polytope import Polytope
 from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.maximize.bounds import FoldedNetwork, Local, Runs, Upper, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Local, Runs, Upper, networks
 from fittedq.types import AbstractCritic
 
 BATCH = 256

@@ -15,8 +15,9 @@ from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.maximize.base import Solution, Status
-from fittedq.maximize.milp import FEASIBILITY, Region, Rows, conflicting, region_of, solve_program
-from fittedq.maximize.quadratic import Quadratic, quadratic_form
+from fittedq.maximize.exact.quadratic import Quadratic, quadratic_form
+from fittedq.maximize.highs import FEASIBILITY, solve_program
+from fittedq.maximize.region import Region, Rows, conflicting, region_of
 from fittedq.types import AbstractCritic
 
 ROWS_AT_A_TIME = 65536

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from fittedq.approx.host import to_host
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
-from fittedq.maximize.relax import Band, PiecewiseLinear, Relaxation, relaxation
+from fittedq.maximize.proofs.relax import Band, PiecewiseLinear, Relaxation, relaxation
 
 LAYER_NORM_EPSILON = 1e-5
 SAFETY = 64

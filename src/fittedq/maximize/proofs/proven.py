@@ -12,7 +12,7 @@ from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution
-from fittedq.maximize.certified import certified
+from fittedq.maximize.proofs.certified import certified
 from fittedq.types import AbstractCritic
 
 
