@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from fittedq import checkpoint
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
 from fittedq.files import write_bytes
+from fittedq.runs import checkpoint
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 from machine import describe

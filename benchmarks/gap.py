@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fittedq import Dataset, checkpoint
+from fittedq import Dataset
 from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
+from fittedq.runs import checkpoint
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings, TrainSettings

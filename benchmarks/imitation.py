@@ -23,7 +23,8 @@ from fittedq.actions.base import Box
 from fittedq.collect import collect
 from fittedq.data.dataset import Writer
 from fittedq.data.importers import import_dataset, open_source
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from machine import describe
 
 BOX = Box([-1.0] * 6, [1.0] * 6)

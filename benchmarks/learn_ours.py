@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fittedq import checkpoint
 from fittedq.agent import Agent
 from fittedq.algorithms import find
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
+from fittedq.runs import checkpoint
 from fittedq.settings import parse_assignments, split_settings
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings

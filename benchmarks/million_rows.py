@@ -18,7 +18,8 @@ import numpy as np
 import fittedq
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Writer
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from fittedq.types import Transition
 from machine import describe
 

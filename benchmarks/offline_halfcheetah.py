@@ -20,7 +20,8 @@ import fittedq
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Writer
 from fittedq.data.importers import import_dataset, open_source
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from machine import describe
 
 ENV = "HalfCheetah-v5"

@@ -19,7 +19,8 @@ import numpy as np
 import fittedq
 from fittedq.collect import collect
 from fittedq.data.dataset import Writer
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from machine import describe
 
 ENV = "Pendulum-v1"

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
-from fittedq.progress import shown
-from fittedq.run import Run, Schedule
+from fittedq.runs.progress import shown
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 
 GOOD = -200.0
 """A mean return above this swings up within a second or two and stays up."""

@@ -96,9 +96,9 @@ def setups() -> dict[str, Setup]:
 
 PLACES = {
     "start": "fittedq.run:Run.start",
-    "metrics": "fittedq.record:RunFolder.append",
+    "metrics": "fittedq.runs.folder:RunFolder.append",
     "best_agent": "fittedq.agent:Agent.save",
-    "checkpoint": "fittedq.checkpoint:save",
+    "checkpoint": "fittedq.runs.checkpoint:save",
     "final": "fittedq.run:Run._finish",
 }
 """Functions that write, by what they write."""

@@ -80,7 +80,8 @@ def main() -> int:
 
 def work(folder: Path, watch: Watch, seconds: float, duty: float) -> dict[str, int]:
     """Learn without end, do the rest in turn, until the time is over; how often each was done."""
-    from fittedq.run import Run, Schedule
+    from fittedq.runs.run import Run
+    from fittedq.runs.schedule import Schedule
 
     # The replay is full, and its memory touched, long before the first sixth is over.
     settings = {"hidden": (64, 64), "batch_size": 64, "replay_size": 10_000, "random_steps": 500}

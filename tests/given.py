@@ -14,7 +14,8 @@ import numpy as np
 import fittedq
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 
 SMALL = {"hidden": (8, 8), "gamma": np.float32(0.5), "batch_size": np.int64(4), "replay_size": 100}
 OBS = [1.0, 0.0, 0.0]

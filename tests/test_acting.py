@@ -29,7 +29,8 @@ from fittedq.approx.linear import Polynomial
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from strange_envs import ACTIONS, OBSERVATIONS, REAL, Shaped
 
 BOX = Box((-1.0, 0.0), (1.0, 4.0))

@@ -11,7 +11,7 @@ import fittedq
 from fittedq.actions.base import Box
 from fittedq.envs.gym import make_env
 from fittedq.errors import UserError
-from fittedq.record import RunFolder
+from fittedq.runs.folder import RunFolder
 
 
 def test_arguments_of_the_wrong_kind_are_a_sentence(tmp_path: Path) -> None:

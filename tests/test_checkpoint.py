@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fittedq import checkpoint
 from fittedq.agent import Agent
 from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
-from fittedq.run import Run, Schedule, resume
+from fittedq.runs import checkpoint
+from fittedq.runs.run import Run, resume
+from fittedq.runs.schedule import Schedule
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 
@@ -45,7 +46,7 @@ CONTINUE = """
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from fittedq import checkpoint
+from fittedq.runs import checkpoint
 from tests.test_checkpoint import HALF, make
 for name in sys.argv[3:]:
     trainer = make(name).trainer

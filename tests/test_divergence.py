@@ -25,7 +25,8 @@ from fittedq.cli.train import follow
 from fittedq.data.dataset import Dataset
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
-from fittedq.run import Run, Schedule
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from fittedq.template.fqi import FAULTS, fault_after, first_row
 from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer

@@ -12,7 +12,7 @@ import pytest
 
 from fittedq import Dataset, UserError
 from fittedq.data.exporters import export
-from fittedq.record import RunFolder
+from fittedq.runs.folder import RunFolder
 
 
 @contextmanager

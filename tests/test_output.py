@@ -15,9 +15,9 @@ import pytest
 from fittedq.cli import inspect, train
 from fittedq.diagnose import pictures
 from fittedq.diagnose.gap import Gap
-from fittedq.progress import console
-from fittedq.record import RunFolder
-from fittedq.run import Run
+from fittedq.runs.folder import RunFolder
+from fittedq.runs.progress import console
+from fittedq.runs.run import Run
 
 NAME = "[bold]run[red] :smile:"
 """In rich's markup, bold and red text with a face."""

@@ -17,8 +17,9 @@ from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import MANIFEST, digest_of, load_folder, read_signed
-from fittedq.record import RunFolder
-from fittedq.run import Run, Schedule, resume
+from fittedq.runs.folder import RunFolder
+from fittedq.runs.run import Run, resume
+from fittedq.runs.schedule import Schedule
 
 TINY = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 SCHEDULE = Schedule(steps=60, report_every=20, eval_every=40, eval_episodes=1, checkpoint_every=20)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fittedq import checkpoint
 from fittedq.data import segments
 from fittedq.data.replay import DeviceReplay, Replay
 from fittedq.data.segments import RowLog
 from fittedq.errors import UserError
+from fittedq.runs import checkpoint
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators
 

@@ -13,9 +13,10 @@ from fittedq.agent import Agent
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.data.dataset import Dataset
 from fittedq.files import place
-from fittedq.progress import shown
-from fittedq.run import AnyEnv, Run, Schedule, find_agent
-from fittedq.run import resume as continued
+from fittedq.runs.progress import shown
+from fittedq.runs.run import AnyEnv, Run, find_agent
+from fittedq.runs.run import resume as continued
+from fittedq.runs.schedule import Schedule
 
 
 def train(

@@ -25,9 +25,9 @@ from fittedq.envs.gym import make_flat
 from fittedq.envs.named import NamedEnv
 from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
-from fittedq.progress import console, counted
-from fittedq.record import plain
-from fittedq.run import find_agent
+from fittedq.runs.folder import plain
+from fittedq.runs.progress import console, counted
+from fittedq.runs.run import find_agent
 
 
 @dataclass(frozen=True)

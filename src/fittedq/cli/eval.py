@@ -12,8 +12,8 @@ import tyro
 from fittedq.cli.arguments import MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
-from fittedq.progress import counted
-from fittedq.run import find_agent, without_env
+from fittedq.runs.progress import counted
+from fittedq.runs.run import find_agent, without_env
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from fittedq.envs.named import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
-from fittedq.progress import console, counted
-from fittedq.record import RunFolder
-from fittedq.run import find_agent, learned_from, without_env
+from fittedq.runs.folder import RunFolder
+from fittedq.runs.progress import console, counted
+from fittedq.runs.run import find_agent, learned_from, without_env
 from fittedq.types import Transition
 
 AT_ONCE = 10

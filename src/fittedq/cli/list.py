@@ -13,7 +13,7 @@ from rich.table import Table
 from fittedq.algorithms import REGISTRY, find
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.progress import console
+from fittedq.runs.progress import console
 from fittedq.settings import described
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 

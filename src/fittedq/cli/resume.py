@@ -13,7 +13,7 @@ from fittedq.cli.arguments import MaybeInt
 from fittedq.cli.environments import TrustsFile
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
-from fittedq.run import resume
+from fittedq.runs.run import resume
 
 
 @dataclass(frozen=True)

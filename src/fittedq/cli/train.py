@@ -19,9 +19,11 @@ from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.progress import console, duration, shown
-from fittedq.record import plain
-from fittedq.run import Report, Run, Schedule
+from fittedq.runs.folder import plain
+from fittedq.runs.progress import console, duration, shown
+from fittedq.runs.report import Report
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from fittedq.settings import parse_assignments
 
 EXPLODING = (

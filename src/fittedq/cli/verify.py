@@ -10,10 +10,10 @@ from typing import Any
 
 import tyro
 
-from fittedq.checkpoint import check_run, newest_first
 from fittedq.errors import UserError
 from fittedq.files import AGENT, CHECKPOINT, DATASET, MANIFEST, article, faults, read_json, read_manifest
-from fittedq.record import RunFolder
+from fittedq.runs.checkpoint import check_run, newest_first
+from fittedq.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fittedq.run import Report
+from fittedq.runs.report import Report
 
 COMPILING = "compiling (kept for the next start)"
 

@@ -9,14 +9,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from fittedq import algorithms, checkpoint
+from fittedq import algorithms
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import describe, described, plain, reads_obs
@@ -37,7 +36,10 @@ from fittedq.errors import EnvError, UserError
 from fittedq.evaluate import check_spaces
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
-from fittedq.record import RunFolder
+from fittedq.runs import checkpoint
+from fittedq.runs.folder import RunFolder
+from fittedq.runs.report import Report
+from fittedq.runs.schedule import Schedule
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.trainers.base import AbstractTrainer, Progress, never, train
 from fittedq.trainers.batches import BatchTrainer
@@ -50,91 +52,8 @@ from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
 
+
 AnyEnv = EnvLike | AbstractJaxEnv
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train and how often to look. Evaluation and checkpoints change nothing in the run itself.
-
-    A step is one of the environment's; from a dataset it is an update, or an iteration of a fitted method.
-    """
-
-    steps: int
-    report_every: int = 1_000
-    eval_every: int = 5_000
-    eval_episodes: int = 5
-    checkpoint_every: int = 10_000
-    gap_every: int = 0
-    """Steps between looks at the amortization gap on some of the states learned from; 0: none."""
-
-    @staticmethod
-    def offline(algorithm: str, steps: int | None = None, **given: int) -> Schedule:
-        """Defaults for learning from a dataset: iterations are long, updates are short."""
-        cls = algorithms.find(algorithm)
-        fitted = issubclass(cls, FittedAlgorithm)
-        every = {"report_every": 1, "eval_every": 10, "checkpoint_every": 10} if fitted else {}
-        return Schedule(steps=cls.offline_steps if steps is None else steps, **{**every, **given})
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
-            object.__setattr__(self, field.name, whole(getattr(self, field.name), field.name, low))
-
-
-@dataclass(frozen=True)
-class Report:
-    """One interval of a run."""
-
-    step: int
-    steps: int
-    updates: int
-    episodes: int
-    seconds: float
-    """Seconds of training in this process; evaluation, files and compiling are not in it."""
-    steps_per_second: float
-    updates_per_second: float
-    train_return: float | None
-    """Mean return of the training episodes that ended in this interval."""
-    eval_returns: list[float] | None
-    best: float | None
-    metrics: dict[str, float]
-    fraction: float = 0.0
-    """How much of the next step is done; above 0 the report only shows that, and is not recorded."""
-    finished: str | None = None
-    """Why the run ends before its last step."""
-    compiling: float = 0.0
-    """Seconds of compiling in this interval, in none of the figures above."""
-    warnings: tuple[str, ...] = ()
-    """What the user should know of rewards and values, each said once."""
-
-    @property
-    def eta_seconds(self) -> float:
-        return (self.steps - self.step - self.fraction) / max(self.steps_per_second, 1e-9)
-
-    def record(self) -> dict[str, Any]:
-        """The line of `metrics.jsonl`."""
-        row: dict[str, Any] = {
-            "step": self.step,
-            "updates": self.updates,
-            "episodes": self.episodes,
-            "seconds": round(self.seconds, 3),
-            "steps_per_second": round(self.steps_per_second, 1),
-            "updates_per_second": round(self.updates_per_second, 1),
-            "train_return": self.train_return,
-        }
-        if self.eval_returns is not None:
-            row |= {
-                "eval_mean": float(np.mean(self.eval_returns)),
-                "eval_min": min(self.eval_returns),
-                "eval_max": max(self.eval_returns),
-                "eval_returns": self.eval_returns,
-            }
-        if self.finished is not None:
-            row["finished"] = self.finished
-        if self.warnings:
-            row["warnings"] = list(self.warnings)
-        return row | self.metrics
 
 
 class Run:

@@ -1,0 +1,63 @@
+"""What a run tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Report:
+    """One interval of a run."""
+
+    step: int
+    steps: int
+    updates: int
+    episodes: int
+    seconds: float
+    """Seconds of training in this process; evaluation, files and compiling are not in it."""
+    steps_per_second: float
+    updates_per_second: float
+    train_return: float | None
+    """Mean return of the training episodes that ended in this interval."""
+    eval_returns: list[float] | None
+    best: float | None
+    metrics: dict[str, float]
+    fraction: float = 0.0
+    """How much of the next step is done; above 0 the report only shows that, and is not recorded."""
+    finished: str | None = None
+    """Why the run ends before its last step."""
+    compiling: float = 0.0
+    """Seconds of compiling in this interval, in none of the figures above."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know of rewards and values, each said once."""
+
+    @property
+    def eta_seconds(self) -> float:
+        return (self.steps - self.step - self.fraction) / max(self.steps_per_second, 1e-9)
+
+    def record(self) -> dict[str, Any]:
+        """The line of `metrics.jsonl`."""
+        row: dict[str, Any] = {
+            "step": self.step,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "seconds": round(self.seconds, 3),
+            "steps_per_second": round(self.steps_per_second, 1),
+            "updates_per_second": round(self.updates_per_second, 1),
+            "train_return": self.train_return,
+        }
+        if self.eval_returns is not None:
+            row |= {
+                "eval_mean": float(np.mean(self.eval_returns)),
+                "eval_min": min(self.eval_returns),
+                "eval_max": max(self.eval_returns),
+                "eval_returns": self.eval_returns,
+            }
+        if self.finished is not None:
+            row["finished"] = self.finished
+        if self.warnings:
+            row["warnings"] = list(self.warnings)
+        return row | self.metrics
