@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
+from fittedq.acting.collect import collect
 from fittedq.actions.base import Box
-from fittedq.collect import collect
 from fittedq.data.dataset import Writer
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.runs.run import Run

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
-from fittedq.collect import collect
+from fittedq.acting.collect import collect
 from fittedq.data.dataset import Writer
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
-from fittedq.collect import collect
+from fittedq.acting.collect import collect
 from fittedq.data.dataset import Writer
 
 path = Path("runs/pendulum-log")

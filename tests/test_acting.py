@@ -19,7 +19,7 @@ import pytest
 
 import fittedq
 from fittedq import algorithms
-from fittedq.acting import SENTENCES, ActingStatus
+from fittedq.acting.status import SENTENCES, ActingStatus
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope

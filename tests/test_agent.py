@@ -17,6 +17,7 @@ from gymnasium.vector import SyncVectorEnv
 
 import fittedq
 from fittedq import algorithms
+from fittedq.acting.episodes import EVALUATION_SEED
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.approx.host import host_view, to_host
@@ -24,7 +25,6 @@ from fittedq.approx.networks import ACTIVATIONS
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.native import Pendulum
 from fittedq.errors import UserError
-from fittedq.evaluate import EVALUATION_SEED
 
 SIZE, ACTIONS = 3, Box((-2.0,), (2.0,))
 WIDE = Box((-1.0, 0.0), (3.0, 0.5))

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.acting.noise import explore
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms import REGISTRY
@@ -20,7 +21,6 @@ from fittedq.approx.host import host_view
 from fittedq.bellman import polyak
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.noise import explore
 from fittedq.template.fqi import FQI, LearnerState, Sync, Tick, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Regress

@@ -182,7 +182,7 @@ def test_what_an_online_algorithm_does_stores_and_learns_is_admissible(name, kin
 
 
 def test_a_source_executes_and_a_dataset_keeps_admissible_actions_only(tmp_path):
-    from fittedq.collect import collect
+    from fittedq.acting.collect import collect
     from fittedq.data.dataset import Writer
 
     limited = LimitActions(Valley(), Limits(("a <= 0.5",)))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from fittedq.acting.noise import Gaussian, OrnsteinUhlenbeck, explore
 from fittedq.actions.base import Box
 from fittedq.algorithms import DDPG, REGISTRY, SAC, TD3, SACValue
 from fittedq.algorithms.base import POLICY_CRITICS
@@ -18,7 +19,6 @@ from fittedq.bellman import smooth_max
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
-from fittedq.noise import Gaussian, OrnsteinUhlenbeck, explore
 from fittedq.problems.lqr import LQR
 from fittedq.template.fqi import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed

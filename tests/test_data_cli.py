@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import pytest
 
+from fittedq.acting.collect import collect
 from fittedq.actions.base import Box
 from fittedq.cli.main import main
-from fittedq.collect import collect
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.envs.native import Pendulum, physics
 from fittedq.errors import UserError

@@ -20,7 +20,7 @@ from fittedq.cli.main import main
 from fittedq.cli.train import folder_name
 from fittedq.data.dataset import Dataset
 from fittedq.envs.gym import GymSource, make_env, make_flat
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import EnvError, UserError
 from strange_envs import Shaped
 

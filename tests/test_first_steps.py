@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fittedq
-from fittedq.acting import ActingStatus
+from fittedq.acting.status import ActingStatus
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms.ddpg import DDPG

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jaxtyping import TypeCheckError
 
-from fittedq.noise import OrnsteinUhlenbeck
+from fittedq.acting.noise import OrnsteinUhlenbeck
 from fittedq.problems.lqr import LQR
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy

@@ -13,7 +13,7 @@ from gymnasium.wrappers import TransformAction
 
 from fittedq.envs import simulator_log
 from fittedq.envs.gym import GymSource, make_flat
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 
 
 def blown_up(env: Any) -> Any:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fittedq.acting.noise import explore
 from fittedq.actions.base import Box
 from fittedq.actions.polytope import Polytope
 from fittedq.approx.networks import QNetwork
-from fittedq.noise import explore
 from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress

@@ -18,7 +18,8 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from fittedq import algorithms, memory
-from fittedq.acting import ActingStatus, checked_fallback, middle, safe_action
+from fittedq.acting.episodes import episodes, episodes_at_once, whole_episodes
+from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import describe, described, reads_obs
 from fittedq.algorithms.base import Algorithm
@@ -28,11 +29,10 @@ from fittedq.approx.trees import TreeCritic
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
-from fittedq.envs.named import NamedEnv, resolved
 from fittedq.envs.native import AbstractJaxEnv
+from fittedq.envs.registry import NamedEnv, resolved
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError, in_one_line
-from fittedq.evaluate import episodes, episodes_at_once, whole_episodes
 from fittedq.files import AGENT, load_folder, place, save_folder
 from fittedq.maximize.local.refine import refined
 from fittedq.programs import keep_programs

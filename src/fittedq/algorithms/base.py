@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
-from fittedq.noise import AbstractExploration
 from fittedq.settings import check, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics

@@ -16,10 +16,10 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.networks import DeterministicPolicy
-from fittedq.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.mixed import Mixed
 from fittedq.algorithms.base import Algorithm
@@ -30,7 +31,6 @@ from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.maximize.proofs.proven import CertifiedArgmax
-from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template.fqi import Budget
 from fittedq.template.greedy import Solved

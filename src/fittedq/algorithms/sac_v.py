@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
-from fittedq.noise import AbstractExploration, OwnNoise
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress

@@ -20,12 +20,12 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
-from fittedq.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.problems.dynamics import DYNAMICS
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update

@@ -15,10 +15,10 @@ from typing import ClassVar
 import jax
 from jaxtyping import PRNGKeyArray
 
+from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import DeterministicPolicy
-from fittedq.noise import AbstractExploration, Gaussian
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Budget, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed

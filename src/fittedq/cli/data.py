@@ -12,19 +12,19 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
+from fittedq.acting.collect import Policy, collect
+from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
 from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
-from fittedq.collect import Policy, collect
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
 from fittedq.data.rescue import rescued
 from fittedq.envs.gym import make_flat
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import EnvError, UserError
-from fittedq.evaluate import check_spaces
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, counted
 from fittedq.runs.run import find_agent

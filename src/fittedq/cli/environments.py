@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError
 from fittedq.settings import parse_assignments
 

@@ -20,7 +20,7 @@ from fittedq.diagnose.gap import Gap
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.diagnose.values import policy_drift, promise_figures
 from fittedq.diagnose.verdicts import by_horizon, verdict_lines, verdicts
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError
 from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
-from fittedq.envs.named import NamedEnv
+from fittedq.envs.registry import NamedEnv
 from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
 from fittedq.envs.workers import AbstractFleet, Local, Workers

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from fittedq import algorithms
+from fittedq.acting.episodes import check_spaces
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import describe, described, plain, reads_obs
@@ -29,11 +30,10 @@ from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.gym import EnvLike, GymSource, make_env, make_flat
-from fittedq.envs.named import NamedEnv, resolved
 from fittedq.envs.native import AbstractJaxEnv, physics
+from fittedq.envs.registry import NamedEnv, resolved
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
-from fittedq.evaluate import check_spaces
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint

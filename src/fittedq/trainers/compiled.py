@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import to_host
@@ -18,7 +19,6 @@ from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import UserError
-from fittedq.noise import explore
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch

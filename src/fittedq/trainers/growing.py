@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fittedq.acting.collect import act
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
-from fittedq.collect import act
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fittedq import memory
+from fittedq.acting.noise import explore
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view
 from fittedq.arrays import Arr
@@ -17,7 +18,6 @@ from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
-from fittedq.noise import explore
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, Learner, measured

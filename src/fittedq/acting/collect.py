@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
+from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
 from fittedq.data.dataset import Writer
 from fittedq.envs.gym import EnvLike, GymSource
 from fittedq.errors import UserError
-from fittedq.noise import explore
 from fittedq.settings import MOST_SEED, real, whole
 from fittedq.types import Transition
 
