@@ -18,8 +18,9 @@ from fittedq.actions.base import Box
 from fittedq.data import dataset as module
 from fittedq.data import importers
 from fittedq.data.dataset import COLUMNS, Dataset, Writer, as_transition
-from fittedq.data.importers import hdf5_size, import_dataset, open_source, parse_map
+from fittedq.data.importers import import_dataset, open_source, parse_map
 from fittedq.data.quality import check, row_hashes
+from fittedq.data.readers.hdf5 import hdf5_size
 from fittedq.data.replay import Replay
 from fittedq.errors import UserError
 from fittedq.types import Transition

@@ -16,7 +16,8 @@ from fittedq.actions.base import Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.data.dataset import Dataset
-from fittedq.data.importers import Rounding, import_dataset, open_source
+from fittedq.data.importers import import_dataset, open_source
+from fittedq.data.readers.columns import Rounding
 from fittedq.errors import UserError
 
 sys.path.append(str(Path(__file__).parent.parent / "reliability"))

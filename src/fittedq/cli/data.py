@@ -19,8 +19,9 @@ from fittedq.cli.environments import NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
-from fittedq.data.importers import Batch, import_dataset, open_source, parse_map
+from fittedq.data.importers import import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
+from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.gym import make_flat
 from fittedq.envs.registry import NamedEnv

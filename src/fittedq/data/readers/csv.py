@@ -1,0 +1,89 @@
+"""CSV tables."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fittedq.data.readers.columns import (
+    ColumnMap,
+    Columns,
+    Source,
+    _check_columns,
+    _find_columns,
+    _guarded,
+    _import,
+    _linked,
+    _notes_on,
+)
+from fittedq.data.readers.parquet import _table_columns
+from fittedq.errors import UserError, in_one_line
+
+BLOCK_BYTES = 2**23
+
+
+def _read_csv(path: Path, column_map: ColumnMap) -> Source:
+    """A header and a row per transition; vectors are numbered columns (obs_0, obs_1, …) or mapped ones."""
+    _import("pyarrow", path)
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    block = arrow_csv.ReadOptions(block_size=BLOCK_BYTES)
+    label = str(path)
+    # Before Arrow guesses a type for each, which takes seconds where they are many.
+    with path.open("rb") as file:
+        _check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
+    try:
+        with arrow_csv.open_csv(path, read_options=block) as reader:
+            available = list(reader.schema.names)
+            found = _find_columns(available, column_map, label)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} could not be read as CSV ({in_one_line(error)}).") from None
+    # Named, since the first block's integers may be followed by fractions.
+    numbers = [
+        key for name, keys in found.items() if name not in ("terminated", "truncated", "episode") for key in keys
+    ]
+    convert = arrow_csv.ConvertOptions(
+        include_columns=list(dict.fromkeys(itertools.chain(*found.values()))),
+        column_types=dict.fromkeys(numbers, pa.float64()),
+    )
+
+    def read() -> Iterator[Columns]:
+        try:
+            with arrow_csv.open_csv(path, read_options=block, convert_options=convert) as reader:
+                for batch in reader:
+                    if batch.num_rows:
+                        yield _table_columns(batch, found, label)
+        except pa.ArrowInvalid:
+            _refuse_words(path, numbers, convert.null_values)
+            raise
+
+    source = Source(iter(()), -(-path.stat().st_size // BLOCK_BYTES))
+    source.notes += _notes_on(found, available)
+    source.batches = _guarded(_linked(read(), label, source.notes), path)
+    return source
+
+
+def _refuse_words(path: Path, numbers: Sequence[str], empty: Sequence[str]) -> None:
+    """A UserError that names the first cell of these columns that is no number and not empty: Arrow names no line."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.reader(file)
+        header = next(rows)
+        places = [header.index(key) for key in numbers]
+        for row in rows:
+            for place in places:
+                if place < len(row) and row[place] not in empty and not _is_number(row[place]):
+                    raise UserError(
+                        f"{path}: line {rows.line_num} has {row[place][:40]!r} in column {header[place]!r}, expected "
+                        "a number; correct it, or leave the cell empty and import with --drop-bad."
+                    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
