@@ -18,7 +18,7 @@ from typing import Any
 from campaign import Outcome
 
 READING, COMPILING = 2 * 2**30, 8 * 2**30
-"""Addresses that a trial may claim beyond what its process held when it began: to read, `importers.MOST_HELD` twice; a
+"""Addresses that a trial may claim beyond what its process held when it began: to read, `columns.MOST_HELD` twice; a
 compiler reserves more than it uses."""
 SENTENCE = 600
 """Characters of the longest sentence."""

@@ -16,11 +16,12 @@ import pytest
 
 from fittedq.actions.base import Box
 from fittedq.data import dataset as module
-from fittedq.data import importers
 from fittedq.data.dataset import COLUMNS, Dataset, Writer, as_transition
 from fittedq.data.importers import import_dataset, open_source, parse_map
 from fittedq.data.quality import check, row_hashes
+from fittedq.data.readers import npz
 from fittedq.data.readers.hdf5 import hdf5_size
+from fittedq.data.readers.replay import by_environment
 from fittedq.data.replay import Replay
 from fittedq.errors import UserError
 from fittedq.types import Transition
@@ -378,7 +379,7 @@ def test_next_observations_come_from_the_following_row_within_an_episode(
         columns["truncated"][:] = False
     arrays = {name: columns[name] for name in ("obs", "action", "reward", "terminated", "truncated")}
     save_npz(tmp_path / "log.npz", arrays | ({} if episode is None else {"episode": episode}))
-    monkeypatch.setattr(importers, "chunk_rows", lambda width: size)
+    monkeypatch.setattr(npz, "chunk_rows", lambda width: size)
     source = open_source(tmp_path / "log.npz")
     found = import_dataset(source, tmp_path / "d", label="log", action_set=BOX)
 
@@ -414,7 +415,7 @@ def test_a_replay_is_read_oldest_first_and_environment_by_environment(n_envs: in
     replay = Replay(25, 2)
     for step in range(steps):
         replay.add(np.array([[env, step] for env in range(n_envs)], np.float32))
-    order = importers._by_environment(replay.size, steps * n_envs, n_envs)
+    order = by_environment(replay.size, steps * n_envs, n_envs)
     kept = [(step, env) for step in range(steps) for env in range(n_envs)][-25:]
     expected = sorted((env, step) for step, env in kept)
     assert [tuple(row) for row in replay.log().all()[order].tolist()] == expected

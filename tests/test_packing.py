@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fittedq.approx.host import HostCopy
-from fittedq.trainers.packing import SMALL, Packing
+from fittedq.approx.packing import SMALL, Packing
 
 
 def make_tree() -> dict:

@@ -41,12 +41,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "fittedq.action_sets": ("Limits", "Mixed", "Polytope", "StateBox"),
+    "fittedq.actions.base": ("Box",),
+    "fittedq.actions.limits": ("Limits",),
+    "fittedq.actions.mixed": ("Mixed",),
+    "fittedq.actions.polytope": ("Polytope",),
+    "fittedq.actions.state_box": ("StateBox",),
     "fittedq.agent": ("Agent",),
     "fittedq.api": ("fit", "load", "resume", "train"),
     "fittedq.data.dataset": ("Dataset",),
     "fittedq.errors": ("UserError",),
-    "fittedq.types": ("Box", "Transition"),
+    "fittedq.types": ("Transition",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

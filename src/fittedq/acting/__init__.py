@@ -1,0 +1,1 @@
+"""What acts: noise, collecting, episodes, and the status of a step."""

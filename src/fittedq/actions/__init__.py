@@ -1,0 +1,1 @@
+"""Sets of actions: boxes, polytopes, whole numbers, limits that depend on the state."""

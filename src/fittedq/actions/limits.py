@@ -11,7 +11,7 @@ import numpy as np
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
-from fittedq.actions.saved import _check_kind
+from fittedq.actions.saved import check_kind
 from fittedq.arrays import inwards
 from fittedq.errors import UserError
 
@@ -94,7 +94,7 @@ def narrowed(box: Box, wanted: AbstractActionSet | Limits | None, label: str) ->
     if wanted is None:
         return box
     action_set = wanted.within(box) if isinstance(wanted, Limits) else wanted
-    _check_kind(action_set)
+    check_kind(action_set)
     if not inside(action_set, box):
         raise UserError(
             f"action set: found one between {action_set.low} and {action_set.high}, expected it inside {label}'s box "

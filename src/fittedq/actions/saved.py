@@ -33,7 +33,7 @@ def describe(action_set: AbstractActionSet) -> dict[str, Any]:
 def described(description: Any, given: AbstractActionSet | None = None) -> AbstractActionSet:
     """The set of `describe`; for one with bounds that depend on the state, `given`, which must have its outer box."""
     if given is not None:
-        _check_kind(given)
+        check_kind(given)
         if plain(describe(given)) != plain(description):
             raise UserError(
                 f"action set: found {plain(describe(given))}, expected the one saved, {plain(description)}."
@@ -52,7 +52,7 @@ def described(description: Any, given: AbstractActionSet | None = None) -> Abstr
             )
 
 
-def _check_kind(given: Any) -> None:
+def check_kind(given: Any) -> None:
     if not isinstance(given, AbstractActionSet):
         raise UserError(
             f"found {type(given).__name__}, expected a set such as Polytope(…), or Limits((…,)).", argument="action_set"

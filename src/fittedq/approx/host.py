@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from jax._src.xla_bridge import backends_are_initialized
 
+from fittedq.approx.packing import Packing
 from fittedq.errors import UserError
-from fittedq.trainers.packing import Packing
 
 
 class Fork:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset, Writer
-from fittedq.data.readers.columns import ALIASES, ColumnMap, Source, _count, _numbers, _readable
-from fittedq.data.readers.csv import _read_csv
-from fittedq.data.readers.d4rl import _read_d4rl
-from fittedq.data.readers.minari import _minari_folder, _read_minari
-from fittedq.data.readers.npz import _read_npz
-from fittedq.data.readers.parquet import _read_parquet
-from fittedq.data.readers.replay import _read_replay
+from fittedq.data.readers.columns import ALIASES, ColumnMap, Source, listed_numbers, plural, readable
+from fittedq.data.readers.csv import read_csv
+from fittedq.data.readers.d4rl import read_d4rl
+from fittedq.data.readers.minari import minari_folder, read_minari
+from fittedq.data.readers.npz import read_npz
+from fittedq.data.readers.parquet import read_parquet
+from fittedq.data.readers.replay import read_replay
 from fittedq.errors import UserError, nearest
 from fittedq.files import place
 from fittedq.memory import amount
@@ -57,7 +57,7 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
             raise UserError(f"column {name!r} of the map is unknown; {nearest(name, ALIASES)}")
     if column_map and format in FOLDERS:
         raise UserError(f"a column map was given for the format {format}, whose columns are fixed; leave it out.")
-    with _readable(path):
+    with readable(path):
         source = READERS[format](path, column_map)
     return source
 
@@ -73,12 +73,12 @@ def import_dataset(
             writer.append(batch, keep)
         dataset = writer.finish({"import": label})
     if writer.dropped:
-        source.notes.append(f"{_count(writer.dropped, 'bad row was', 'bad rows were')} dropped.")
+        source.notes.append(f"{plural(writer.dropped, 'bad row was', 'bad rows were')} dropped.")
     if action_set is None:
         box = dataset.action_set
         source.notes.append(
-            f"The file does not say the actions' bounds: the data's range is taken, low {_numbers(box.low)}, high "
-            f"{_numbers(box.high)}; give --action-low and --action-high where you know them."
+            f"The file does not say the actions' bounds: the data's range is taken, low {listed_numbers(box.low)}, "
+            f"high {listed_numbers(box.high)}; give --action-low and --action-high where you know them."
         )
     return dataset
 
@@ -107,7 +107,7 @@ def parse_map(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _format_of(path: Path) -> str:
     if path.is_dir():
-        if _minari_folder(path) is not None:
+        if minari_folder(path) is not None:
             return "minari"
         if (path / "checkpoints").is_dir() or path.name.startswith("step-"):
             return "replay"
@@ -126,12 +126,12 @@ def _format_of(path: Path) -> str:
 
 
 READERS: dict[str, Callable[[Path, ColumnMap], Source]] = {
-    "d4rl": _read_d4rl,
-    "minari": _read_minari,
-    "npz": _read_npz,
-    "csv": _read_csv,
-    "parquet": _read_parquet,
-    "replay": _read_replay,
+    "d4rl": read_d4rl,
+    "minari": read_minari,
+    "npz": read_npz,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "replay": read_replay,
 }
 
 

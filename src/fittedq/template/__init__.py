@@ -1,0 +1,1 @@
+"""The sentence every method is: greedy step, ordered regressions, sync."""

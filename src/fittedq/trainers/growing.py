@@ -19,7 +19,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, _under
+from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
 from fittedq.trainers.rows import reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, strong, to_arrays
@@ -174,9 +174,9 @@ class GrowingTrainer(AbstractTrainer):
             moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
             self._fit_on(self._packed, moments)
             assert self._fitted is not None
-            self._fitted.restore(_under("fitted/", arrays), meta["fitted"], {})
+            self._fitted.restore(below("fitted/", arrays), meta["fitted"], {})
             self._controller = self._algorithm.controller(to_host(self._fitted.nets()))
-        return self._source.restore(_under("source/", arrays), meta["source"])
+        return self._source.restore(below("source/", arrays), meta["source"])
 
     def close(self) -> None:
         self._source.close()

@@ -383,7 +383,7 @@ class FittedTrainer(AbstractTrainer):
         self._nets = from_arrays("nets", self._algorithm.sized(self._first, arrays), arrays)
         self._nets = jax.tree.map(jnp.asarray, self._nets)
         self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))
-        self._solutions = Solutions(**_under("solutions/", arrays)).copy()
+        self._solutions = Solutions(**below("solutions/", arrays)).copy()
         self._work = None
         return True
 
@@ -477,6 +477,6 @@ def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
     yield from ((first, 1) for first in range(whole, steps))
 
 
-def _under(prefix: str, arrays: Arrays) -> Arrays:
+def below(prefix: str, arrays: Arrays) -> Arrays:
     """The arrays whose names begin so, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -11,8 +11,8 @@ import numpy as np
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, to_host
+from fittedq.approx.packing import Packing
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.trainers.packing import Packing
 from fittedq.trainers.state import strong
 from fittedq.types import Transition
 

@@ -1,0 +1,1 @@
+"""Logs of other tools, a file for each format."""

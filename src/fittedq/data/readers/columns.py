@@ -66,7 +66,7 @@ class Source:
     """What was left out or put in, a sentence each; complete when the batches are."""
 
 
-def _linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterator[Batch]:
+def linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterator[Batch]:
     """Batches from columns in order; one row is held back, for it may need the one that follows."""
     held: Columns | None = None
     lost = unknown = 0
@@ -93,12 +93,12 @@ def _linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterato
         notes += rounding.notes(name)
     if unknown:
         notes.append(
-            f"{_count(unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; the row's "
+            f"{plural(unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; the row's "
             "own stands in its place, which no target reads."
         )
     if lost:
         notes.append(
-            f"{_count(lost, 'row was', 'rows were')} left out where an episode was cut short, for the file "
+            f"{plural(lost, 'row was', 'rows were')} left out where an episode was cut short, for the file "
             "holds no next observations."
         )
 
@@ -159,10 +159,10 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
     return batch._replace(truncated=truncated), keep
 
 
-def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -> dict[str, list[str]]:
+def find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -> dict[str, list[str]]:
     """The file's column or columns for each of ours."""
     names = set(available)
-    _check_columns(len(available), label)
+    check_columns(len(available), label)
     found: dict[str, list[str]] = {}
     for name, aliases in ALIASES.items():
         if name in column_map:
@@ -197,12 +197,12 @@ def _find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -
     return found
 
 
-def _check_columns(count: int, label: str) -> None:
+def check_columns(count: int, label: str) -> None:
     if count > MOST_NUMBERS:
         raise UserError(f"{label} has {count:,} columns, expected at most {MOST_NUMBERS:,}; leave some out.")
 
 
-def _row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
+def row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
     """The numbers in one row of columns of these shapes; a UserError where they are no rows, or rows too wide."""
     for name, shape in shapes.items():
         if not shape:
@@ -216,7 +216,7 @@ def _row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
     return width
 
 
-def _held(size: int, what: str) -> None:
+def check_held(size: int, what: str) -> None:
     """Refuse what would have to be held at once and is too large for it."""
     if size > MOST_HELD:
         raise UserError(
@@ -225,7 +225,7 @@ def _held(size: int, what: str) -> None:
         )
 
 
-def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
+def joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
     """One column from several of the file's, side by side."""
     if len(parts) == 1:
         return parts[0]
@@ -235,7 +235,7 @@ def _joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
         raise UserError(f"{label}: the columns of {name} cannot be put side by side ({in_one_line(error)}).") from None
 
 
-def _notes_on(found: Mapping[str, Sequence[str]], available: Iterable[str]) -> list[str]:
+def notes_on(found: Mapping[str, Sequence[str]], available: Iterable[str]) -> list[str]:
     """Sentences on the columns that a file lacks, and on those of it that are not read."""
     notes = []
     if "terminated" not in found:
@@ -247,21 +247,21 @@ def _notes_on(found: Mapping[str, Sequence[str]], available: Iterable[str]) -> l
     return notes
 
 
-def _same_length(lengths: Mapping[str, int], label: str) -> int:
+def same_length(lengths: Mapping[str, int], label: str) -> int:
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise UserError(f"{label}: its columns differ in length ({listed}), expected one row per transition in each.")
     return next(iter(lengths.values()))
 
 
-def _guarded(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
-    """The same batches, read under `_readable`."""
-    with _readable(path):
+def guarded(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
+    """The same batches, read under `readable`."""
+    with readable(path):
         yield from batches
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """What a library raises on damaged content becomes a sentence."""
     try:
         yield
@@ -276,16 +276,16 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _import(name: str, path: Path) -> Any:
+def library(name: str, path: Path) -> Any:
     try:
         return __import__(name)
     except ModuleNotFoundError:
         raise UserError(f"{path} needs {name} to be read; pip install 'fittedq[data]'.") from None
 
 
-def _count(count: int, one: str, many: str) -> str:
+def plural(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _numbers(values: Iterable[float]) -> str:
+def listed_numbers(values: Iterable[float]) -> str:
     return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"

@@ -11,22 +11,22 @@ from fittedq.data.readers.columns import (
     ColumnMap,
     Columns,
     Source,
-    _check_columns,
-    _find_columns,
-    _guarded,
-    _import,
-    _linked,
-    _notes_on,
+    check_columns,
+    find_columns,
+    guarded,
+    library,
+    linked,
+    notes_on,
 )
-from fittedq.data.readers.parquet import _table_columns
+from fittedq.data.readers.parquet import table_columns
 from fittedq.errors import UserError, in_one_line
 
 BLOCK_BYTES = 2**23
 
 
-def _read_csv(path: Path, column_map: ColumnMap) -> Source:
+def read_csv(path: Path, column_map: ColumnMap) -> Source:
     """A header and a row per transition; vectors are numbered columns (obs_0, obs_1, …) or mapped ones."""
-    _import("pyarrow", path)
+    library("pyarrow", path)
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -34,11 +34,11 @@ def _read_csv(path: Path, column_map: ColumnMap) -> Source:
     label = str(path)
     # Before Arrow guesses a type for each, which takes seconds where they are many.
     with path.open("rb") as file:
-        _check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
+        check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
     try:
         with arrow_csv.open_csv(path, read_options=block) as reader:
             available = list(reader.schema.names)
-            found = _find_columns(available, column_map, label)
+            found = find_columns(available, column_map, label)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} could not be read as CSV ({in_one_line(error)}).") from None
     # Named, since the first block's integers may be followed by fractions.
@@ -55,14 +55,14 @@ def _read_csv(path: Path, column_map: ColumnMap) -> Source:
             with arrow_csv.open_csv(path, read_options=block, convert_options=convert) as reader:
                 for batch in reader:
                     if batch.num_rows:
-                        yield _table_columns(batch, found, label)
+                        yield table_columns(batch, found, label)
         except pa.ArrowInvalid:
             _refuse_words(path, numbers, convert.null_values)
             raise
 
     source = Source(iter(()), -(-path.stat().st_size // BLOCK_BYTES))
-    source.notes += _notes_on(found, available)
-    source.batches = _guarded(_linked(read(), label, source.notes), path)
+    source.notes += notes_on(found, available)
+    source.batches = guarded(linked(read(), label, source.notes), path)
     return source
 
 

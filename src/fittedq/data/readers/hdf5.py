@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fittedq.data.readers.columns import _held, _import, _row_sizes
+from fittedq.data.readers.columns import check_held, library, row_sizes
 from fittedq.errors import UserError, in_one_line
 from fittedq.memory import amount
 
 
-def _refuse_links(file: Any, label: str) -> None:
+def refuse_links(file: Any, label: str) -> None:
     """A UserError for a link at the top of a file: what stands under that name lies elsewhere, perhaps in another file.
 
     Links deeper down are never followed either: `visititems` passes over them.
@@ -27,7 +27,7 @@ def _refuse_links(file: Any, label: str) -> None:
             )
 
 
-def _numbers_in(group: Any, name: str, label: str) -> Any:
+def numbers_in(group: Any, name: str, label: str) -> Any:
     """The dataset of a group by that name: numbers, all in the file itself, of a size that is there."""
     item = group[name]
     if not hasattr(item, "dtype") or item.dtype.kind not in "biuf" or item.shape is None:
@@ -38,7 +38,7 @@ def _numbers_in(group: Any, name: str, label: str) -> Any:
     if stored != size and (item.chunks is None or (size and not stored)):
         raise UserError(f"{label}: {name} declares {amount(size)} and holds {amount(stored)}; it is damaged.")
     if item.chunks is not None:
-        _held(math.prod(item.chunks) * item.dtype.itemsize, f"{label}: a chunk of {name}")
+        check_held(math.prod(item.chunks) * item.dtype.itemsize, f"{label}: a chunk of {name}")
     return item
 
 
@@ -46,15 +46,15 @@ MOST_NESTED = 16
 """Spaces within spaces in Minari's layout: more are a circle."""
 
 
-def _whole(group: Any, name: str, label: str) -> np.ndarray:
+def whole_array(group: Any, name: str, label: str) -> np.ndarray:
     """An episode's numbers by that name."""
-    item = _numbers_in(group, name, label)
-    _row_sizes({name: item.shape}, label)
-    _held(math.prod(item.shape) * item.dtype.itemsize, f"{label}: {name}")
+    item = numbers_in(group, name, label)
+    row_sizes({name: item.shape}, label)
+    check_held(math.prod(item.shape) * item.dtype.itemsize, f"{label}: {name}")
     return np.asarray(item)
 
 
-def _flat(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
+def flat_array(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
     """A dataset as [T, size]; a group (Dict or Tuple space) with its parts side by side, in Gymnasium's order."""
     item = group[name]
     if hasattr(item, "keys"):
@@ -62,18 +62,18 @@ def _flat(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
             raise UserError(f"{label}: {item.name} is an empty group, expected numbers.")
         if depth == MOST_NESTED:
             raise UserError(f"{label}: {item.name} lies {depth} groups deep, expected fewer; it is damaged.")
-        _refuse_links(item, label)
+        refuse_links(item, label)
         by_place = sorted(item, key=lambda key: (int(key[7:]), key) if key.startswith("_index_") else (0, key))
-        return np.concatenate([_flat(item, key, label, depth + 1) for key in by_place], axis=1)
-    values = _whole(group, name, label)
+        return np.concatenate([flat_array(item, key, label, depth + 1) for key in by_place], axis=1)
+    values = whole_array(group, name, label)
     if values.ndim == 1:
         raise UserError(f"{label}: {item.name} has shape {values.shape}, expected (T, …): continuous, not discrete.")
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
-def _hdf5(path: Path) -> Any:
+def open_hdf5(path: Path) -> Any:
     """An open file, or a UserError that says what is wrong with it."""
-    h5py = _import("h5py", path)
+    h5py = library("h5py", path)
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, as_transition
-from fittedq.data.readers.columns import Batch, ColumnMap, Source, _count, _guarded
-from fittedq.data.readers.hdf5 import _flat, _hdf5, _refuse_links, _whole
+from fittedq.data.readers.columns import Batch, ColumnMap, Source, guarded, plural
+from fittedq.data.readers.hdf5 import flat_array, open_hdf5, refuse_links, whole_array
 from fittedq.errors import UserError
 from fittedq.files import read_json
 
@@ -20,25 +20,25 @@ MINARI_SAYS = ("total_episodes", "action_space")
 """What is read of Minari's metadata, in its file or among the attributes of main_data.hdf5."""
 
 
-def _minari_folder(path: Path) -> Path | None:
+def minari_folder(path: Path) -> Path | None:
     """The folder that holds main_data.hdf5."""
     return next((folder for folder in (path / "data", path) if (folder / "main_data.hdf5").is_file()), None)
 
 
-def _read_minari(path: Path, column_map: ColumnMap) -> Source:
+def read_minari(path: Path, column_map: ColumnMap) -> Source:
     """data/main_data.hdf5 with a group per episode, T + 1 observations and T of all else; data/metadata.json.
 
     Of the metadata only counts and the action space's bounds are read; no environment is made.
     """
-    folder = _minari_folder(path)
+    folder = minari_folder(path)
     if folder is None:
         raise UserError(f"{path} holds no data/main_data.hdf5; give the folder of a local Minari dataset in HDF5.")
     main = folder / "main_data.hdf5"
     metadata = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
     if not isinstance(metadata, dict):
         raise UserError(f"{folder / 'metadata.json'} holds no names and values; it is damaged or not Minari's.")
-    with _hdf5(main) as file:
-        _refuse_links(file, str(main))
+    with open_hdf5(main) as file:
+        refuse_links(file, str(main))
         names = [name for name in file if name.startswith("episode_") and name[8:].isdecimal()]
         said = {
             name: file.attrs[name] for name in MINARI_SAYS if name in file.attrs and not file.attrs.get_id(name).shape
@@ -53,22 +53,22 @@ def _read_minari(path: Path, column_map: ColumnMap) -> Source:
             f"{main} holds {len(names)} episodes, its metadata.json says {expected}; it is incomplete: fetch it again."
         )
     source = Source(iter(()), len(names), _space_bounds(metadata.get("action_space")))
-    source.batches = _guarded(_minari_batches(main, names, source.notes), main)
+    source.batches = guarded(_minari_batches(main, names, source.notes), main)
     return source
 
 
 def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[Batch]:
     unfinished = 0
-    with _hdf5(main) as file:
+    with open_hdf5(main) as file:
         for name in names:
             group, label = file[name], f"{main}: {name}"
             missing = {"observations", "actions", "rewards", "terminations", "truncations"} - set(group)
             if missing:
                 raise UserError(f"{label} has no {', '.join(sorted(missing))}; it is damaged or not Minari's.")
-            _refuse_links(group, label)
-            obs, action = _flat(group, "observations", label), _flat(group, "actions", label)
-            flags = [_whole(group, key, label) for key in ("terminations", "truncations")]
-            reward = _whole(group, "rewards", label)
+            refuse_links(group, label)
+            obs, action = flat_array(group, "observations", label), flat_array(group, "actions", label)
+            flags = [whole_array(group, key, label) for key in ("terminations", "truncations")]
+            reward = whole_array(group, "rewards", label)
             length = len(reward)
             lengths = [len(obs) - 1, len(action), length, *map(len, flags)]
             lengths += [int(group.attrs["total_steps"])] if "total_steps" in group.attrs else []
@@ -103,7 +103,7 @@ def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[
             yield batch, np.ones(length, bool)
     if unfinished:
         notes.append(
-            f"{_count(unfinished, 'episode ends', 'episodes end')} without a flag; the last row is marked truncated."
+            f"{plural(unfinished, 'episode ends', 'episodes end')} without a flag; the last row is marked truncated."
         )
 
 

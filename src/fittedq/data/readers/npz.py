@@ -16,14 +16,14 @@ from fittedq.data.readers.columns import (
     ColumnMap,
     Columns,
     Source,
-    _find_columns,
-    _guarded,
-    _held,
-    _joined,
-    _linked,
-    _notes_on,
-    _row_sizes,
-    _same_length,
+    check_held,
+    find_columns,
+    guarded,
+    joined,
+    linked,
+    notes_on,
+    row_sizes,
+    same_length,
 )
 from fittedq.errors import UserError, in_one_line
 from fittedq.memory import amount
@@ -61,7 +61,7 @@ class NpyStream:
         if self._fortran and rest:
             # Its rows are scattered over the file: only reading it whole gives one.
             if self._whole is None:
-                _held(self.size, f"{self._label}, in Fortran's order,")
+                check_held(self.size, f"{self._label}, in Fortran's order,")
                 self._whole = self._array(self.shape[::-1]).T
             part = self._whole[self._at : self._at + rows]
         else:
@@ -71,7 +71,7 @@ class NpyStream:
 
     def whole(self) -> np.ndarray:
         """All of a small one."""
-        _held(self.size, self._label)
+        check_held(self.size, self._label)
         return self._array(self.shape)
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -82,33 +82,33 @@ class NpyStream:
         return np.frombuffer(data, self.dtype).reshape(shape)
 
 
-def _read_npz(path: Path, column_map: ColumnMap) -> Source:
+def read_npz(path: Path, column_map: ColumnMap) -> Source:
     """Arrays named as in `Dataset.from_arrays` or as D4RL's; action_low and action_high where they are there."""
     label = str(path)
     with _zip(path) as archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        found = _find_columns(available, column_map, label)
+        found = find_columns(available, column_map, label)
         shapes = {key: _member(archive, key, path).shape for key in itertools.chain(*found.values())}
-        width = _row_sizes(shapes, label)
+        width = row_sizes(shapes, label)
         action_set = None
         if "action_low" in available and "action_high" in available:
             streams = [_member(archive, key, path) for key in ("action_low", "action_high")]
             low, high = (stream.whole() for stream in streams)
             action_set = action_bounds(low, high)
-    count, size = _same_length({key: shape[0] for key, shape in shapes.items()}, label), chunk_rows(width)
+    count, size = same_length({key: shape[0] for key, shape in shapes.items()}, label), chunk_rows(width)
 
     def read() -> Iterator[Columns]:
         with _zip(path) as archive:
             streams = {name: [_member(archive, key, path) for key in keys] for name, keys in found.items()}
             for _ in chunks(count, size):
                 yield {
-                    name: _joined([stream.read(size) for stream in parts], name, label)
+                    name: joined([stream.read(size) for stream in parts], name, label)
                     for name, parts in streams.items()
                 }
 
     source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
-    source.notes += _notes_on(found, available)
-    source.batches = _guarded(_linked(read(), label, source.notes), path)
+    source.notes += notes_on(found, available)
+    source.batches = guarded(linked(read(), label, source.notes), path)
     return source
 
 

@@ -15,20 +15,20 @@ from fittedq.data.readers.columns import (
     ColumnMap,
     Columns,
     Source,
-    _find_columns,
-    _guarded,
-    _import,
-    _joined,
-    _linked,
-    _notes_on,
-    _row_sizes,
+    find_columns,
+    guarded,
+    joined,
+    library,
+    linked,
+    notes_on,
+    row_sizes,
 )
 from fittedq.errors import UserError, in_one_line
 
 
-def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
+def read_parquet(path: Path, column_map: ColumnMap) -> Source:
     """A row per transition; vectors are list columns, numbered columns (obs_0, obs_1, …) or mapped ones."""
-    _import("pyarrow", path)
+    library("pyarrow", path)
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -36,8 +36,8 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema, count = file.schema_arrow, file.metadata.num_rows
-            found = _find_columns(schema.names, column_map, label)
-            width = _row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
+            found = find_columns(schema.names, column_map, label)
+            width = row_sizes(_parquet_shapes(file.metadata, set(itertools.chain(*found.values()))), label)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
             f"{path} could not be read as Parquet ({in_one_line(error)}); it is truncated or damaged."
@@ -52,11 +52,11 @@ def _read_parquet(path: Path, column_map: ColumnMap) -> Source:
     def read() -> Iterator[Columns]:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=size, columns=columns):
-                yield _table_columns(batch, found, label)
+                yield table_columns(batch, found, label)
 
     source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
-    source.notes += _notes_on(found, schema.names)
-    source.batches = _guarded(_linked(read(), label, source.notes), path)
+    source.notes += notes_on(found, schema.names)
+    source.batches = guarded(linked(read(), label, source.notes), path)
     return source
 
 
@@ -74,12 +74,12 @@ def _parquet_shapes(metadata: Any, columns: set[str]) -> dict[str, tuple[int, in
     return shapes
 
 
-def _table_columns(batch: Any, found: Mapping[str, list[str]], label: str) -> Columns:
+def table_columns(batch: Any, found: Mapping[str, list[str]], label: str) -> Columns:
     columns = {}
     for name, keys in found.items():
         parts = [_arrow_column(batch.column(key), key, label) for key in keys]
         vector = name in ("obs", "action", "next_obs")
-        columns[name] = _joined([part[:, None] if vector and part.ndim == 1 else part for part in parts], name, label)
+        columns[name] = joined([part[:, None] if vector and part.ndim == 1 else part for part in parts], name, label)
     return columns
 
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, chunk_rows, chunks
-from fittedq.data.readers.columns import Batch, ColumnMap, Source, _count
+from fittedq.data.readers.columns import Batch, ColumnMap, Source, plural
 from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, load_folder, read_json
 from fittedq.types import Transition
 
 
-def _read_replay(path: Path, column_map: ColumnMap) -> Source:
+def read_replay(path: Path, column_map: ColumnMap) -> Source:
     """The replay in a run's newest checkpoint (or in the checkpoint given), the oldest transition first."""
     checkpoint = path
     if (path / "checkpoints").is_dir():
@@ -34,14 +34,14 @@ def _read_replay(path: Path, column_map: ColumnMap) -> Source:
         raise UserError(f"{checkpoint}: its replay is empty; train it further first.")
     n_envs, obs_size = obs.shape
     action_size = rows.shape[1] - Transition.width(obs_size, 0)
-    order = _by_environment(len(rows), int(manifest["trainer"]["step"]), n_envs)
+    order = by_environment(len(rows), int(manifest["trainer"]["step"]), n_envs)
     size = chunk_rows(rows.shape[1])
     source = Source(iter(()), -(-len(rows) // size), _agent_bounds(path))
     source.batches = _replay_batches(rows, order, obs_size, action_size, size, source.notes)
     return source
 
 
-def _by_environment(count: int, step: int, n_envs: int) -> np.ndarray:
+def by_environment(count: int, step: int, n_envs: int) -> np.ndarray:
     """Indices of rows in order, by environment: n environments write in turn."""
     oldest = (step - count) % n_envs
     return np.concatenate([np.arange((env - oldest) % n_envs, count, n_envs) for env in range(n_envs)])
@@ -63,7 +63,7 @@ def _replay_batches(
         yield batch._replace(truncated=truncated), np.ones(len(truncated), bool)
     if cut:
         notes.append(
-            f"{_count(cut, 'row is', 'rows are')} marked truncated, for the next row does not follow on (another "
+            f"{plural(cut, 'row is', 'rows are')} marked truncated, for the next row does not follow on (another "
             "environment's rows begin)."
         )
 

@@ -1,0 +1,1 @@
+"""Exact argmax where the critic admits it."""

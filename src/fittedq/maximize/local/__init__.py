@@ -1,0 +1,1 @@
+"""Local search for argmax q: a good action soon, no proof."""

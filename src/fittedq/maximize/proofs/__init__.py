@@ -1,0 +1,1 @@
+"""Bounds on max q that hold for certain."""
