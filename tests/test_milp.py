@@ -110,7 +110,7 @@ def test_a_row_that_cuts_off_the_best_action_costs_value():
     free = milp(critic, obs, box)
     middle = np.mean([box.low, box.high], axis=0)
     normal = free.action[0] - middle
-    half = Polytope(box.low, box.high, [normal], [normal @ (middle + normal / 2)])
+    half = Polytope(box.low, box.high, normal[None], np.array([normal @ (middle + normal / 2)]))
     cut = milp(critic, obs, half)
     assert half.contains(cut.action, obs).all()
     assert cut.upper_bound[0] < free.value[0] - 10 * TOL
