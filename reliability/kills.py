@@ -95,11 +95,11 @@ def setups() -> dict[str, Setup]:
 
 
 PLACES = {
-    "start": "fittedq.run:Run.start",
+    "start": "fittedq.runs.run:Run.start",
     "metrics": "fittedq.runs.folder:RunFolder.append",
     "best_agent": "fittedq.agent:Agent.save",
     "checkpoint": "fittedq.runs.checkpoint:save",
-    "final": "fittedq.run:Run._finish",
+    "final": "fittedq.runs.run:Run._finish",
 }
 """Functions that write, by what they write."""
 ENTRIES = {"checkpoint": 2, "metrics": 2}
