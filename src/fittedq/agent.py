@@ -203,7 +203,8 @@ class Agent:
         actions, _ = self._finite(action, self.spaces.action, "action")
         if actions.shape[0] != batch.shape[0]:
             raise UserError(
-                f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions, expected as many."
+                f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions; "
+                "give one action per observation."
             )
         q = self.critic_value(self._normalize(batch), actions)
         return q[0] if single else q

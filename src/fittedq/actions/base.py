@@ -107,8 +107,8 @@ class Box(AbstractActionSet):
         self.high = tuple(float(bound) for bound in np.ravel(np.asarray(high)))
         if not self.low or len(self.low) != len(self.high):
             raise UserError(
-                f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds, expected as many, "
-                "at least one; give one pair per action dimension."
+                f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds; "
+                "give one of each per action dimension."
             )
         for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
             if not (abs(low_bound) <= LARGEST and abs(high_bound) <= LARGEST):

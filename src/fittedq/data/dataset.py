@@ -297,7 +297,7 @@ class Writer:
         if sizes != self._sizes:
             raise UserError(
                 f"{self._label}: found rows of {sizes[0]} observation and {sizes[1]} action numbers after rows of "
-                f"{self._sizes[0]} and {self._sizes[1]}, expected as many in every row."
+                f"{self._sizes[0]} and {self._sizes[1]}; every row needs the same number."
             )
         kept = np.ones(batch.reward.shape[0], bool) if keep is None else keep
         bad = kept & ~self._faults.add(batch, self.action_set, kept)
@@ -498,7 +498,7 @@ def as_transition(columns: Mapping[str, Any], label: str = "dataset") -> Transit
         )
     for name, array in arrays.items():
         if len(array) != count:
-            raise UserError(f"{label}: {name} has {len(array)} rows and obs has {count}, expected as many.")
+            raise UserError(f"{label}: {name} has {len(array)} rows and obs has {count}; give one row for each.")
     return Transition(**arrays)
 
 
@@ -513,7 +513,7 @@ def action_bounds(low: Any, high: Any, size: int | None = None) -> Box:
         if any(len(bound) != size for bound in bounds):
             raise UserError(
                 f"action bounds: found {len(bounds[0])} lower and {len(bounds[1])} upper bounds for actions of {size} "
-                "numbers, expected as many, or one for all."
+                "numbers; give one of each per action dimension, or one of each for all."
             )
     return Box(*bounds)
 

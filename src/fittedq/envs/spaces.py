@@ -182,7 +182,7 @@ class Parts(AbstractLayout):
         ]
         if len({(len(rows), single) for rows, single in read}) > 1:
             lengths = ", ".join("one" if single else f"{len(rows)}" for rows, single in read)
-            raise UserError(f"{name}: its parts hold {lengths} observations, expected as many in each.")
+            raise UserError(f"{name}: its parts hold {lengths} observations; give the same number in each.")
         return np.concatenate([rows for rows, _ in read], axis=1), read[0][1]
 
     def read_flat(self, value: Any, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:

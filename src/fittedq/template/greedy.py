@@ -26,7 +26,10 @@ ExactMaximizer = TreeSweep | TreeArgmax | QuadraticArgmax | CertifiedArgmax
 
 
 class AbstractGreedy(eqx.Module):
-    """`nets` are the frozen components laid over the live ones."""
+    """(networks, s') → an action near argmax q(s', ·).
+
+    `nets` holds the target network where there is one, else the live one.
+    """
 
     @abc.abstractmethod
     def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy: ...

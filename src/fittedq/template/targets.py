@@ -69,7 +69,7 @@ class MeanOverCritics(AbstractCombine):
 
 
 class AbstractTarget(eqx.Module):
-    """`nets` are the frozen components laid over the live ones."""
+    """(networks, rows) → their labels; `nets` holds the target network where there is one, else the live one."""
 
     @abc.abstractmethod
     def __call__(

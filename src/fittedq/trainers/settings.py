@@ -44,7 +44,9 @@ class FitSettings:
 
     batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
     normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
-    tolerance: float = setting(0.0, "stop when max(δ_q, δ_d), or δ_q and the policy's change, fall below", low=0.0)
+    tolerance: float = setting(
+        0.0, "stop when q and the policy change by less than this between iterations; 0: never", low=0.0
+    )
 
     def __post_init__(self) -> None:
         check(self)
