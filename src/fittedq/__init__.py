@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fittedq.actions.polytope import Polytope
     from fittedq.actions.state_box import StateBox
     from fittedq.agent import Agent
-    from fittedq.api import fit, load, resume, train
+    from fittedq.api import fit, load, resume, stream, train
     from fittedq.data.dataset import Dataset
     from fittedq.errors import UserError
     from fittedq.types import Transition
@@ -37,6 +37,7 @@ __all__ = [
     "fit",
     "load",
     "resume",
+    "stream",
     "train",
 ]
 
@@ -47,7 +48,7 @@ _HOMES = {
     "fittedq.actions.polytope": ("Polytope",),
     "fittedq.actions.state_box": ("StateBox",),
     "fittedq.agent": ("Agent",),
-    "fittedq.api": ("fit", "load", "resume", "train"),
+    "fittedq.api": ("fit", "load", "resume", "stream", "train"),
     "fittedq.data.dataset": ("Dataset",),
     "fittedq.errors": ("UserError",),
     "fittedq.types": ("Transition",),

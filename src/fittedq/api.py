@@ -1,9 +1,10 @@
-"""The Python interface: train, fit, resume, load."""
+"""The Python interface: train, fit, stream, resume, load."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fittedq.runs.progress import shown
 from fittedq.runs.run import AnyEnv, Run, find_agent
 from fittedq.runs.run import resume as continued
 from fittedq.runs.schedule import Schedule
+from fittedq.runs.stop import Reports, Rule
 
 
 def train(
@@ -33,6 +35,7 @@ def train(
     progress: bool = False,
     data: Dataset | str | Path | None = None,
     action_set: AbstractActionSet | Limits | None = None,
+    stop_when: str | Rule | None = None,
     **settings: Any,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
@@ -41,9 +44,10 @@ def train(
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
     bar; the replay starts with `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's
-    box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. Further settings are the
-    algorithm's and the training loop's (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and
-    names the nearest.
+    box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
+    early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report, looked
+    at after each (every 1 000 steps, and at evaluations). Further settings are the algorithm's and the training loop's
+    (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
     folder = None if out is None else place(out, "out")
@@ -58,8 +62,7 @@ def train(
         data=None if data is None else Dataset.of(data, "data"),
         action_set=action_set,
     )
-    run.start()
-    return _to_the_end(run, progress)
+    return _to_the_end(run, stop_when, progress)
 
 
 def fit(
@@ -75,13 +78,14 @@ def fit(
     gap_every: int = 0,
     progress: bool = False,
     action_set: AbstractActionSet | Limits | None = None,
+    stop_when: str | Rule | None = None,
     **settings: Any,
 ) -> Agent:
     """Learn from logged transitions alone (a `Dataset` or its folder) and return the last agent.
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
-    the dataset's box for the controller, as in `train`; the rows stay. `features=`
+    the dataset's box for the controller, as in `train`; the rows stay. `stop_when` is `train`'s. `features=`
     (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
@@ -98,8 +102,52 @@ def fit(
         eval_env=eval_env,
         action_set=action_set,
     )
-    run.start()
-    return _to_the_end(run, progress)
+    return _to_the_end(run, stop_when, progress)
+
+
+def stream(
+    algorithm: str,
+    env: AnyEnv | None = None,
+    *,
+    steps: int | None = None,
+    data: Dataset | str | Path | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    eval_env: AnyEnv | None = None,
+    progress: bool = False,
+    action_set: AbstractActionSet | Limits | None = None,
+    stop_when: str | Rule | None = None,
+    report_every: int | None = None,
+    eval_every: int | None = None,
+    eval_episodes: int = 5,
+    gap_every: int = 0,
+    **settings: Any,
+) -> Reports:
+    """`train`, or without `env` `fit`, as a generator of reports: `for report in fittedq.stream(...)`.
+
+    Between two reports training rests, so log, draw, evaluate or act with `report.agent` as you like. `break` stops
+    the run and saves it as Ctrl-C does (it is the generator's end that saves: close one that is kept). `report_every`
+    is how many steps lie between reports, at most.
+    """
+    given = {"report_every": report_every, "eval_every": eval_every}
+    every = {name: value for name, value in given.items() if value is not None}
+    looks = {"eval_episodes": eval_episodes, "gap_every": gap_every}
+    if env is None:
+        schedule = Schedule.offline(algorithm, steps, **looks, **every)
+    else:
+        schedule = Schedule(steps=steps, **looks, **{"eval_every": 0, **every})  # type: ignore[arg-type]
+    run = Run(
+        algorithm,
+        env,
+        schedule,
+        data=None if data is None else Dataset.of(data, "data"),
+        seed=seed,
+        settings=settings,
+        folder=None if out is None else place(out, "out"),
+        eval_env=eval_env,
+        action_set=action_set,
+    )
+    return _told(run, run.reports(stop_when), progress, depth=2)
 
 
 def resume(
@@ -111,16 +159,19 @@ def resume(
     features: AbstractFeatures | None = None,
     model: Any = None,
     trust_code: Sequence[str] = (),
+    stop_when: str | Rule | None = None,
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
     functions of the state, `features` or `model` where the run was given some. A module, file or wrapper that only the
-    run's settings name is imported where `trust_code` names it too.
+    run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a rule belongs to a
+    call, not to the run.
     """
     code = {"features": features, "model": model}
     return _to_the_end(
         continued(place(folder, "folder"), steps=steps, env=env, action_set=action_set, trust_code=trust_code, **code),
+        stop_when,
         progress=False,
     )
 
@@ -136,13 +187,19 @@ def load(
     return find_agent(place(path, "path"), action_set, features)
 
 
-def _to_the_end(run: Run, progress: bool) -> Agent:
-    def warn(sentences: Iterable[str]) -> None:
-        for sentence in sentences:
-            warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+def _told(run: Run, reports: Reports, progress: bool, depth: int) -> Reports:
+    """The reports of a run, shown where `progress` is wanted; its warnings are told `depth` frames up."""
+    reports = shown(reports, run.schedule.steps) if progress else reports
+    with closing(reports):
+        for sentence in run.warn():
+            warnings.warn(sentence, RuntimeWarning, stacklevel=depth)
+        for report in reports:
+            for sentence in report.warnings:
+                warnings.warn(sentence, RuntimeWarning, stacklevel=depth)
+            yield report
 
-    warn(run.warn())
-    reports = run.execute()
-    for report in shown(reports, run.schedule.steps) if progress else reports:
-        warn(report.warnings)
+
+def _to_the_end(run: Run, stop_when: str | Rule | None, progress: bool) -> Agent:
+    for _ in _told(run, run.reports(stop_when), progress, depth=4):
+        pass
     return run.agent()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from fittedq.cli.arguments import MaybeInt
+from fittedq.cli.arguments import MaybeInt, StopCondition
 from fittedq.cli.environments import TrustsFile
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
@@ -24,6 +24,8 @@ class Resume(TrustsFile):
     """The folder that `fittedq train` made."""
     steps: MaybeInt = None
     """Environment steps in all, to train longer than first asked."""
+    stop_when: StopCondition = None
+    """Stop and save once this holds, as for `fittedq train`; a rule is not kept in the run."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
@@ -32,7 +34,7 @@ class Resume(TrustsFile):
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
             print(f"Continuing {self.run_folder} {at}.", file=sys.stderr)
-            return follow(run, as_json=self.json)
+            return follow(run, self.stop_when, as_json=self.json)
         try:
             completed = run.complete()
         finally:

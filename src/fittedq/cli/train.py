@@ -14,9 +14,9 @@ import tyro
 from rich.console import Console
 
 from fittedq.actions.limits import Limits
-from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord
+from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord, StopCondition
 from fittedq.cli.environments import NamesEnv
-from fittedq.cli.signals import INTERRUPTED, Stop, interruptible
+from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.runs.folder import plain
@@ -24,6 +24,7 @@ from fittedq.runs.progress import console, duration, shown
 from fittedq.runs.report import Report
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
+from fittedq.runs.stop import Reports
 from fittedq.settings import parse_assignments
 
 EXPLODING = (
@@ -65,6 +66,9 @@ class Train(NamesEnv):
     """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
     gap_every: int = 0
     """Steps between looks at the amortization gap (metrics gap/…) on some of the states learned from; 0: none."""
+    stop_when: StopCondition = None
+    """Stop and save once this holds, such as "eval_mean > -150 and step > 10000": any figures of metrics.jsonl, the
+    newest of each; + - * /, comparisons, and, or, not, abs, min, max."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
@@ -95,8 +99,7 @@ class Train(NamesEnv):
             eval_env=eval_env,
             action_set=Limits(self.limit, self.integer) if self.limit or self.integer else None,
         )
-        run.start()
-        return follow(run, as_json=self.json)
+        return follow(run, self.stop_when, as_json=self.json)
 
 
 def folder_name(text: str) -> str:
@@ -104,23 +107,25 @@ def folder_name(text: str) -> str:
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", text).strip("-. ")[:80] or "env"
 
 
-def follow(run: Run, *, as_json: bool) -> int:
+def follow(run: Run, stop_when: str | None, *, as_json: bool) -> int:
     """Execute a run in sight of its user: progress, Ctrl-C, a summary; the exit code."""
     assert run.folder is not None
     with interruptible() as stop:
+        reports = run.reports(stop_when, stop=lambda: bool(stop))
         terminal = console()
         for note in run.notes:
             terminal.print(f"note: {note}", soft_wrap=True)
         for warning in run.warn():
             terminal.print(f"warning: {warning}", soft_wrap=True)
-        report = _watched(run, terminal, stop, as_json=as_json)
-        stopped = bool(stop) and run.trainer.step < run.schedule.steps and run.trainer.finished is None
+        report = _watched(run, terminal, reports, as_json=as_json)
+        early = run.trainer.step < run.schedule.steps and run.trainer.finished is None
+        stopped = bool(stop) and early
         summary: dict[str, Any] = {
             "event": "interrupted" if stopped else "done",
             "run": str(run.folder.path),
             "step": run.trainer.step,
             "steps": run.schedule.steps,
-            "finished": run.trainer.finished,
+            "finished": stop_when if early and not stopped else run.trainer.finished,
             "seconds": None if report is None else round(report.seconds, 1),
             "eval_mean": None if report is None or report.eval_returns is None else float(np.mean(report.eval_returns)),
             "best": run.best,
@@ -133,11 +138,10 @@ def follow(run: Run, *, as_json: bool) -> int:
     return INTERRUPTED if stopped else 0
 
 
-def _watched(run: Run, terminal: Console, stop: Stop, *, as_json: bool) -> Report | None:
+def _watched(run: Run, terminal: Console, reports: Reports, *, as_json: bool) -> Report | None:
     """Execute a run and show its reports; the last one."""
     report: Report | None = None
     warned = False
-    reports = run.execute(stop=lambda: bool(stop))
     for report in reports if as_json else shown(reports, run.schedule.steps):
         if report.metrics.get("health/exploding") and not warned:
             terminal.print(f"warning: {EXPLODING}", soft_wrap=True)
@@ -160,6 +164,8 @@ def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
     took = "" if summary["seconds"] is None else f" in {duration(summary['seconds'])} of training"
     why = "" if summary["finished"] is None else f": {summary['finished']}"
     terminal.print(f"Done: {summary['step']:,} steps{took}{why}.")
+    if summary["finished"] is not None and run.trainer.finished is None:
+        terminal.print(f"Continue: fittedq resume {path}", soft_wrap=True)
     for warning in summary["warnings"]:
         terminal.print(f"warning: {warning}", soft_wrap=True)
     if summary["eval_mean"] is not None:

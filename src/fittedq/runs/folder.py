@@ -25,6 +25,7 @@ from fittedq.files import (
     write_bytes,
     write_signed,
 )
+from fittedq.runs.report import figures_of
 
 Record = dict[str, Any]
 DRAWN = ("eval_mean", "eval_min", "eval_max")
@@ -106,6 +107,7 @@ class RunFolder:
         """Let others write here."""
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
     def config(self) -> dict[str, Any]:
         """The configuration, whole and as it was written."""
@@ -157,6 +159,11 @@ class RunFolder:
         self._write(config | changes | {"history": history})
 
     @property
+    def claimed(self) -> bool:
+        """Whether it is this object that writes there."""
+        return self._lock is not None
+
+    @property
     def begun(self) -> bool:
         """Whether there is a checkpoint, or the agent that is written after the last."""
         return self.last.exists() or any(self.checkpoints.glob("step-*"))
@@ -191,6 +198,12 @@ class RunFolder:
     def metrics(self) -> list[Record]:
         """Every line that can be read."""
         return [record for _, record in self.lines() if record is not None]
+
+    def figures(self) -> dict[str, float]:
+        """The newest figure of each name, as far as metrics go."""
+        newest = {name: value for record in self.metrics() for name, value in figures_of(record).items()}
+        means = [record["eval_mean"] for record in self.metrics() if record.get("eval_mean") is not None]
+        return newest | ({"best": max(means)} if means else {})
 
     def lines(self) -> list[tuple[bytes, Record | None]]:
         """Every line of the metrics, and what it says; None where that cannot be read.

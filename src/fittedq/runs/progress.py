@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fittedq.runs.report import Report
+from fittedq.runs.stop import Reports
 
 COMPILING = "compiling (kept for the next start)"
 
@@ -20,8 +22,13 @@ def console(*, to_errors: bool = True) -> Console:
     return Console(file=sys.stderr if to_errors else sys.stdout, markup=False, highlight=False, emoji=False)
 
 
-def shown(reports: Iterable[Report], steps: int) -> Iterator[Report]:
+def shown(reports: Reports, steps: int) -> Reports:
     """The same reports, shown on standard error as they pass: a live bar on a terminal, a line each elsewhere."""
+    with closing(reports):
+        yield from _shown(reports, steps)
+
+
+def _shown(reports: Reports, steps: int) -> Reports:
     terminal = console()
     if not terminal.is_terminal:
         terminal.print(COMPILING)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from fittedq.agent import Agent
+from fittedq.errors import UserError
+
+EVALUATED = ("eval_mean", "eval_min", "eval_max", "best")
+"""Figures of an evaluation; `best` is the best mean so far."""
+FIGURES = (
+    "step",
+    "updates",
+    "episodes",
+    "seconds",
+    "steps_per_second",
+    "updates_per_second",
+    "train_return",
+    *EVALUATED,
+)
+"""Figures that reports of every method have; the others are named after what is learned, as `critic/loss`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,14 @@ class Report:
     """Seconds of compiling in this interval, in none of the figures above."""
     warnings: tuple[str, ...] = ()
     """What the user should know of rewards and values, each said once."""
+    live: Callable[[], Agent] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def agent(self) -> Agent:
+        """The agent as it is at this report, a copy that stays as it is; to be asked for before training goes on."""
+        if self.live is None:
+            raise UserError("report: it belongs to no run that goes on, so it has no agent.")
+        return self.live()
 
     @property
     def eta_seconds(self) -> float:
@@ -61,3 +88,13 @@ class Report:
         if self.warnings:
             row["warnings"] = list(self.warnings)
         return row | self.metrics
+
+    def figures(self) -> dict[str, float]:
+        """The finite numbers of `record`, and the best evaluation so far."""
+        return figures_of(self.record() | {"best": self.best})
+
+
+def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a line of metrics."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from fittedq.runs import checkpoint
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
+from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.trainers.base import AbstractTrainer, Progress, never, train
 from fittedq.trainers.batches import BatchTrainer
@@ -246,8 +248,8 @@ class Run:
         return new
 
     def start(self) -> None:
-        """Claim the run folder."""
-        if self.folder is not None:
+        """Claim the run folder, unless that was done."""
+        if self.folder is not None and not self.folder.claimed:
             self.folder.create(self.config())
 
     def restore(self) -> None:
@@ -267,8 +269,27 @@ class Run:
             lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
             self.notes.append(f"{lines} of {self.folder.metrics_file} could not be read: left out.")
 
-    def execute(self, stop: Callable[[], bool] = never) -> Iterator[Report]:
-        """Train to the schedule's end, or until `stop()`; the folder is saved either way."""
+    def reports(self, stop_when: str | Rule | None = None, stop: Callable[[], bool] = never) -> Reports:
+        """Claim the folder, then `execute` up to the first report after which `stop_when`, a condition in words or a
+        function of the report, is true; a wrong one is refused before anything is written."""
+        try:
+            if isinstance(stop_when, str):
+                known = {} if self.folder is None else self.folder.figures()
+                stop_when = StopWhen(stop_when, known).checked(self.schedule)
+            elif stop_when is not None and not callable(stop_when):
+                raise UserError(
+                    f"found {stop_when!r}, expected a condition in words or a function of a report.",
+                    argument="stop_when",
+                )
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return until(self.execute(stop), stop_when)
+
+    def execute(self, stop: Callable[[], bool] = never) -> Reports:
+        """Train to the schedule's end, until `stop()` or until the generator is closed; the folder is saved either
+        way."""
         schedule, trainer = self.schedule, self.trainer
         # Compiling is none of training's time: a rate with it in says nothing of what is to come.
         seconds, interval, start, compiled = 0.0, 0.0, time.perf_counter(), compile_seconds()
@@ -292,6 +313,9 @@ class Run:
                     # Stopped before a step was taken.
                     break
                 start, compiled = time.perf_counter(), compile_seconds()
+            self._finish()
+        except GeneratorExit:
+            # Who asked for reports wants no more: as much a stop as any.
             self._finish()
         except EnvError as error:
             # What was learned is whole, and the environment may do better next time.
@@ -331,10 +355,15 @@ class Run:
 
     def _report(self, progress: Progress, seconds: float, elapsed: float, before: tuple[int, int]) -> Report:
         returns = None
-        partial = progress.fraction > 0
+        unfinished = progress.fraction > 0
         last = progress.step >= self.schedule.steps or self.trainer.finished is not None
         every = self.schedule.eval_every
-        if every and self.eval_env is not None and not partial and (last or _crossed(every, before[0], progress.step)):
+        if (
+            every
+            and self.eval_env is not None
+            and not unfinished
+            and (last or _crossed(every, before[0], progress.step))
+        ):
             agent = self.agent()
             returns = [float(value) for value in agent.evaluate(self.eval_env, self.schedule.eval_episodes, self.seed)]
             if self.best is None or np.mean(returns) > self.best:
@@ -357,7 +386,17 @@ class Run:
             finished=self.trainer.finished,
             warnings=tuple(self.warn()),
             compiling=self._compiling,
+            live=partial(self._agent_at, progress.step),
         )
+
+    def _agent_at(self, step: int) -> Agent:
+        """The agent after `step` steps, while there is one."""
+        if self.trainer.step != step:
+            raise UserError(
+                f"report: its agent of step {step:,} is gone, training is at step {self.trainer.step:,}; ask for it "
+                "before the next report."
+            )
+        return self.agent()
 
     def _gap(self, progress: Progress, before: int) -> dict[str, float]:
         """A lower bound of the amortization gap, where it is due; it draws nothing from the run's own streams."""

@@ -37,6 +37,10 @@ PROBES = 20_000
 """Rows on which the change of q between iterations is measured."""
 
 
+FITTED_FIGURES = ("delta_q", "delta_d", "policy_change", "max_abs_target", "largest_value")
+"""What an iteration tells beside the figures of each component."""
+
+
 PATIENCE_SECONDS = 1.0
 """A trainer reports at least this often."""
 
