@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from certified import Instance, learned, timed  # first: it sets the number of threads
-from fittedq.approx.networks import QNetwork
 from fittedq.maximize.base import AbstractMaximizer, Chunked, Status, random_starts, solve
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
@@ -36,20 +35,15 @@ SOLVERS: dict[str, AbstractMaximizer] = {
 }
 
 
-def least(critic: QNetwork, obs: Any, action: Any) -> Any:
-    return critic(obs, action).min(axis=0)
-
-
 def misses(instance: Instance, tol: float, limit: float) -> dict[str, Any]:
     """The certified maxima, the policy's shortfall and every solver's."""
     obs, box, policy = instance.obs, instance.action_set, instance.policy
     assert policy is not None
     critic = jax.tree.map(jnp.asarray, instance.critic)
-    q = jax.tree_util.Partial(least, critic)
     proof = partial(certified, instance.critic, obs, box, tol=tol, warm_start=policy, time_limit=limit)
     truth, cpu, _ = timed(proof)
     samples = random_starts(box, obs, 1000, jax.random.key(3))
-    value_at = jax.jit(lambda critic, obs, action: least(critic, obs, action))
+    value_at = jax.jit(lambda critic, obs, action: critic.least(obs, action))
     sampled = np.stack([np.asarray(value_at(critic, obs, samples[:, column])) for column in range(1000)], axis=1)
 
     found, seconds = {}, {}
@@ -58,7 +52,7 @@ def misses(instance: Instance, tol: float, limit: float) -> dict[str, Any]:
             uniform = random_starts(box, obs, count, jax.random.key(7))
             warm = jnp.concatenate([jnp.asarray(policy)[:, None], uniform[:, : count - 1]], axis=1)
             for label, starts in (("uniform", uniform), ("warm", warm)):
-                run = partial(solve, maximizer, q, jnp.asarray(obs), box, starts, jax.random.key(5))
+                run = partial(solve, maximizer, critic, jnp.asarray(obs), box, starts, jax.random.key(5))
                 jax.block_until_ready(run())
                 solution, spent, _ = timed(lambda run=run: jax.block_until_ready(run()))
                 key = f"{name}, {count} {label}"

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from fittedq.actions.base import Box
+from fittedq.approx.function import FunctionCritic
 from fittedq.approx.networks import QNetwork
 from fittedq.maximize.base import Chunked, random_starts, solve
 from fittedq.maximize.local.ascent import ProjectedAscent
@@ -145,9 +146,9 @@ def main() -> None:
         found = scipy_in_numpy(critic, np.asarray(obs[:some]), np.asarray(starts[:some]))
         report("SciPy L-BFGS-B, NumPy gradient", count, found, (time.perf_counter() - begin) * len(obs) / some, some)
         reference = ScipyLBFGSB()
-        reference(q, obs[:2], BOX, starts[:2], search_key)
+        reference(FunctionCritic(q, BOX), obs[:2], BOX, starts[:2], search_key)
         begin = time.perf_counter()
-        found = reference(q, obs[:some], BOX, starts[:some], search_key).action
+        found = reference(FunctionCritic(q, BOX), obs[:some], BOX, starts[:some], search_key).action
         report("SciPy L-BFGS-B, compiled gradient", count, found, (time.perf_counter() - begin) * len(obs) / some, some)
         for name, maximizer in methods.items():
             sampled = isinstance(maximizer, CrossEntropy)
@@ -155,11 +156,11 @@ def main() -> None:
                 continue
             rows = args.rows // 16 if sampled else args.rows
             chunked = Chunked(maximizer, max(1, rows // count))
-            action = solve(chunked, q, obs, BOX, starts, search_key).action.block_until_ready()
+            action = solve(chunked, FunctionCritic(q, BOX), obs, BOX, starts, search_key).action.block_until_ready()
             seconds = []
             for _ in range(1 if sampled else args.repeats):
                 begin = time.perf_counter()
-                solve(chunked, q, obs, BOX, starts, search_key).action.block_until_ready()
+                solve(chunked, FunctionCritic(q, BOX), obs, BOX, starts, search_key).action.block_until_ready()
                 seconds.append(time.perf_counter() - begin)
             report(name, count, action, statistics.median(seconds))
 

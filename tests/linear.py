@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,8 @@ class QuadraticCritic(AbstractCritic):
     """q_j(s, a) = w_j · (1, s, a, s², sa, a²)."""
 
     weights: Any
+    action_set: ClassVar[Box] = Box([-1.0], [1.0])
+    has_gradient: ClassVar[bool] = True
 
     @property
     def size(self) -> int:
@@ -56,6 +58,8 @@ class QuadraticValue(AbstractValue):
     """v(s) = w · (1, s²)."""
 
     weights: Any
+    action_set: ClassVar[Box] = Box([-1.0], [1.0])
+    has_gradient: ClassVar[bool] = True
 
     def __call__(self, obs, key=None):
         return self.weights[0] + self.weights[1] * obs[:, 0] ** 2

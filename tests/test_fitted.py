@@ -81,7 +81,8 @@ def test_linear_fqi_takes_riccatis_steps():
         finish(trainer, trainer.step + 1)
         state = np.array([[1.0]], np.float32)
         # After n fits q_n's maximum over a is −P_n s².
-        best = trainer._fqi.greedy.solve(trainer.nets(), state, jax.random.PRNGKey(0)).value
+        nets = trainer.nets()
+        best = nets.critic.least(state, trainer._fqi.greedy(nets, state, jax.random.PRNGKey(0)).action)
         assert -float(best[0]) == pytest.approx(expected, abs=1e-4)
 
 

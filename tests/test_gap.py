@@ -22,7 +22,7 @@ from fittedq.cli.main import main
 from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
 from fittedq.maximize.local.refine import refined
 from fittedq.maximize.proofs.proven import CertifiedArgmax
-from fittedq.template.greedy import CriticValue, Solved
+from fittedq.template.greedy import Solved
 from fittedq.types import Approximators
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
@@ -86,14 +86,14 @@ def test_quadratics_have_exact_gaps_and_other_critics_are_refused():
 
 
 def test_refining_climbs_to_the_peak_within_its_trust_region():
-    objective, obs = CriticValue(tent()), states(8)
+    critic, obs = tent(), states(8)
     start = np.random.default_rng(1).uniform(BOX.low, BOX.high, (8, 2)).astype(np.float32)
     half_width = np.asarray(BOX.half_width)
-    free = refined(objective, obs, start, BOX, steps=60, trust=2.0)
-    np.testing.assert_allclose(objective(obs, jnp.asarray(free)), 0, atol=0.05)
-    near = refined(objective, obs, start, BOX, steps=60, trust=0.1)
+    free = refined(critic, obs, start, BOX, steps=60, trust=2.0)
+    np.testing.assert_allclose(critic.least(obs, jnp.asarray(free)), 0, atol=0.05)
+    near = refined(critic, obs, start, BOX, steps=60, trust=0.1)
     assert (np.abs(near - start) <= 0.1 * half_width * (1 + 1e-4)).all()
-    gained = np.asarray(objective(obs, jnp.asarray(near)) - objective(obs, jnp.asarray(start)))
+    gained = np.asarray(critic.least(obs, jnp.asarray(near)) - critic.least(obs, jnp.asarray(start)))
     assert (gained >= 0).all()
     far = (np.abs(start - PEAK) > 0.1 * half_width).all(axis=1)
     assert far.any()
@@ -102,25 +102,25 @@ def test_refining_climbs_to_the_peak_within_its_trust_region():
 
 @pytest.mark.parametrize("action_set", [Polytope(BOX.low, BOX.high, [[1, 1]], [-1]), Mixed(BOX, [1])])
 def test_refining_never_leaves_the_action_set_and_never_loses(action_set):
-    objective, obs = CriticValue(tent(action_set)), states(40)
+    critic, obs = tent(action_set), states(40)
     start = np.random.default_rng(1).uniform(BOX.low, BOX.high, (40, 2)).astype(np.float32)
     start = np.asarray(action_set.project(start, obs))
     for trust in (0.05, 0.6):
-        end = refined(objective, obs, start, action_set, steps=15, trust=trust)
+        end = refined(critic, obs, start, action_set, steps=15, trust=trust)
         assert action_set.contains(end, obs).all()
         assert (np.abs(end - start) <= trust * np.asarray(BOX.half_width) * (1 + 1e-4)).all()
-        assert (objective(obs, jnp.asarray(end)) >= objective(obs, jnp.asarray(start))).all()
+        assert (critic.least(obs, jnp.asarray(end)) >= critic.least(obs, jnp.asarray(start))).all()
 
 
 def test_a_deadline_ends_refining():
-    objective, obs, start = CriticValue(tent()), states(1), np.zeros((1, 2), np.float32)
-    refined(objective, obs, start, BOX, steps=1)
+    critic, obs, start = tent(), states(1), np.zeros((1, 2), np.float32)
+    refined(critic, obs, start, BOX, steps=1)
     begin = time.perf_counter()
-    refined(objective, obs, start, BOX, steps=100_000, deadline=0.05)
+    refined(critic, obs, start, BOX, steps=100_000, deadline=0.05)
     assert time.perf_counter() - begin < 1.0
-    np.testing.assert_array_equal(refined(objective, obs, start, BOX, steps=5, deadline=0.0), start)
+    np.testing.assert_array_equal(refined(critic, obs, start, BOX, steps=5, deadline=0.0), start)
     with pytest.raises(UserError, match="at least 1"):
-        refined(objective, obs, start, BOX, steps=0)
+        refined(critic, obs, start, BOX, steps=0)
 
 
 # ---------------------------------------------------------------------- agents and the command
@@ -222,12 +222,12 @@ def test_the_proven_maximizer_of_the_fitted_methods_is_never_below_its_starts():
     critic, obs = tent(), states(6)
     starts = np.random.default_rng(2).uniform(BOX.low, BOX.high, (6, 2, 2)).astype(np.float32)
     greedy = Solved(CertifiedArgmax(tol=1e-3), 0)
-    solution = greedy.solve(Approximators(critic=critic), obs, jax.random.key_data(jax.random.key(0)), starts)
+    solution = greedy.chosen(critic)(critic, obs, critic.action_set, starts)
     at_starts = np.stack([critic(obs, starts[:, k])[0] for k in range(2)])
     assert (solution.value >= at_starts.max(axis=0)).all()
     assert (solution.upper_bound >= -1e-9).all()
     np.testing.assert_allclose(solution.value, 0, atol=2e-3)
-    assert greedy.on_host
+    assert greedy.chosen(critic).on_host
     data = {"obs": obs, "action": starts[:, 0], "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(6, bool)}
     dataset = fittedq.Dataset.from_arrays(**data, action_low=BOX.low, action_high=BOX.high)
     agent = fittedq.fit("amortized_fqi", dataset, steps=2, maximizer="certified", hidden=(8,), minibatch=6)

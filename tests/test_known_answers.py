@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from fittedq.acting.noise import OrnsteinUhlenbeck
+from fittedq.actions.base import Box
 from fittedq.problems.lqr import LQR
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy
@@ -222,6 +223,8 @@ class PerturbedCritics(AbstractCritic):
     """q̂_j(s, a) = −a² + δ_j a: the state holds the errors δ_1, δ_2 of one draw."""
 
     members: Any
+    action_set: ClassVar[Box] = Box([-1.0], [1.0])
+    has_gradient: ClassVar[bool] = True
 
     @property
     def size(self) -> int:

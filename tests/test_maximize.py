@@ -14,6 +14,7 @@ from scipy.optimize import LinearConstraint, minimize
 from fittedq.actions.base import Box
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
+from fittedq.approx.function import FunctionCritic
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import (
@@ -47,9 +48,10 @@ class Quadratic(eqx.Module):
 
 
 def found_by(maximizer: AbstractMaximizer, objective, obs, action_set, starts, key=KEY):
-    if isinstance(maximizer, ScipyLBFGSB):
-        return maximizer(objective, obs, action_set, starts, key)
-    return solve(maximizer, objective, obs, action_set, starts, key)
+    critic = FunctionCritic(objective, action_set)
+    if maximizer.on_host:
+        return maximizer(critic, obs, action_set, starts, key)
+    return solve(maximizer, critic, obs, action_set, starts, key)
 
 
 def states(count: int, size: int, scale: float = 2.0, seed: int = 0) -> jax.Array:
@@ -222,7 +224,7 @@ def test_a_solution_is_feasible_and_never_below_a_start(pair, seed, hole):
     q = Waves(jnp.asarray(rng.normal(size=(2, 3)) * 3, jnp.float32), jnp.asarray(hole))
     obs = jnp.asarray(rng.uniform(-0.4, 0.4, (5, 2)), jnp.float32)
     starts = jnp.asarray(2 * rng.normal(size=(5, 3, 2)), jnp.float32)
-    solution = solve(maximizer, q, obs, action_set, starts, KEY)
+    solution = found_by(maximizer, q, obs, action_set, starts, KEY)
     np.testing.assert_allclose(action_set.project(solution.action, obs), solution.action, atol=1e-6)
     for start in range(3):
         value = np.asarray(q(obs, action_set.project(starts[:, start], obs)))
@@ -256,9 +258,9 @@ def test_the_best_candidate_wins_per_state_and_nan_never_does():
 def test_chunks_change_nothing():
     box, obs = Box([-1, -1], [1, 1]), states(11, 2)
     starts = random_starts(box, obs, 2, KEY)
-    whole = solve(QUICK, Quadratic(jnp.eye(2)), obs, box, starts, KEY)
+    whole = found_by(QUICK, Quadratic(jnp.eye(2)), obs, box, starts, KEY)
     for rows in (4, 100):
-        parts = solve(Chunked(QUICK, rows), Quadratic(jnp.eye(2)), obs, box, starts, KEY)
+        parts = found_by(Chunked(QUICK, rows), Quadratic(jnp.eye(2)), obs, box, starts, KEY)
         np.testing.assert_allclose(parts.action, whole.action, atol=1e-5)
         np.testing.assert_array_equal(parts.status, whole.status)
 
@@ -273,7 +275,7 @@ def test_another_critic_of_the_same_shapes_compiles_nothing_new():
     box, obs = Box([-1, -1], [1, 1]), states(4, 2)
     for scale in (1.0, 2.0, 3.0):
         q = jax.tree_util.Partial(counted, scale * jnp.eye(2))
-        solve(QUICK, q, obs + scale, box, random_starts(box, obs, 1, KEY), jax.random.PRNGKey(int(scale)))
+        found_by(QUICK, q, obs + scale, box, random_starts(box, obs, 1, KEY), jax.random.PRNGKey(int(scale)))
         traced = len(traces) if scale == 1.0 else traced
     assert len(traces) == traced > 0
 
@@ -292,17 +294,17 @@ def test_random_starts_are_feasible_spread_and_repeatable(action_set):
 def test_bad_settings_are_refused_with_a_sentence():
     box, obs = Box([-1] * 6, [1] * 6), jnp.zeros((2, 1))
     with pytest.raises(UserError, match="at most 1e\\+06; lower points"):
-        Grid(33)(lambda obs, a: a[:, 0], obs, box, jnp.zeros((2, 1, 6)), KEY)
+        found_by(Grid(33), lambda obs, a: a[:, 0], obs, box, jnp.zeros((2, 1, 6)))
     with pytest.raises(UserError, match="at least 2"):
         Grid(1)
     with pytest.raises(UserError, match="lower elites"):
         CrossEntropy(population=4, elites=8)
     with pytest.raises(UserError, match="no starts"):
-        LBFGS(lambda obs, a: a[:, 0], obs, box, jnp.zeros((2, 0, 6)), KEY)
+        found_by(LBFGS, lambda obs, a: a[:, 0], obs, box, jnp.zeros((2, 0, 6)))
     with pytest.raises(UserError, match="rows is 0"):
         Chunked(LBFGS, 0)
     with pytest.raises(UserError, match="expected a box; use ProjectedLBFGS"):
-        SCIPY(lambda obs, a: a[:, 0], jnp.zeros((1, 2)), POLYTOPE, jnp.zeros((1, 1, 2)), KEY)
+        found_by(SCIPY, lambda obs, a: a[:, 0], jnp.zeros((1, 2)), POLYTOPE, jnp.zeros((1, 1, 2)))
 
 
 def test_the_first_order_residual_is_in_half_widths():
@@ -319,5 +321,5 @@ def test_curvature_is_remembered_where_the_gradient_alone_would_crawl():
     axes = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     quadratic = Quadratic(jnp.asarray(axes @ np.diag([1, 10, 100, 1000.0]) @ axes.T, jnp.float32))
     obs = states(8, 4, 0.5)
-    solution = solve(ProjectedLBFGS(steps=30), quadratic, obs, Box([-1.0] * 4, [1.0] * 4), jnp.zeros((8, 1, 4)), KEY)
+    solution = found_by(ProjectedLBFGS(steps=30), quadratic, obs, Box([-1.0] * 4, [1.0] * 4), jnp.zeros((8, 1, 4)), KEY)
     np.testing.assert_allclose(solution.action, obs, atol=1e-2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fittedq.actions.base import Box
+from fittedq.approx.function import FunctionCritic
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import Forest, TreeCritic
@@ -51,7 +52,7 @@ def hill(obs, action):
 
 def local(maximizer, search=solve) -> Solution:
     key = jax.random.key_data(jax.random.key(0))
-    return search(maximizer, hill, jnp.asarray(OBS), BOX, jnp.full((3, 1, 1), 0.5), key)
+    return search(maximizer, FunctionCritic(hill, BOX), jnp.asarray(OBS), BOX, jnp.full((3, 1, 1), 0.5), key)
 
 
 SOLVERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import gymnasium as gym
@@ -57,6 +57,8 @@ class Quadratic(AbstractCritic):
     """q(s, a) = −[s; a]ᵀ H [s; a]."""
 
     H: Any
+    action_set: ClassVar[Box] = Box([-1.0], [1.0])
+    has_gradient: ClassVar[bool] = True
 
     @property
     def size(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -134,6 +136,8 @@ class Levels(AbstractCritic):
     """q_j(s, a) = level_j."""
 
     level: jax.Array
+    action_set: ClassVar[Box] = Box([-1.0], [1.0])
+    has_gradient: ClassVar[bool] = True
 
     @property
     def size(self):

@@ -100,7 +100,7 @@ def test_a_maximum_that_no_climb_finds_is_found():
     feature[[0, 1, 4, 5]], threshold[[0, 1, 4, 5]] = [1, 1, 2, 2], [0.601, 0.6, -0.299, -0.3]
     child, value = np.array([1, 3, 2, 3, 5, 7, 6, 7, 8], np.int32), np.full(9, 0.9, np.float32)
     value[8] = 1
-    critic = TreeCritic(feature, threshold, child, value, np.array(4, np.int32), box, Forest(n_trees=1, n_jobs=1))
+    critic = TreeCritic(box, feature, threshold, child, value, np.array(4, np.int32), Forest(n_trees=1, n_jobs=1))
     obs = np.zeros((1, 1), np.float32)
     climbed, solved = TreeArgmax(state_seconds=0.0)(critic, obs, box), TreeArgmax()(critic, obs, box)
     assert climbed.value == pytest.approx([0.9]) and climbed.upper_bound >= 1

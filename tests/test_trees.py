@@ -47,13 +47,13 @@ def handmade(*trees: list[tuple[int, float, float]], action_set: AbstractActionS
     child += range(len(trees), len(nodes))
     feature, threshold, value = zip(*nodes, strict=True)
     return TreeCritic(
-        np.array(feature, np.int32),
-        np.array(threshold, np.float32),
-        np.array(child, np.int32),
-        np.array(value, np.float32),
-        np.array(1, np.int32),
-        action_set,
-        forest,
+        feature=np.array(feature, np.int32),
+        threshold=np.array(threshold, np.float32),
+        child=np.array(child, np.int32),
+        value=np.array(value, np.float32),
+        depth=np.array(1, np.int32),
+        action_set=action_set,
+        forest=forest,
     )
 
 

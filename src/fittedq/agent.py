@@ -25,7 +25,6 @@ from fittedq.actions.saved import describe, described, reads_obs
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.approx.linear import AbstractFeatures
-from fittedq.approx.trees import TreeCritic
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
@@ -37,10 +36,9 @@ from fittedq.files import AGENT, load_folder, place, save_folder
 from fittedq.maximize.local.refine import refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
-from fittedq.template.greedy import CriticValue
 from fittedq.template.losses import Regress
 from fittedq.trainers.state import from_arrays, to_arrays
-from fittedq.types import Approximators, Transition
+from fittedq.types import AbstractCritic, Approximators, Transition
 
 
 class Agent:
@@ -60,7 +58,7 @@ class Agent:
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
-        self._objective: CriticValue | None = None
+        self._compiled_critic: AbstractCritic | None = None
         self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
         self.env = NamedEnv(env) if isinstance(env, str) else env
         """What it was trained on, by name; where only a file says so, code in it is not run unasked."""
@@ -114,13 +112,13 @@ class Agent:
         """`act` in flat vectors, as datasets hold them."""
         action = self._policy_action(obs)
         if whole(0 if refine is None else refine, "refine"):
-            if self.nets.critic is None or isinstance(self.nets.critic, TreeCritic):
+            if self.nets.critic is None or not self.nets.critic.has_gradient:
                 raise UserError("found no critic with a gradient; act without it.", argument="refine")
             refuse_forked("refine")
-            if self._objective is None:
-                self._objective = CriticValue(jax.tree.map(jnp.asarray, self.nets.critic))
+            critic = self._compiled_critic or jax.tree.map(jnp.asarray, self.nets.critic)
+            self._compiled_critic = critic
             limits = {"steps": refine, "trust": trust, "deadline": deadline}
-            action = refined(self._objective, self._normalize(obs), action, self.action_set, **limits)
+            action = refined(critic, self._normalize(obs), action, self.action_set, **limits)
         if not np.isfinite(action).all():
             row = int(np.argwhere(~np.isfinite(action))[0, 0])
             raise UserError(
@@ -166,7 +164,7 @@ class Agent:
         """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
         if self._critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic, so it knows no values.")
-        return self._critic(seen, action).min(axis=0)
+        return self._critic.least(seen, action)
 
     def value_range(self, reward: tuple[float, float]) -> tuple[float, float]:
         """[low, high] that holds the q which the critic is fitted to, for rewards in [r_min, r_max]; ±∞ where unknown.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, namespace
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -90,8 +90,10 @@ def least(values: Float[Arr, "n *b"]) -> Float[Arr, "*b"]:
     """min_j values_j, whose gradient goes to the first least one alone.
 
     The gradient of `jnp.min` shares it among those equal to the minimum. Where a compiler computes the values once more
-    for the comparison, rounded otherwise, none of them is, and the share is 0/0.
+    for the comparison, rounded otherwise, none of them is, and the share is 0/0. NumPy's needs no gradient.
     """
+    if namespace(values) is np:
+        return values.min(axis=0)
     return functools.reduce(lambda low, value: jnp.where(value < low, value, low), values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, namespace
+from fittedq.bellman import least
 
 
 class Transition(NamedTuple):
@@ -57,7 +58,13 @@ class Transition(NamedTuple):
 
 
 class AbstractCritic(eqx.Module):
-    """q(s, a; θ), an ensemble of n: one critic is an ensemble of one."""
+    """q(s, a; θ), an ensemble of n: one critic is an ensemble of one.
+
+    `action_set` gives the actions their units; `has_gradient` says whether JAX can differentiate q by the action.
+    """
+
+    action_set: eqx.AbstractVar[AbstractActionSet]
+    has_gradient: ClassVar[bool]
 
     @property
     @abc.abstractmethod
@@ -73,6 +80,10 @@ class AbstractCritic(eqx.Module):
     @abc.abstractmethod
     def subset(self, indices: Any) -> AbstractCritic:
         """The critics at `indices`."""
+
+    def least(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        """q(s, a) = min_j q_j(s, a), dropout off: what solvers maximize and agents report."""
+        return least(self(obs, action))
 
 
 class AbstractPolicy(eqx.Module):

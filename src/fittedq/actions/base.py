@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -13,6 +13,13 @@ from jaxtyping import Float
 
 from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
+
+
+class Whole(NamedTuple):
+    """The coordinates that are whole numbers, and what they may be together, where that is little (else empty)."""
+
+    coordinates: tuple[int, ...] = ()
+    settings: tuple[tuple[float, ...], ...] = ()
 
 
 class AbstractActionSet(eqx.Module):
@@ -24,6 +31,16 @@ class AbstractActionSet(eqx.Module):
 
     low: eqx.AbstractVar[tuple[float, ...]]
     high: eqx.AbstractVar[tuple[float, ...]]
+
+    @property
+    @abc.abstractmethod
+    def whole(self) -> Whole:
+        """Which coordinates are whole numbers."""
+
+    @property
+    def integer(self) -> tuple[int, ...]:
+        """The coordinates that are whole numbers."""
+        return self.whole.coordinates
 
     @property
     def size(self) -> int:
@@ -44,11 +61,6 @@ class AbstractActionSet(eqx.Module):
     def log_volume(self) -> float:
         """log |outer box|, at least log |A(s)|."""
         return float(np.sum(np.log(2 * np.asarray(self.half_width))))
-
-    @property
-    def integer(self) -> tuple[int, ...]:
-        """The coordinates that are whole numbers."""
-        return ()
 
     def to_unit(self, action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
         """(a − center) / half_width: the outer box becomes [−1, 1]^m."""
@@ -128,6 +140,10 @@ class Box(AbstractActionSet):
                     f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
                     "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
                 )
+
+    @property
+    def whole(self) -> Whole:
+        return Whole()
 
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         shape = (1,) * (obs.ndim - 1) + (self.size,)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
 from fittedq.arrays import Arr, namespace
@@ -67,8 +67,8 @@ class Mixed(AbstractActionSet):
             self.settings, self.slices = tuple(tuple(map(float, numbers)) for numbers in settings), ()
 
     @property
-    def integer(self) -> tuple[int, ...]:
-        return self.coordinates
+    def whole(self) -> Whole:
+        return Whole(self.coordinates, self.settings)
 
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         xp = namespace(obs)

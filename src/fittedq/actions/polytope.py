@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.projection import Dual, compiled_solve, inner_and_hull
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
@@ -60,6 +60,10 @@ class Polytope(AbstractActionSet):
         self.matrix = tuple(tuple(float(entry) for entry in row) for row in rows)
         self.bound = tuple(float(limit) for limit in limits)
         self.inner, self.hull = inner_and_hull(self.box, rows, limits)
+
+    @property
+    def whole(self) -> Whole:
+        return Whole()
 
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         return self.hull.bounds(obs, dtype)

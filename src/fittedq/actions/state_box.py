@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
 
@@ -32,6 +32,10 @@ class StateBox(AbstractActionSet):
     def __init__(self, low_fn: Callable[[Any], Any], high_fn: Callable[[Any], Any], box: Box):
         self.low_fn, self.high_fn, self.box = low_fn, high_fn, box
         self.low, self.high = box.low, box.high
+
+    @property
+    def whole(self) -> Whole:
+        return Whole()
 
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)

@@ -16,21 +16,17 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.mixed import Mixed
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, is_box
+from fittedq.maximize.base import AbstractMaximizer
+from fittedq.maximize.choose import RULES, auto
 from fittedq.maximize.exact.grid import Grid
-from fittedq.maximize.exact.quadratic import QuadraticArgmax
-from fittedq.maximize.exact.sweep import TreeSweep
-from fittedq.maximize.exact.trees import TreeArgmax
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
-from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.settings import setting
 from fittedq.template.fqi import Budget
 from fittedq.template.greedy import Solved
@@ -136,6 +132,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
             )
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
+        critic = self._approximator(obs_size, action_set, key)
+        self.solved(action_set).chosen(critic)  # refused here, before anything is learned
+        return critic
+
+    def _approximator(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         if self.approximator in TREES:
             forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
             return TreeCritic.start(action_set, forest)
@@ -185,33 +186,8 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         return nets.replace("critic", TreeCritic.start(nets.critic.action_set, nets.critic.forest, nodes))
 
     def solved(self, action_set: AbstractActionSet) -> Solved:
-        """The greedy step these settings ask for; `auto` takes an exact maximizer where the approximator admits one."""
-        trees, quadratic = self.approximator in TREES, self.approximator == "polynomial" and self.degree <= 2
-        choice = self.maximizer
-        if choice == "certified":
-            if self.approximator != "network":
-                raise UserError(
-                    f"setting maximizer: certified bounds networks, found approximator {self.approximator!r}; "
-                    "take maximizer=auto."
-                )
-            return Solved(CertifiedArgmax(), 0)
-        # In a polytope or among whole numbers the exact ones below do not hold.
-        if choice in ("auto", "exact") and is_box(action_set):
-            if trees and action_set.size == 1:
-                return Solved(TreeSweep(), 0)
-            if quadratic:
-                return Solved(QuadraticArgmax(), 0)
-            # Exact, but a fraction of a second a state: where it is asked for.
-            if trees and choice == "exact":
-                return Solved(TreeArgmax(), 0)
-        if choice == "exact":
-            raise UserError(
-                f"setting maximizer: there is no exact one for {self.approximator!r} with {action_set.size} action "
-                f"dimensions in a {type(action_set).__name__}, only in a box for trees and polynomials of degree 2; "
-                "take maximizer=auto."
-            )
-        if choice == "auto":
-            choice = "cem" if trees else "ascent"
+        """The greedy step these settings ask for; `auto` takes an exact maximizer where the critic has a quick one."""
         # Small steps do not change a whole number: each setting of them needs a start of its own.
-        settings = len(action_set.settings) if isinstance(action_set, Mixed) else 1
-        return Solved(MAXIMIZERS[choice], max(self.random_starts, min(settings or MOST_STARTS, MOST_STARTS)))
+        settings = len(action_set.whole.settings) or MOST_STARTS if action_set.integer else 1
+        starts = max(self.random_starts, min(settings, MOST_STARTS))
+        return Solved(MAXIMIZERS.get(self.maximizer), starts, RULES.get(self.maximizer, auto))

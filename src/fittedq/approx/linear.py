@@ -6,7 +6,7 @@ import abc
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -113,6 +113,10 @@ class LinearCritic(AbstractCritic):
     features: AbstractFeatures
     weights: Float[Arr, "n k"]
     action_set: AbstractActionSet
+    has_gradient: ClassVar[bool] = True
+
+    def __init__(self, features: AbstractFeatures, weights: Float[Arr, "n k"], action_set: AbstractActionSet):
+        self.features, self.weights, self.action_set = features, weights, action_set
 
     @staticmethod
     def start(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -100,6 +100,7 @@ class QNetwork(AbstractCritic):
 
     net: Mlp
     action_set: AbstractActionSet
+    has_gradient: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -62,6 +62,7 @@ class TreeCritic(AbstractCritic):
     value: Float32[Arr, "nodes"]
     depth: Int32[Arr, ""]
     action_set: AbstractActionSet
+    has_gradient: ClassVar[bool] = False
     forest: Forest = eqx.field(static=True)
 
     @staticmethod

@@ -15,20 +15,14 @@ from jaxtyping import Float, Int
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
-from fittedq.approx.linear import LinearCritic, Polynomial
-from fittedq.approx.networks import QNetwork
-from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.diagnose.residuals import critic_residual
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status, is_box
-from fittedq.maximize.exact.quadratic import QuadraticArgmax
-from fittedq.maximize.exact.sweep import TreeSweep
-from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.base import Effort, Status
+from fittedq.maximize.choose import proven
 from fittedq.maximize.local.ascent import ProjectedAscent
-from fittedq.maximize.proofs.certified import certified
 from fittedq.settings import real
-from fittedq.template.greedy import CriticValue, Solved
+from fittedq.template.greedy import Solved
 from fittedq.types import AbstractCritic, Approximators
 
 SAMPLED_ACTIONS = 256
@@ -125,7 +119,8 @@ def amortization_gap(
 ) -> Gap:
     """The gap of `policy_action` at states as the critic sees them, to `tol` of the range of q where time allows.
 
-    A neural critic is maximized by branch and bound, trees with one action by a sweep, quadratics in closed form.
+    The maximizer is that of `proven` for the critic: branch and bound for neural ones and trees, a sweep for trees with
+    one action, a closed form for quadratics, your own where you registered one.
     Errors: `UserError` for a critic whose maximum nothing here can bound.
     """
     tol = real(tol, "tol", "a share of the range of q, above 0", low=math.ulp(0.0))
@@ -134,22 +129,19 @@ def amortization_gap(
         for name, limit in (("time_limit", time_limit), ("state_time_limit", state_time_limit))
     )
     critic = to_host(critic)
-    policy_value = np.asarray(critic(obs, policy_action).min(axis=0))
+    policy_value = np.asarray(critic.least(obs, policy_action))
     values = _sampled_values(critic, obs, action_set)
-    if isinstance(critic, QNetwork):
-        found = np.maximum(values.max(axis=1), policy_value)
-        wanted = tol * (found - values.min(axis=1)) / np.maximum(1, np.abs(found))
-        solution = certified(
-            critic,
-            obs,
-            action_set,
-            tol=float(np.clip(wanted.min(), 1e-5, 1.0)),
-            time_limit=time_limit,
-            state_time_limit=state_time_limit,
-            warm_start=policy_action,
+    found = np.maximum(values.max(axis=1), policy_value)
+    wanted = tol * (found - values.min(axis=1)) / np.maximum(1, np.abs(found))
+    seconds, state_seconds = (math.inf if limit is None else limit for limit in (time_limit, state_time_limit))
+    effort = Effort(float(np.clip(wanted.min(), 1e-5, 1.0)), seconds, state_seconds)
+    maximizer = proven(critic, action_set, effort)
+    solution = None if maximizer is None else maximizer(critic, obs, action_set, policy_action[:, None])
+    if solution is None or solution.upper_bound is None:
+        raise UserError(
+            f"gap: found a critic of type {type(critic).__name__} with {action_set.size} action dimensions, expected a "
+            "neural one, trees in a box or a polynomial of degree 2, whose maximum can be bounded."
         )
-    else:
-        solution = _exact(critic, obs, action_set)
     best_value = np.asarray(solution.value)
     return Gap(
         obs=obs,
@@ -164,17 +156,6 @@ def amortization_gap(
     )
 
 
-def _exact(critic: AbstractCritic, obs: np.ndarray, action_set: AbstractActionSet) -> Solution:
-    if isinstance(critic, TreeCritic) and is_box(action_set):
-        return TreeSweep()(critic, obs, action_set) if action_set.size == 1 else TreeArgmax()(critic, obs, action_set)
-    if isinstance(critic, LinearCritic) and isinstance(critic.features, Polynomial) and critic.features.degree <= 2:
-        return QuadraticArgmax()(critic, obs, action_set)
-    raise UserError(
-        f"gap: found a critic of type {type(critic).__name__} with {action_set.size} action dimensions, expected a "
-        "neural one, trees in a box or a polynomial of degree 2, whose maximum can be bounded."
-    )
-
-
 def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: AbstractActionSet) -> Float[np.ndarray, "b k"]:
     """q at the same random actions and corners of the box for every state, projected."""
     rng = np.random.default_rng(0)
@@ -184,7 +165,7 @@ def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: Abstrac
     values = np.empty((len(obs), len(action)), np.float32)
     for row, state in enumerate(obs):
         states = np.repeat(state[None], len(action), axis=0)
-        values[row] = critic(states, np.asarray(action_set.project(action, states))).min(axis=0)
+        values[row] = critic.least(states, np.asarray(action_set.project(action, states)))
     return values
 
 
@@ -204,7 +185,9 @@ def gap_figures(nets: Approximators, obs: Float[np.ndarray, "b s"]) -> dict[str,
 @eqx.filter_jit
 def _local_gap(nets: Any, obs: Arr, key: Any) -> Arr:
     critic, policy = nets
-    solver = Solved(ProjectedAscent(steps=CHEAP_STEPS), CHEAP_STARTS)
-    solution = solver.solve(Approximators(critic=critic, policy=policy), obs, key)
+    solved = Solved(ProjectedAscent(steps=CHEAP_STEPS), CHEAP_STARTS)
+    start_key, key = jax.random.split(key)
+    starts = solved.starts(Approximators(critic=critic, policy=policy), obs, start_key, None)
+    solution = solved.chosen(critic)(critic, obs, critic.action_set, starts, key)
     action = policy.act(obs, jnp.zeros((obs.shape[0], critic.action_set.size), obs.dtype))
-    return solution.value - CriticValue(critic)(obs, action)
+    return solution.value - critic.least(obs, action)

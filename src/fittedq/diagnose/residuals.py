@@ -12,11 +12,9 @@ from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.models import Dynamics
-from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.bellman import td_target
 from fittedq.maximize.base import first_order_residual, step_scale, value_and_gradient
-from fittedq.template.greedy import CriticValue
 from fittedq.types import AbstractCritic
 
 
@@ -39,7 +37,7 @@ def critic_residual(
 ) -> Float[np.ndarray, "b"]:
     """`projected_residual` of min_j q_j in half-widths, by its greatest coordinate; NaN where the critic has no
     gradient."""
-    if isinstance(critic, TreeCritic):
+    if not critic.has_gradient:
         return np.full(len(obs), np.nan)
     on_device = jax.tree.map(jnp.asarray, critic)
     return np.asarray(_critic_residual(on_device, jnp.asarray(obs), jnp.asarray(action), action_set), float)
@@ -53,7 +51,7 @@ def _critic_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr
 
 def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
     """∇_a min_j q_j(s, a)."""
-    return value_and_gradient(CriticValue(critic), obs, action)[1]
+    return value_and_gradient(critic, obs, action)[1]
 
 
 def bellman_slope(

@@ -1,11 +1,11 @@
-"""What every maximizer of a critic takes and returns, and the pieces they share."""
+"""What every maximizer of a critic takes and returns, which one a class of critic has, and the pieces they share."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import functools
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,17 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet, Box
-from fittedq.actions.mixed import Mixed
 from fittedq.actions.state_box import StateBox
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-
-Objective = Callable[[Any, Any], Any]
-"""q(s, ·): (obs [b,s], action [b,m]) → value [b], traceable by JAX, each row on its own.
-
-Give a pytree that holds its arrays (`jax.tree_util.Partial(function, critic)`, an Equinox module): under `jit` its
-arrays are then arguments, not constants, and another critic of the same shapes needs no new compilation.
-"""
+from fittedq.types import AbstractCritic
 
 
 class Status(IntEnum):
@@ -74,46 +67,94 @@ class Solution(eqx.Module):
     status: Int[Arr, "b"]
 
 
-class AbstractMaximizer(eqx.Module):
-    """max_{a ∈ A(s)} q(s, a) from k ≥ 1 starts per state, all of which are searched from.
+class Effort(NamedTuple):
+    """What a proof may cost: a tolerance as a share of max(1, |q|), seconds for the batch and for each state.
 
-    The answer is the best point seen: feasible, and never below q at the best projected start, so starting from the
-    policy's action and from data is a guarantee as well as a hint. A value that is not a number never wins. Actions
-    are in the environment's units; steps and tolerances in half-widths of the action set's bounding box.
+    None leaves it to the maximizer.
     """
+
+    tol: float | None = None
+    seconds: float | None = None
+    state_seconds: float | None = None
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """What is given of these, as a maximizer's own settings."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+Critic = TypeVar("Critic", bound=AbstractCritic, contravariant=True)
+"""The critics that a maximizer reads: any, or those of one class."""
+
+
+class AbstractMaximizer(eqx.Module, Generic[Critic]):
+    """max_{a ∈ A(s)} q(s, a) for every state of a batch, q = min_j q_j (`AbstractCritic.least`).
+
+    `starts` hold k ≥ 1 actions per state. One that `needs_starts` searches from all of them, and its answer is never
+    below q at the best projected start: starting from the policy's action and from data is a guarantee as well as a
+    hint. Others may take them as a hint, and need none. `key` draws what is random in the search.
+
+    The answer is feasible. A value that is not a number never wins. Actions are in the environment's units; steps and
+    tolerances in half-widths of the action set's bounding box.
+    """
+
+    needs_starts: ClassVar[bool]
+    on_host: ClassVar[bool]
+    """Whether it runs in NumPy, outside compiled code."""
+    quick: ClassVar[bool] = True
+    """Whether a state takes microseconds: what `choose.auto` asks of an exact one."""
 
     @abc.abstractmethod
     def __call__(
         self,
-        objective: Objective,
+        critic: Critic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution: ...
 
 
-class Chunked(AbstractMaximizer):
-    """`inner` on at most `rows` states at a time, so that memory does not grow with the number of states."""
+@functools.singledispatch
+def exact(critic: AbstractCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    """A maximizer that ends with max_a q of this class of critic over such a set; None: there is none.
+
+    Every one enters itself, `@exact.register` beside its class.
+    """
+    del critic, action_set, effort
+
+
+@functools.singledispatch
+def proven(critic: AbstractCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    """A maximizer whose `upper_bound` on max_a q is proven: the exact one, where no other is registered."""
+    return exact(critic, action_set, effort)
+
+
+class Chunked(AbstractMaximizer[AbstractCritic]):
+    """`inner`, a compiled one, on at most `rows` states at a time: memory does not grow with the number of states."""
 
     inner: AbstractMaximizer
     rows: int = eqx.field(static=True)
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
 
     def __post_init__(self):
+        if self.inner.on_host:
+            raise UserError(f"Chunked: found {type(self.inner).__name__}, which runs on the host; give it all states.")
         if self.rows < 1:
             raise UserError(f"Chunked: rows is {self.rows}, expected at least 1; give the states to solve at a time.")
 
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
         count = obs.shape[0]
         if count <= self.rows:
-            return self.inner(objective, obs, action_set, starts, key)
+            return self.inner(critic, obs, action_set, starts, key)
+        key = a_key(key)
         chunks = -(-count // self.rows)
 
         def split(array: Any) -> Any:
@@ -122,8 +163,8 @@ class Chunked(AbstractMaximizer):
             return filled.reshape(chunks, self.rows, *array.shape[1:])
 
         solution = jax.lax.map(
-            lambda chunk: self.inner(objective, chunk[0], action_set, chunk[1], chunk[2]),
-            (split(jnp.asarray(obs)), split(jnp.asarray(starts)), jax.random.split(key, chunks)),
+            lambda chunk: self.inner(critic, chunk[0], action_set, chunk[1], chunk[2]),
+            (split(jnp.asarray(obs)), split(given(starts)), jax.random.split(key, chunks)),
         )
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], solution)
 
@@ -131,14 +172,14 @@ class Chunked(AbstractMaximizer):
 @eqx.filter_jit
 def solve(
     maximizer: AbstractMaximizer,
-    objective: Objective,
+    critic: AbstractCritic,
     obs: Float[Arr, "b s"],
     action_set: AbstractActionSet,
     starts: Float[Arr, "b k m"],
     key: PRNGKeyArray,
 ) -> Solution:
-    """`maximizer(objective, obs, action_set, starts, key)` in one compiled call, one compilation per shape."""
-    return maximizer(objective, obs, action_set, starts, key)
+    """`maximizer(critic, obs, action_set, starts, key)` in one compiled call, one compilation per shape."""
+    return maximizer(critic, obs, action_set, starts, key)
 
 
 def random_starts(
@@ -148,8 +189,8 @@ def random_starts(
     low, high = action_set.bounds(jnp.asarray(obs))
     unit = jax.random.uniform(key, (obs.shape[0], count, action_set.size), low.dtype)
     actions = low[:, None] + (high - low)[:, None] * unit
-    if isinstance(action_set, Mixed) and action_set.settings:
-        turns = [action_set.settings[turn % len(action_set.settings)] for turn in range(count)]
+    if settings := action_set.whole.settings:
+        turns = [settings[turn % len(settings)] for turn in range(count)]
         actions = jnp.asarray(actions).at[..., jnp.asarray(action_set.integer)].set(jnp.asarray(turns, low.dtype))
     return search_rows(obs, actions, action_set)[1].reshape(actions.shape)
 
@@ -169,6 +210,18 @@ def best(
     )
 
 
+def given(starts: Float[Arr, "b k m"] | None) -> Float[jax.Array, "b k m"]:
+    """The starts, of which there is at least one per state."""
+    if starts is None or starts.shape[1] < 1:
+        raise UserError("maximizer: found no starts, expected at least one per state; give the policy's action, say.")
+    return jnp.asarray(starts)
+
+
+def a_key(key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key, or always the same one."""
+    return jax.random.key_data(jax.random.key(0)) if key is None else key
+
+
 def search_rows(
     obs: Float[Arr, "b s"], starts: Float[Arr, "b k m"], action_set: AbstractActionSet
 ) -> tuple[Float[Arr, "n s"], Float[Arr, "n m"]]:
@@ -176,9 +229,7 @@ def search_rows(
 
     A start that is not finite becomes the middle of the bounds: a network may map it to a finite value, and that wins.
     """
-    if starts.shape[1] < 1:
-        raise UserError("maximizer: found no starts, expected at least one per state; give the policy's action, say.")
-    obs, starts = jnp.asarray(obs), jnp.asarray(starts)
+    obs = jnp.asarray(obs)
     rows = jnp.repeat(obs, starts.shape[1], axis=0)
     low, high = action_set.bounds(rows)
     flat = starts.reshape(-1, starts.shape[2])
@@ -210,10 +261,10 @@ def moved(
 
 
 def value_and_gradient(
-    objective: Objective, obs: Float[Arr, "n s"], action: Float[Arr, "n m"]
+    critic: AbstractCritic, obs: Float[Arr, "n s"], action: Float[Arr, "n m"]
 ) -> tuple[Float[Arr, "n"], Float[Arr, "n m"]]:
     """(q, ∂q/∂a) row by row; a gradient that is not finite counts as zero."""
-    value, pullback = jax.vjp(lambda a: objective(obs, a), action)
+    value, pullback = jax.vjp(lambda a: critic.least(obs, a), action)
     (gradient,) = pullback(jnp.ones_like(value))
     return value, jnp.where(jnp.isfinite(gradient), gradient, 0)
 

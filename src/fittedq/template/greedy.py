@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,18 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
-from fittedq.bellman import least
-from fittedq.maximize.base import AbstractMaximizer, Solution, random_starts
-from fittedq.maximize.exact.quadratic import QuadraticArgmax
-from fittedq.maximize.exact.sweep import TreeSweep
-from fittedq.maximize.exact.trees import TreeArgmax
-from fittedq.maximize.proofs.proven import CertifiedArgmax
+from fittedq.maximize.base import AbstractMaximizer, random_starts
+from fittedq.maximize.choose import auto
 from fittedq.types import AbstractCritic, Approximators, Greedy
-
-ExactMaximizer = TreeSweep | TreeArgmax | QuadraticArgmax | CertifiedArgmax
-"""Maximizers that read the critic itself, need no starts and prove their answer."""
 
 
 class AbstractGreedy(eqx.Module):
@@ -65,24 +60,21 @@ class Smoothed(AbstractGreedy):
         return Greedy(action, greedy.log_prob, greedy.solved)
 
 
-class CriticValue(eqx.Module):
-    """q(s, a) = min_j q_j(s, a), dropout off: what solvers maximize and agents report."""
-
-    critic: AbstractCritic
-
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
-        return least(self.critic(obs, action))
-
-
 class Solved(AbstractGreedy):
     """a' = argmax_{a ∈ A(s')} q̄(s', a) by a maximizer. Source: chapter, "Embedded Optimization".
 
-    Starts: those handed in (last iteration's answers, say), the policy's action where there is a policy, and
-    `random_starts` uniform ones; the answer is never worse than the best of them.
+    Without a `maximizer`, `rule` chooses one for the critic and its action set. Starts, where it needs them: those
+    handed in (last iteration's answers, say), the policy's action where there is a policy, and `random_starts` uniform
+    ones; the answer is never worse than the best of them.
     """
 
-    maximizer: AbstractMaximizer | ExactMaximizer
+    maximizer: AbstractMaximizer | None = None
     random_starts: int = eqx.field(static=True, default=4)
+    rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer] = eqx.field(static=True, default=auto)
+
+    def chosen(self, critic: AbstractCritic) -> AbstractMaximizer:
+        """What solves for this critic."""
+        return self.rule(critic, critic.action_set) if self.maximizer is None else self.maximizer
 
     def __call__(
         self,
@@ -91,7 +83,11 @@ class Solved(AbstractGreedy):
         key: PRNGKeyArray,
         starts: Float[Arr, "b k m"] | None = None,
     ) -> Greedy:
-        solution = self.solve(nets, obs, key, starts)
+        maximizer = self.chosen(nets.critic)
+        if maximizer.needs_starts:
+            start_key, key = jax.random.split(key)
+            starts = self.starts(nets, obs, start_key, starts)
+        solution = maximizer(nets.critic, obs, nets.critic.action_set, starts, key)
         return Greedy(
             action=solution.action,
             log_prob=jnp.zeros(obs.shape[0], solution.action.dtype),
@@ -99,31 +95,17 @@ class Solved(AbstractGreedy):
             upper_bound=solution.upper_bound,
         )
 
-    def solve(
-        self,
-        nets: Approximators,
-        obs: Float[Arr, "b s"],
-        key: PRNGKeyArray,
-        starts: Float[Arr, "b k m"] | None = None,
-    ) -> Solution:
-        """The maximizer's whole answer."""
+    def starts(
+        self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None
+    ) -> Float[Arr, "b n m"]:
+        """Those given, the policy's action, random ones."""
         action_set = nets.critic.action_set
-        if isinstance(self.maximizer, CertifiedArgmax | TreeArgmax):
-            return self.maximizer(nets.critic, obs, action_set, starts)
-        if isinstance(self.maximizer, ExactMaximizer):
-            return self.maximizer(nets.critic, obs, action_set)
-        start_key, solver_key = jax.random.split(key)
-        tried = [] if starts is None else [starts]
+        tried = [] if given is None else [given]
         if nets.policy is not None:
             tried.append(nets.policy.act(obs, jnp.zeros((obs.shape[0], action_set.size), obs.dtype))[:, None])
         if self.random_starts or not tried:
-            tried.append(random_starts(action_set, obs, max(self.random_starts, 1), start_key))
-        return self.maximizer(CriticValue(nets.critic), obs, action_set, jnp.concatenate(tried, axis=1), solver_key)
-
-    @property
-    def on_host(self) -> bool:
-        """Whether the maximizer runs in NumPy, outside compiled code."""
-        return isinstance(self.maximizer, TreeSweep | TreeArgmax | CertifiedArgmax)
+            tried.append(random_starts(action_set, obs, max(self.random_starts, 1), key))
+        return jnp.concatenate(tried, axis=1)
 
 
 class PartlySolved(AbstractGreedy):
@@ -172,7 +154,7 @@ class SolvedPolicy:
     """
 
     def __init__(self, greedy: Solved, critic: AbstractCritic):
-        self._solve = greedy if greedy.on_host else eqx.filter_jit(greedy)
+        self._solve = greedy if greedy.chosen(critic).on_host else eqx.filter_jit(greedy)
         self._nets = Approximators(critic=critic)
         self._key = jax.random.key_data(jax.random.key(0))
 

@@ -19,7 +19,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fqi import Update
-from fittedq.template.greedy import CriticValue, PartlySolved, Solved
+from fittedq.template.greedy import PartlySolved, Solved
 from fittedq.template.losses import Imitate, Regress
 from fittedq.template.targets import AbstractTarget, Labelled
 from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
@@ -197,7 +197,7 @@ class FittedTrainer(AbstractTrainer):
         for part in _chunks(chosen):
             obs = self._next_obs(part)
             starts = solutions.action[part][:, None]
-            if _solver(greedy).on_host:
+            if _solver(greedy).chosen(nets.critic).on_host:
                 answer = np.asarray(_solver(greedy)(nets, obs, next(keys), starts).action)
             else:
                 answer = np.asarray(self._greedy(nets, _filled(obs), _filled(starts), next(keys)).action)[: len(part)]
@@ -421,13 +421,13 @@ def _loss(update: Update, component: Any, nets: Any, data: Any, key: Any) -> Any
 @jax.jit
 def _gap(nets: Any, obs: Any, action: Any) -> Any:
     """q at an action less q at the policy's."""
-    q = CriticValue(nets.critic)
+    q = nets.critic.least
     return q(obs, action) - q(obs, nets.policy.act(obs, jnp.zeros_like(action)))
 
 
 @jax.jit
 def _chunk_values(critic: Any, obs: Any, action: Any) -> Any:
-    return CriticValue(critic)(obs, action)
+    return critic.least(obs, action)
 
 
 @jax.jit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,19 +12,22 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Objective, Solution, Status, best, search_rows
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status, best, given, search_rows
+from fittedq.types import AbstractCritic
 
 LARGEST_GRID = 1_000_000
 ROWS_AT_A_TIME = 8192
 
 
-class Grid(AbstractMaximizer):
+class Grid(AbstractMaximizer[AbstractCritic]):
     """max of q over low_i + (high_i − low_i) j_i / (points − 1), j ∈ {0 … points − 1}^m, and over the starts.
 
     The grid spans the smallest box around A(s) and is projected on A(s). q is evaluated points^m times per state, a few
     thousand rows at a time.
     """
 
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
     points: int = eqx.field(static=True, default=33)
 
     def __post_init__(self):
@@ -31,11 +36,11 @@ class Grid(AbstractMaximizer):
 
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
         m = action_set.size
@@ -45,9 +50,10 @@ class Grid(AbstractMaximizer):
                 f"grid: {self.points} points in each of {m} action dimensions are {total:.1e}, expected at most "
                 f"{LARGEST_GRID:.0e}; lower points, or use local search (ProjectedAscent) or sampling (CrossEntropy)."
             )
+        starts = given(starts)
         rows, start = search_rows(obs, starts, action_set)
         b, k, _ = starts.shape
-        value = objective(rows, start)
+        value = critic.least(rows, start)
         first = best(start.reshape(b, k, m), value.reshape(b, k), jnp.full((b, k), Status.ITERATION_LIMIT))
         low, high = action_set.bounds(jnp.asarray(obs))
         group = min(total, max(1, ROWS_AT_A_TIME // max(b, 1)))
@@ -61,7 +67,7 @@ class Grid(AbstractMaximizer):
             action = low[:, None] + (high - low)[:, None] * fraction.astype(low.dtype)
             action = jnp.broadcast_to(action, (b, group, m)).reshape(b * group, m)
             action = action_set.project(action, crowd)
-            value = objective(crowd, action).reshape(b, group)
+            value = critic.least(crowd, action).reshape(b, group)
             action = jnp.concatenate([top_action[:, None], action.reshape(b, group, m)], axis=1)
             solution = best(
                 action, jnp.concatenate([top_value[:, None], value], axis=1), jnp.zeros((b, group + 1), int)

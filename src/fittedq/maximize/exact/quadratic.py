@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status, is_box
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, is_box, proven
 
 ENUMERATED_SIZE = 4
 """The greatest m for which all 3^m faces of the box are looked at."""
@@ -41,14 +40,20 @@ class Quadratic(NamedTuple):
         return self.slope[:, None] + action @ self.curvature
 
 
+def _polynomial(critic: LinearCritic) -> Polynomial | None:
+    """The features, where q is a polynomial of degree 2 at most."""
+    features = critic.features
+    return features if isinstance(features, Polynomial) and features.degree <= 2 else None
+
+
 def quadratic_form(critic: LinearCritic, obs: Float[Arr, "b s"]) -> Quadratic:
     """q as a function of a per state: q = c + wᵀx + xᵀWx, x = [s, a], has slope w_a + 2 W_as s, curvature 2 W_aa."""
-    features = critic.features
-    if not isinstance(features, Polynomial) or features.degree > 2:
-        found = f"Polynomial({features.degree})" if isinstance(features, Polynomial) else type(features).__name__
+    features = _polynomial(critic)
+    if features is None:
         raise UserError(
-            f"quadratic maximum: the critic's features are {found}, expected a Polynomial of degree 2 at most; "
-            "use another maximizer."
+            f"quadratic maximum: the critic's features are {type(critic.features).__name__}"
+            f"({getattr(critic.features, 'degree', '')}), expected a Polynomial of degree 2 at most; use another "
+            "maximizer."
         )
     if critic.size != 1:
         raise UserError(f"quadratic maximum: found {critic.size} critics, expected one; take critic.subset.")
@@ -81,7 +86,7 @@ def _coefficients(features: Polynomial, variables: int) -> tuple[np.ndarray, np.
     return offset, linear, square
 
 
-class QuadraticArgmax(eqx.Module):
+class QuadraticArgmax(AbstractMaximizer[LinearCritic]):
     """max_{low ≤ a ≤ high} g(s)ᵀa + ½ aᵀHa for every state of a batch, in NumPy (float64 where the critic is) or JAX.
 
     m ≤ 4: on the face of the box where the maximum lies, the gradient along the face is zero, so the stationary points
@@ -95,9 +100,32 @@ class QuadraticArgmax(eqx.Module):
     maximizer. The status is EXACT where the value reaches the bound to rounding, else ITERATION_LIMIT.
     """
 
-    def __call__(self, critic: LinearCritic, obs: Float[Arr, "b s"], action_set: AbstractActionSet) -> Solution:
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        critic: LinearCritic,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del starts, key
         with jax.default_matmul_precision("highest"):
             return _maximum(critic, obs, action_set)
+
+
+@proven.register
+def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    del action_set, effort
+    return None if _polynomial(critic) is None else QuadraticArgmax()
+
+
+@exact.register
+def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    """In a polytope or among whole numbers only the bound holds."""
+    return proven(critic, action_set, effort) if is_box(action_set) else None
 
 
 def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> Solution:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+from typing import ClassVar
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status, is_box
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status, is_box
 
 MAX_ROWS = 512
 """States swept at once at most: more gain nothing."""
@@ -19,7 +20,7 @@ MAX_ROWS = 512
 LEAF = -1
 
 
-class TreeSweep(eqx.Module):
+class TreeSweep(AbstractMaximizer[TreeCritic]):
     """max_a q(s, a) = max over the cells of (1/T) Σ_t value_t(cell), for one action and every state of a batch.
 
     For a fixed s each tree is a step function of a, found by walking down it with the interval of actions that reaches
@@ -31,7 +32,18 @@ class TreeSweep(eqx.Module):
     `critic` as NumPy and as JAX evaluate it. States are taken some at a time: memory does not grow with the batch.
     """
 
-    def __call__(self, critic: TreeCritic, obs: Float[Arr, "b s"], action_set: AbstractActionSet) -> Solution:
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        critic: TreeCritic,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del starts, key
         if action_set.size != 1:
             raise UserError(
                 f"TreeSweep: found {action_set.size} action dimensions, expected 1; use a maximizer for several."

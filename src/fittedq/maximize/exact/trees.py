@@ -5,18 +5,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status, is_box
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, is_box
+from fittedq.maximize.exact.sweep import TreeSweep
 
 STARTS, CLIMBED = 48, 6
 """Points looked at per state, and how many of the best climb coordinate by coordinate."""
@@ -24,7 +25,7 @@ CUTS = 12
 """Cuts tried per side of a box."""
 
 
-class TreeArgmax(eqx.Module):
+class TreeArgmax(AbstractMaximizer[TreeCritic]):
     """max_a q(s, a) = (1/T) max_a Σ_t value_t(leaf of [s, a]), exact for any number of actions.
 
     For a fixed s each tree is a partition of the box of actions. A box of actions is bounded by Σ_t of the greatest
@@ -37,6 +38,9 @@ class TreeArgmax(eqx.Module):
     rounding of any order of summation in float32.
     """
 
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+    quick: ClassVar[bool] = False
     state_seconds: float = eqx.field(static=True, default=10.0)
 
     def __call__(
@@ -45,7 +49,9 @@ class TreeArgmax(eqx.Module):
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
         starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
+        del key
         if not is_box(action_set):
             raise UserError(
                 f"TreeArgmax: found the action set {type(action_set).__name__}, expected a Box or a StateBox; "
@@ -71,6 +77,15 @@ class TreeArgmax(eqx.Module):
             upper_bound=(bound / trees + margin).astype(np.float32),
             status=status,
         )
+
+
+@exact.register
+def _(critic: TreeCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    """Over one action the sweep, which needs no search."""
+    del critic
+    if not is_box(action_set):
+        return None
+    return TreeSweep() if action_set.size == 1 else TreeArgmax(**effort.named("state_seconds"))
 
 
 class Leaves(NamedTuple):

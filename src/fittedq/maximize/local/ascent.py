@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,21 +13,22 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.maximize.base import (
     AbstractMaximizer,
-    Objective,
     Solution,
     Status,
     best,
     comparable,
     first_order_residual,
+    given,
     is_box,
     moved,
     search_rows,
     step_scale,
     value_and_gradient,
 )
+from fittedq.types import AbstractCritic
 
 
-class ProjectedAscent(AbstractMaximizer):
+class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
     """a ← Π_A(a + D η_t m̂_t / (√v̂_t + ε)), m̂ and v̂ Adam's means of D ∇q and its square, η_t falling to 0.
 
     D is the half-width, so `learning_rate` is the first step in half-widths;
@@ -34,6 +37,8 @@ class ProjectedAscent(AbstractMaximizer):
     `steps` + 1 values and gradients per start. Source: Kingma & Ba 2015.
     """
 
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
     steps: int = eqx.field(static=True, default=50)
     learning_rate: float = eqx.field(static=True, default=0.5)
     power: float = eqx.field(static=True, default=1.5)
@@ -43,20 +48,21 @@ class ProjectedAscent(AbstractMaximizer):
 
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
+        starts = given(starts)
         rows, action = search_rows(obs, starts, action_set)
         scale = step_scale(action_set, rows)
         separable = is_box(action_set)
 
         def step(t, state):
             action, mean, square, top = state
-            value, gradient = value_and_gradient(objective, rows, action)
+            value, gradient = value_and_gradient(critic, rows, action)
             top = better(top, (value, action, gradient))
             ascent = scale * gradient
             power = ascent**2 if separable else jnp.mean(ascent**2, axis=-1, keepdims=True)
@@ -71,7 +77,7 @@ class ProjectedAscent(AbstractMaximizer):
         nothing = (jnp.full(rows.shape[0], jnp.nan, action.dtype), action, jnp.zeros_like(action))
         square = jnp.zeros_like(action if separable else action[:, :1])
         last, _, _, top = jax.lax.fori_loop(0, self.steps, step, (action, jnp.zeros_like(action), square, nothing))
-        value, gradient = value_and_gradient(objective, rows, last)
+        value, gradient = value_and_gradient(critic, rows, last)
         value, action, gradient = better(top, (value, last, gradient))
         residual = first_order_residual(action, gradient, scale, action_set, rows)
         status = jnp.where(residual <= self.tolerance, Status.CONVERGED, Status.ITERATION_LIMIT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,16 +12,19 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Objective, Solution, Status, best, comparable, search_rows
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status, a_key, best, comparable, given, search_rows
+from fittedq.types import AbstractCritic
 
 
-class CrossEntropy(AbstractMaximizer):
+class CrossEntropy(AbstractMaximizer[AbstractCritic]):
     """a_j ~ Π_A(N(μ, σ²)), j = 1 … population; μ and σ then those of the `elites` of greatest q; `iterations` times.
 
     One search per start, which is its first μ; the first σ is `spread` half-widths. The best point seen stays among
     the population. Memory: b · k · population rows at a time (see `Chunked`). Source: Rubinstein & Kroese 2004.
     """
 
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
     population: int = eqx.field(static=True, default=64)
     elites: int = eqx.field(static=True, default=8)
     iterations: int = eqx.field(static=True, default=10)
@@ -34,12 +39,13 @@ class CrossEntropy(AbstractMaximizer):
 
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
+        starts, key = given(starts), a_key(key)
         rows, start = search_rows(obs, starts, action_set)
         (n, m), size = start.shape, self.population
         low, high = action_set.bounds(rows)
@@ -50,15 +56,16 @@ class CrossEntropy(AbstractMaximizer):
             normal = jax.random.normal(jax.random.fold_in(key, iteration), (n, size, m), mean.dtype)
             drawn = mean[:, None] + deviation[:, None] * normal
             drawn = action_set.project(drawn.reshape(n * size, m), crowd)
-            value = jnp.concatenate([top_value[:, None], comparable(objective(crowd, drawn)).reshape(n, size)], axis=1)
+            value = comparable(critic.least(crowd, drawn)).reshape(n, size)
+            value = jnp.concatenate([top_value[:, None], value], axis=1)
             drawn = jnp.concatenate([top_action[:, None], drawn.reshape(n, size, m)], axis=1)
             elite_value, elite = jax.lax.top_k(value, self.elites)
             elite_action = jnp.take_along_axis(drawn, elite[..., None], axis=1)
             return elite_action.mean(axis=1), elite_action.std(axis=1), elite_action[:, 0], elite_value[:, 0]
 
         deviation = jnp.broadcast_to(self.spread * (high - low) / 2, start.shape)
-        state = (start, deviation, start, comparable(objective(rows, start)))
+        state = (start, deviation, start, comparable(critic.least(rows, start)))
         _, _, action, value = jax.lax.fori_loop(0, self.iterations, step, state)
         b, k, _ = starts.shape
-        value = jnp.where(jnp.isneginf(value), objective(rows, action), value).reshape(b, k)
+        value = jnp.where(jnp.isneginf(value), critic.least(rows, action), value).reshape(b, k)
         return best(action.reshape(b, k, m), value, jnp.full((b, k), Status.ITERATION_LIMIT))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -13,18 +13,19 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.maximize.base import (
     AbstractMaximizer,
-    Objective,
     Solution,
     Status,
     best,
     comparable,
     first_order_residual,
+    given,
     is_box,
     moved,
     search_rows,
     step_scale,
     value_and_gradient,
 )
+from fittedq.types import AbstractCritic
 
 
 class Search(eqx.Module):
@@ -40,7 +41,7 @@ class Search(eqx.Module):
     stalled: Bool[Arr, "n"]
 
 
-class ProjectedLBFGS(AbstractMaximizer):
+class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
     """a ← Π_A(a + t D H D ∇q), H from the last `memory` (displacement, gradient change) pairs, t shortened on failure.
 
     Each of the `steps` loops evaluates q and its gradient once for every row: a row whose trial point rises enough
@@ -50,6 +51,8 @@ class ProjectedLBFGS(AbstractMaximizer):
     scalar of Barzilai and Borwein. Source: Nocedal & Wright 2006, sections 7.2 and 16.7; Birgin et al. 2000.
     """
 
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
     steps: int = eqx.field(static=True, default=50)
     memory: int = eqx.field(static=True, default=5)
     first_step: float = eqx.field(static=True, default=1.0)
@@ -58,18 +61,19 @@ class ProjectedLBFGS(AbstractMaximizer):
 
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
+        starts = given(starts)
         rows, action = search_rows(obs, starts, action_set)
         scale = step_scale(action_set, rows)
 
         def begin() -> Search:
-            value, gradient = value_and_gradient(objective, rows, action)
+            value, gradient = value_and_gradient(critic, rows, action)
             pairs = jnp.zeros((self.memory, *action.shape), action.dtype)
             ones = jnp.ones_like(action[:, 0])
             fresh = Search(action, value, scale * gradient, action, ones, pairs, pairs, ones < 0)
@@ -77,7 +81,7 @@ class ProjectedLBFGS(AbstractMaximizer):
 
         def step(_: Any, search: Search) -> Search:
             trial = moved(search.action, scale * search.length[:, None] * search.direction, action_set, rows)
-            value, gradient = value_and_gradient(objective, rows, trial)
+            value, gradient = value_and_gradient(critic, rows, trial)
             gradient = scale * gradient
             displacement = (trial - search.action) / scale
             gain = self.sufficient * jnp.sum(search.gradient * displacement, axis=-1)

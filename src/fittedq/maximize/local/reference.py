@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,31 +15,35 @@ from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import (
     AbstractMaximizer,
-    Objective,
     Solution,
     Status,
     best,
+    given,
     is_box,
     search_rows,
     value_and_gradient,
 )
+from fittedq.types import AbstractCritic
 
 STATUS_OF_SCIPY = {0: Status.CONVERGED, 1: Status.ITERATION_LIMIT}
 
 
-class ScipyLBFGSB(AbstractMaximizer):
+class ScipyLBFGSB(AbstractMaximizer[AbstractCritic]):
     """max_{low(s) ≤ a ≤ high(s)} q(s, a) by scipy.optimize.minimize(method="L-BFGS-B"), SciPy's own settings.
 
     Boxes only, fixed or state-dependent. Call it outside `jit`. Source: Byrd et al. 1995; Zhu et al. 1997.
     """
 
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = True
+
     def __call__(
         self,
-        objective: Objective,
+        critic: AbstractCritic,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
-        starts: Float[Arr, "b k m"],
-        key: PRNGKeyArray,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
         if not is_box(action_set):
@@ -47,6 +51,7 @@ class ScipyLBFGSB(AbstractMaximizer):
                 f"L-BFGS-B: found the action set {type(action_set).__name__}, expected a box; use ProjectedLBFGS, "
                 "which takes any set that has a projection."
             )
+        starts = given(starts)
         rows, start = search_rows(obs, starts, action_set)
         low, high = (np.broadcast_to(bound, start.shape).astype(float) for bound in action_set.bounds(rows))
         states = np.asarray(rows)
@@ -55,7 +60,7 @@ class ScipyLBFGSB(AbstractMaximizer):
 
             def at(action: np.ndarray, row: int = row) -> tuple[float, np.ndarray]:
                 batch = action[None].astype(start.dtype)
-                value, gradient = compiled_value_and_gradient(objective, states[row : row + 1], batch)
+                value, gradient = compiled_value_and_gradient(critic, states[row : row + 1], batch)
                 return float(value[0]), np.asarray(gradient[0], float)
 
             found[row], statuses[row] = climb(at, found[row], low[row], high[row])
@@ -65,7 +70,7 @@ class ScipyLBFGSB(AbstractMaximizer):
         status = jnp.asarray(statuses).reshape(b, k)
         return best(
             jnp.concatenate([found.reshape(b, k, m), start.reshape(b, k, m)], axis=1),
-            jnp.concatenate([objective(rows, found).reshape(b, k), objective(rows, start).reshape(b, k)], axis=1),
+            jnp.concatenate([critic.least(rows, found).reshape(b, k), critic.least(rows, start).reshape(b, k)], axis=1),
             jnp.concatenate([status, jnp.full((b, k), Status.ITERATION_LIMIT)], axis=1),
         )
 

@@ -16,6 +16,7 @@ from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import comparable, step_scale, value_and_gradient
 from fittedq.settings import real, whole
+from fittedq.types import AbstractCritic
 
 
 class Climb(eqx.Module):
@@ -28,7 +29,7 @@ class Climb(eqx.Module):
 
 
 def refined(
-    objective: Any,
+    critic: AbstractCritic,
     obs: Float[Arr, "b s"],
     action: Float[Arr, "b m"],
     action_set: AbstractActionSet,
@@ -53,11 +54,11 @@ def refined(
             raise UserError(f"refine: {name}[{column}] in row {row} is {array[row, column]}, expected a finite number.")
     begin = time.perf_counter()
     obs, start = jnp.asarray(obs), jnp.asarray(action)
-    climb = _begin(objective, obs, start, trust)
+    climb = _begin(critic, obs, start, trust)
     for _ in range(steps):
         if deadline is not None and time.perf_counter() - begin >= deadline:
             break
-        climb = _step(objective, obs, start, climb, trust, action_set)
+        climb = _step(critic, obs, start, climb, trust, action_set)
         if deadline is not None:
             climb.action.block_until_ready()  # pyright: ignore[reportAttributeAccessIssue]
     # Compiled code knows bounds in single precision only.
@@ -65,13 +66,13 @@ def refined(
 
 
 @eqx.filter_jit
-def _begin(objective: Any, obs: Any, start: Any, trust: Any) -> Climb:
-    value, gradient = value_and_gradient(objective, obs, start)
+def _begin(critic: Any, obs: Any, start: Any, trust: Any) -> Climb:
+    value, gradient = value_and_gradient(critic, obs, start)
     return Climb(start, value, gradient, jnp.full((start.shape[0], 1), trust / 2, start.dtype))
 
 
 @eqx.filter_jit
-def _step(objective: Any, obs: Any, start: Any, climb: Climb, trust: Any, action_set: AbstractActionSet) -> Climb:
+def _step(critic: Any, obs: Any, start: Any, climb: Climb, trust: Any, action_set: AbstractActionSet) -> Climb:
     unit = step_scale(action_set, obs)
     direction = climb.gradient * unit
     direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=-1, keepdims=True), 1e-30)
@@ -81,7 +82,7 @@ def _step(objective: Any, obs: Any, start: Any, climb: Climb, trust: Any, action
     pulled = start + (moved - start) * jnp.minimum(1.0, trust / jnp.maximum(distance, 1e-30))
     moved = action_set.project(pulled, obs)
     near = jnp.max(jnp.abs(moved - start) / half_width, axis=-1) <= trust * (1 + 1e-5)
-    value, gradient = value_and_gradient(objective, obs, moved)
+    value, gradient = value_and_gradient(critic, obs, moved)
     better = ((comparable(value) > comparable(climb.value)) & near)[:, None]
     return Climb(
         action=jnp.where(better, moved, climb.action),

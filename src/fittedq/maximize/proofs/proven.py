@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
-from fittedq.errors import UserError
-from fittedq.maximize.base import Solution
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, proven
 from fittedq.maximize.proofs.certified import certified
-from fittedq.types import AbstractCritic
 
 
-class CertifiedArgmax(eqx.Module):
+class CertifiedArgmax(AbstractMaximizer[QNetwork]):
     """max_{a ∈ A(s)} min_j q_j(s, a) of a neural critic, on the host, to `tol` · max(1, |value|).
 
-    A state gets `state_seconds` at most; the bound holds even where they end its search. Milliseconds a state, where
-    local maximizers take microseconds: for small data, for a share of it (B_opt), or for acting.
+    A state gets `state_seconds` at most, the batch `seconds`; the bound holds even where they end a search.
+    Milliseconds a state, where local maximizers take microseconds: for small data, for a share of it (B_opt), or for
+    acting.
     """
 
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+    quick: ClassVar[bool] = False
     tol: float = eqx.field(static=True, default=1e-2)
     state_seconds: float = eqx.field(static=True, default=1.0)
+    seconds: float | None = eqx.field(static=True, default=None)
 
     def __call__(
         self,
-        critic: AbstractCritic,
+        critic: QNetwork,
         obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
         starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Solution:
-        if not isinstance(critic, QNetwork):
-            raise UserError(
-                f"setting maximizer: found certified with a critic of type {type(critic).__name__}, expected a "
-                "network; take maximizer=auto."
-            )
+        del key
         return certified(
             to_host(critic),
             np.asarray(obs),
             action_set,
             tol=self.tol,
+            time_limit=self.seconds,
             state_time_limit=self.state_seconds,
             warm_start=None if starts is None else np.asarray(starts),
         )
+
+
+@proven.register
+def _(critic: QNetwork, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer:
+    del critic, action_set
+    return CertifiedArgmax(**effort.named("tol", "seconds", "state_seconds"))
