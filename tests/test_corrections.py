@@ -15,12 +15,14 @@ from fittedq.actions.base import Box
 from fittedq.algorithms import DDPG, REGISTRY, SAC, TD3, SACValue
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy
+from fittedq.arrays import strong
 from fittedq.bellman import smooth_max
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
 from fittedq.problems.lqr import LQR
-from fittedq.template.fqi import FQI, Budget, LearnerState, Periodic, Polyak, Sync, Update
+from fittedq.template.fits import Descend
+from fittedq.template.fqi import FQI, LearnerState, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics, SoftValue
@@ -28,7 +30,6 @@ from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import strong
 from fittedq.types import Approximators, Transition
 from linear import (
     critic,
@@ -88,7 +89,7 @@ def counting(rule, calls: int) -> tuple[list[float], list[float]]:
     """(live, frozen) after each call of `learn`, for a critic whose parameters count its updates."""
     fqi = FQI(
         greedy=PolicyAction(),
-        updates=(Update("critic", Regress(Bellman(0.9, FirstCritic())), COUNTER),),
+        updates=(Update("critic", Regress(Bellman(0.9, FirstCritic())), Descend(COUNTER)),),
         sync=Sync(critic=rule),
     )
     batch = transitions([0.0, 1.0], 0.0, 1.0, 0.0)
@@ -285,8 +286,8 @@ def delayed(delay: int) -> tuple[FQI, LearnerState, Transition]:
     fqi = FQI(
         greedy=PolicyAction(),
         updates=(
-            Update("critic", Regress(Bellman(0.9, FirstCritic())), COUNTER),
-            Update("policy", Improve(FirstCritic()), COUNTER, Budget(every=delay)),
+            Update("critic", Regress(Bellman(0.9, FirstCritic())), Descend(COUNTER)),
+            Update("policy", Improve(FirstCritic()), Descend(COUNTER), every=delay),
         ),
         sync=Sync(critic=Polyak(1.0, every=delay)),
     )
@@ -306,7 +307,7 @@ def counts(state: LearnerState) -> tuple[float, float, float]:
 @pytest.mark.parametrize("delay", [1, 2, 3])
 def test_c12_the_actor_moves_on_every_dth_update_counted_from_one(delay):
     td3 = TD3(policy_delay=delay).template(WIDE)
-    assert td3.updates[1].budget == Budget(every=delay)
+    assert td3.updates[1].every == delay
     assert td3.sync == Sync(critic=Polyak(0.005, every=delay), policy=Polyak(0.005, every=delay))
     fqi, state, batch = delayed(delay)
     learn, found = jax.jit(fqi.learn), []

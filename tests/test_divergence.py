@@ -27,7 +27,8 @@ from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.template.fqi import FAULTS, fault_after, first_row
+from fittedq.template.fits import first_row
+from fittedq.template.fqi import FAULTS, fault_after
 from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.state import initial_state

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +24,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.maximize.exact.grid import Grid
 from fittedq.problems.lqr import LQR
+from fittedq.template.fits import Fitted, WholeFit
 from fittedq.template.greedy import PartlySolved, Solved
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.iterations import FittedTrainer
@@ -205,7 +208,10 @@ class Recorded:
         """By iteration: the solver's answer at each s' that it was asked about."""
         self.fits: dict[int, Any] = {}
         """The newest data of each update."""
-        solve, fit = self.trainer._greedy, self.trainer._fit
+        acting = self.trainer._acting
+        assert acting is not None
+        solve, fits = acting._solve, list(self.trainer._fits)
+        assert solve is not None
 
         def solving(nets: Any, obs: Any, starts: Any, key: Any) -> Any:
             greedy = solve(nets, obs, starts, key)
@@ -213,11 +219,12 @@ class Recorded:
             self.answers[-1] |= dict(pairs)
             return greedy
 
-        def fitting(index: int, nets: Any, states: Any, data: Any, rng: Any, key: Any) -> Any:
-            self.fits[index] = data
-            return fit(index, nets, states, data, rng, key)
+        def fitting(index: int, start: WholeFit) -> Iterator[Fitted]:
+            self.fits[index] = start.data
+            return fits[index](start)
 
-        self.trainer._greedy, self.trainer._fit = solving, fitting
+        acting._solve = solving
+        self.trainer._fits = [partial(fitting, index) for index in range(len(fits))]
 
     def iterate(self) -> None:
         self.answers.append({})

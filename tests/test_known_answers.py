@@ -14,6 +14,7 @@ from jaxtyping import TypeCheckError
 from fittedq.acting.noise import OrnsteinUhlenbeck
 from fittedq.actions.base import Box
 from fittedq.problems.lqr import LQR
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy
 from fittedq.template.losses import Improve, Regress
@@ -123,9 +124,10 @@ def value_coefficient(weights) -> float:
 def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
     problem = LQR.scalar(noise=0.0)
     batch = noiseless(problem)
+    fit = Descend(exact_least_squares(batch))
     fqi = FQI(
         greedy=ArgmaxOfQuadratic(),
-        updates=(Update("critic", Regress(Bellman(problem.gamma, FirstCritic())), exact_least_squares(batch)),),
+        updates=(Update("critic", Regress(Bellman(problem.gamma, FirstCritic())), fit),),
         sync=Sync(critic=Copy()),
     )
     state, learn = fqi.init(Approximators(critic=flat(0.0)), KEY, batch), jax.jit(fqi.learn)

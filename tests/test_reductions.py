@@ -15,7 +15,8 @@ from fittedq.algorithms import DDPG, SAC, TD3
 from fittedq.algorithms.base import POLICY_CRITICS
 from fittedq.bellman import td_target
 from fittedq.envs.gym import GymSource
-from fittedq.template.fqi import FQI, Budget, Copy, LearnerState, Sync, Update
+from fittedq.template.fits import Budget, Descend
+from fittedq.template.fqi import FQI, Copy, LearnerState, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics
@@ -84,8 +85,12 @@ def nfqca(algorithm: DDPG, epochs: int) -> FQI:
     return FQI(
         greedy=PolicyAction(),
         updates=(
-            Update("critic", Regress(Bellman(algorithm.gamma, FirstCritic())), algorithm.critic_optimizer(), budget),
-            Update("policy", Improve(FirstCritic()), algorithm.policy_optimizer(), budget),
+            Update(
+                "critic",
+                Regress(Bellman(algorithm.gamma, FirstCritic())),
+                Descend(algorithm.critic_optimizer(), budget),
+            ),
+            Update("policy", Improve(FirstCritic()), Descend(algorithm.policy_optimizer(), budget)),
         ),
         sync=Sync(critic=Copy(), policy=Copy()),
     )

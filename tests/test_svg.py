@@ -323,13 +323,13 @@ def test_an_endless_horizon_solves_growth():
     box = Box((0.01,), (0.99,))
     nets = algorithm.networks(1, box, KEY)
     (update,) = algorithm.template(box).updates
-    optimizer_state = update.optimizer.init(nets.policy)
+    optimizer_state = update.fit.init(nets.policy)
     capital = jnp.linspace(0.05, 0.5, 32)[:, None]
     data = Transition(capital, capital, capital[:, 0], capital, jnp.zeros(32, bool), jnp.zeros(32, bool))
 
     @jax.jit
     def learn(policy, optimizer_state):
-        policy, optimizer_state, _ = update.gradient_step(policy, optimizer_state, nets, data, KEY)
+        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY)
         return policy, optimizer_state
 
     policy = nets.policy

@@ -14,6 +14,7 @@ from fittedq.acting.noise import explore
 from fittedq.actions.base import Box
 from fittedq.actions.polytope import Polytope
 from fittedq.approx.networks import QNetwork
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
@@ -53,7 +54,7 @@ class Towards(AbstractLoss):
 
 def learned(sync: Sync) -> tuple[FQI, object]:
     """Two calls of a template with a critic from 1 and a policy from 2, each moved onto its labels; s = 3, s' = 5."""
-    step = optax.sgd(1.0)
+    step = Descend(optax.sgd(1.0))
     fqi = FQI((Update("critic", Towards("critic"), step), Update("policy", Towards("policy"), step)), sync, Plus())
     one = np.ones((1, 1), np.float32)
     batch = Transition(3 * one, one, one[:, 0], 5 * one, one[:, 0] > 2, one[:, 0] > 2)

@@ -38,7 +38,7 @@ from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.template.losses import Regress
 from fittedq.trainers.state import from_arrays, to_arrays
-from fittedq.types import AbstractCritic, Approximators, Transition
+from fittedq.types import AbstractCritic, Approximators, Transition, sized
 
 
 class Agent:
@@ -357,7 +357,7 @@ def _rebuilt(
         raise UserError(f"{where}: found observations of {obs_size} numbers, expected at least one; it is damaged.")
     memory.require(size, f"{where}: its networks", "it is damaged, or for a larger machine")
     shapes = jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
-    like = algorithm.sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
+    like = sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
     moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
     nets = from_arrays("nets", like, arrays)
     read = None if spaces is None else spaces_of(spaces)

@@ -34,3 +34,8 @@ def inwards(low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
         low = xp.where(least < low, xp.nextafter(least, xp.asarray(np.inf, dtype)), least)
         high = xp.where(most > high, xp.nextafter(most, xp.asarray(-np.inf, dtype)), most)
     return low, xp.maximum(low, high)
+
+
+def strong(tree: Any) -> Any:
+    """The same arrays without weak types, which would compile a second program for the same shapes."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
@@ -140,6 +143,24 @@ class Approximators(eqx.Module):
 
 
 COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon")
+
+
+@functools.singledispatch
+def sized_part(component: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A component in the shapes of its saved `arrays`, by their names in it. Classes that grow with their data register
+    how; all others are what they are."""
+    del arrays
+    return component
+
+
+def sized(nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
+    """`nets` in the shapes of saved arrays, named `nets/component/…`, for components that grow with their data."""
+
+    def of(name: str) -> dict[str, np.ndarray]:
+        prefix = f"nets/{name}/"
+        return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+    return Approximators(**{name: sized_part(part, of(name)) for name, part in nets.parts().items()})
 
 
 class Greedy(eqx.Module):

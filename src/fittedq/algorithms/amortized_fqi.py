@@ -22,7 +22,7 @@ from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PartlySolved
-from fittedq.template.losses import Imitate, Improve, Regress
+from fittedq.template.losses import Imitate, Improve
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Approximators
 
@@ -62,8 +62,8 @@ class AmortizedFQI(SolvingAlgorithm):
                 self.solved(action_set), self.solve_share, self.solve_count, self.solve_rule, self.max_age
             ),
             updates=(
-                Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),
-                Update("policy", policy_loss, self.policy_optimizer(), self.budget(self.policy_epochs)),
+                Update("critic", self.regression(target), self.critic_fit()),
+                Update("policy", policy_loss, self.descend(self.policy_learning_rate, self.policy_epochs)),
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )

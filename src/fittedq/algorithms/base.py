@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,10 +75,6 @@ class Algorithm(abc.ABC):
     def controller(self, nets: Approximators) -> Any:
         """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0."""
         return host_view(nets.policy)
-
-    def sized(self, nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
-        """`nets` in the shapes of saved `arrays`, for approximators that grow with their data."""
-        return nets
 
     @property
     def measure_every(self) -> int:

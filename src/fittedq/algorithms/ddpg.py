@@ -21,6 +21,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
@@ -62,8 +63,8 @@ class DDPG(Algorithm):
         return FQI(
             greedy=PolicyAction(),
             updates=(
-                Update("critic", Regress(Bellman(self.gamma, FirstCritic())), self.critic_optimizer()),
-                Update("policy", Improve(FirstCritic()), self.policy_optimizer()),
+                Update("critic", Regress(Bellman(self.gamma, FirstCritic())), Descend(self.critic_optimizer())),
+                Update("policy", Improve(FirstCritic()), Descend(self.policy_optimizer())),
             ),
             sync=Sync(critic=follow, policy=follow),
         )

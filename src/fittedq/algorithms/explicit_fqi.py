@@ -19,7 +19,6 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
-from fittedq.template.losses import Regress
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Approximators
 
@@ -43,7 +42,7 @@ class ExplicitFQI(SolvingAlgorithm):
         target = Bellman(self.gamma, MinOverCritics())
         return FQI(
             greedy=self.solved(action_set),
-            updates=(Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),),
+            updates=(Update("critic", self.regression(target), self.critic_fit()),),
             sync=Sync(critic=Copy()),
         )
 

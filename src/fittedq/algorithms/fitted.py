@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -28,9 +26,11 @@ from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.settings import setting
-from fittedq.template.fqi import Budget
+from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
 from fittedq.template.greedy import Solved
-from fittedq.types import AbstractCritic, Approximators
+from fittedq.template.losses import Regress
+from fittedq.template.targets import AbstractTarget, Clipped
+from fittedq.types import AbstractCritic
 
 APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial", "features")
 TREES = ("extra_trees", "random_forest")
@@ -73,28 +73,17 @@ class FittedAlgorithm(Algorithm, abc.ABC):
         if self.optimizer == "rprop" and self.minibatch is not None:
             object.__setattr__(self, "minibatch", None)
 
-    def budget(self, epochs: int) -> Budget:
-        """How each regression is spent."""
-        return Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
+    def descend(self, learning_rate: float, epochs: int) -> Descend:
+        """How a network is fitted."""
+        budget = Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
+        return Descend(OPTIMIZERS[self.optimizer](learning_rate), budget)
 
-    def critic_optimizer(self) -> optax.GradientTransformation:
-        return OPTIMIZERS[self.optimizer](self.critic_learning_rate)
-
-    def policy_optimizer(self) -> optax.GradientTransformation:
-        return OPTIMIZERS[self.optimizer](self.policy_learning_rate)
+    def regression(self, target: AbstractTarget) -> Regress:
+        """The critics' loss."""
+        return Regress(Clipped(target) if self.clip_targets else target)
 
     def exploration(self) -> AbstractExploration:
         return Gaussian(self.noise_sigma)
-
-    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
-        """`nets` with what has to be read off the data, (s, a), before the first fit."""
-        return nets
-
-    def fitted(
-        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray, rng: np.random.Generator
-    ) -> AbstractCritic | None:
-        """`critic` fitted to (s, a) → y by a method of its own, or None where that is the optimizer's part."""
-        return None
 
     def deterministic_policy(
         self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray
@@ -163,27 +152,13 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     def actions_per_state(self) -> int:
         return 1 + self.random_starts
 
-    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
-        if self.approximator != "radial":
-            return nets
-        features = RadialBasis.from_data(inputs, self.n_centers)
-        return nets.replace("critic", dataclasses.replace(nets.critic, features=features))
-
-    def fitted(
-        self, critic: AbstractCritic, inputs: tuple[np.ndarray, np.ndarray], y: np.ndarray, rng: np.random.Generator
-    ) -> AbstractCritic | None:
-        if isinstance(critic, TreeCritic):
-            # New cuts each time: under the same ones, the errors of one fit would be the next one's targets.
-            return critic.fit(inputs, y, seed=int(rng.integers(2**31)))
-        if isinstance(critic, LinearCritic):
-            return critic.fit(inputs, y, self.ridge)
-        return None
-
-    def sized(self, nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
-        if not isinstance(nets.critic, TreeCritic):
-            return nets
-        nodes = max((len(array) for name, array in arrays.items() if name.endswith("critic/threshold")), default=0)
-        return nets.replace("critic", TreeCritic.start(nets.critic.action_set, nets.critic.forest, nodes))
+    def critic_fit(self) -> AbstractFit:
+        """How q is fitted, as it is represented."""
+        if self.approximator == "network":
+            return self.descend(self.critic_learning_rate, self.epochs)
+        if self.approximator in TREES:
+            return GrowTrees()
+        return LeastSquares(self.ridge, self.n_centers if self.approximator == "radial" else None)
 
     def solved(self, action_set: AbstractActionSet) -> Solved:
         """The greedy step these settings ask for; `auto` takes an exact maximizer where the critic has a quick one."""

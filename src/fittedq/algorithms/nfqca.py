@@ -21,7 +21,7 @@ from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
-from fittedq.template.losses import Improve, Regress
+from fittedq.template.losses import Improve
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Approximators
 
@@ -48,11 +48,13 @@ class NFQCA(FittedAlgorithm):
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
+        critic_fit = self.descend(self.critic_learning_rate, self.epochs)
+        policy_fit = self.descend(self.policy_learning_rate, self.policy_epochs)
         return FQI(
             greedy=PolicyAction(),
             updates=(
-                Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),
-                Update("policy", Improve(MinOverCritics()), self.policy_optimizer(), self.budget(self.policy_epochs)),
+                Update("critic", self.regression(target), critic_fit),
+                Update("policy", Improve(MinOverCritics()), policy_fit),
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )

@@ -24,6 +24,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.settings import setting
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress, TuneTemperature
@@ -61,12 +62,12 @@ class SAC(Algorithm):
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
         updates = (
-            Update("critic", Regress(target), self.critic_optimizer()),
-            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.policy_optimizer()),
+            Update("critic", Regress(target), Descend(self.critic_optimizer())),
+            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(self.policy_optimizer())),
         )
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
-            updates += (Update("log_temperature", tune, optax.adam(self.temperature_learning_rate)),)
+            updates += (Update("log_temperature", tune, Descend(optax.adam(self.temperature_learning_rate))),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

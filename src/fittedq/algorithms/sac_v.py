@@ -24,6 +24,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
 from fittedq.settings import setting
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import BellmanFromValue, MinOverCritics, SoftValue
@@ -59,9 +60,9 @@ class SACValue(Algorithm):
         value_target = SoftValue(MinOverCritics(subset=self.n_target_critics))
         return FQI(
             updates=(
-                Update("value", Regress(value_target), self.critic_optimizer()),
-                Update("critic", Regress(BellmanFromValue(self.gamma)), self.critic_optimizer()),
-                Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.policy_optimizer()),
+                Update("value", Regress(value_target), Descend(self.critic_optimizer())),
+                Update("critic", Regress(BellmanFromValue(self.gamma)), Descend(self.critic_optimizer())),
+                Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(self.policy_optimizer())),
             ),
             sync=Sync(value=Polyak(self.tau)),
         )

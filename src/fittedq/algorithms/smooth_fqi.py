@@ -20,7 +20,6 @@ from fittedq.errors import UserError
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
-from fittedq.template.losses import Regress
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.types import Approximators
 
@@ -65,7 +64,7 @@ class SmoothFQI(SolvingAlgorithm):
         nodes = UniformSamples(self.samples) if by_samples else Quadrature(self.points)
         target = SmoothBellman(self.gamma, self.temperature, nodes)
         return FQI(
-            updates=(Update("critic", Regress(target), self.critic_optimizer(), self.budget(self.epochs)),),
+            updates=(Update("critic", self.regression(target), self.critic_fit()),),
             sync=Sync(critic=Copy()),
         )
 

@@ -28,6 +28,7 @@ from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNe
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import DYNAMICS
 from fittedq.settings import setting
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.gradients import gradient_health, longest_sound, model_error, windows
 from fittedq.template.greedy import PolicyAction
@@ -211,19 +212,19 @@ class SVG(Algorithm):
             )
         updates: tuple[Update, ...] = ()
         if self.learns_model:
-            updates += (Update("model", Likelihood(self.max_overfit), optax.adam(self.model_learning_rate)),)
+            updates += (Update("model", Likelihood(self.max_overfit), Descend(optax.adam(self.model_learning_rate))),)
         if not self.endless:
             target = Bellman(self.gamma, MinOverCritics())
             if self.critic_target == "rollout":
                 target = RolloutBellman(self.gamma, Rollout(self.longest, self.gamma, CriticTail(MinOverCritics())))
-            updates += (Update("critic", Regress(target), self.critic_optimizer()),)
+            updates += (Update("critic", Regress(target), Descend(self.critic_optimizer())),)
             if self.tail == "v":
-                updates += (Update("value", Regress(SoftValue(MinOverCritics())), self.critic_optimizer()),)
+                updates += (Update("value", Regress(SoftValue(MinOverCritics())), Descend(self.critic_optimizer())),)
         improve = ImproveThrough(self.rollout(), inferred=self.noise == "inferred")
-        updates += (Update("policy", improve, self.policy_optimizer()),)
+        updates += (Update("policy", improve, Descend(self.policy_optimizer())),)
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
-            updates += (Update("log_temperature", tune, optax.adam(self.temperature_learning_rate)),)
+            updates += (Update("log_temperature", tune, Descend(optax.adam(self.temperature_learning_rate))),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=None if self.endless else Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

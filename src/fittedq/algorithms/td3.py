@@ -20,7 +20,8 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
-from fittedq.template.fqi import FQI, Budget, Polyak, Sync, Update
+from fittedq.template.fits import Descend
+from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, MinOverCritics
@@ -55,17 +56,13 @@ class TD3(Algorithm):
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
+        improve = Improve(POLICY_CRITICS[self.policy_critic])
         follow = Polyak(self.tau, every=self.policy_delay)
         return FQI(
             greedy=Smoothed(PolicyAction(), self.smoothing_sigma, self.smoothing_clip),
             updates=(
-                Update("critic", Regress(target), self.critic_optimizer()),
-                Update(
-                    "policy",
-                    Improve(POLICY_CRITICS[self.policy_critic]),
-                    self.policy_optimizer(),
-                    Budget(every=self.policy_delay),
-                ),
+                Update("critic", Regress(target), Descend(self.critic_optimizer())),
+                Update("policy", improve, Descend(self.policy_optimizer()), every=self.policy_delay),
             ),
             sync=Sync(critic=follow, policy=follow),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 from fittedq.settings import check, setting
-from fittedq.types import AbstractCritic
+from fittedq.types import AbstractCritic, sized_part
 
 BLOCK_ROWS = 1024
 """Rows walked at once in NumPy: what they touch stays in the cache."""
@@ -128,6 +128,11 @@ class TreeCritic(AbstractCritic):
         grown = _regressor(self.forest, seed).fit(x, y)
         nodes = _Nodes.of([estimator.tree_ for estimator in grown.estimators_])
         return dataclasses.replace(self, **_padded(nodes))
+
+
+@sized_part.register
+def _(component: TreeCritic, arrays: Mapping[str, np.ndarray]) -> TreeCritic:
+    return TreeCritic.start(component.action_set, component.forest, len(arrays.get("threshold", ())))
 
 
 def _regressor(forest: Forest, seed: int) -> Any:

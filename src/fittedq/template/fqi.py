@@ -17,39 +17,30 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from fittedq.bellman import polyak
-from fittedq.template.greedy import AbstractGreedy
-from fittedq.template.losses import AbstractLoss, Metrics
+from fittedq.errors import UserError
+from fittedq.template.fits import AbstractFit
+from fittedq.template.greedy import AbstractGreedy, AbstractSolving
+from fittedq.template.losses import AbstractLoss, AbstractRegression, Metrics
+from fittedq.template.slots import parts
+from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Approximators, Greedy, Transition
 
 
-class Budget(eqx.Module):
-    """How much one regression may spend on its D, and how often it runs.
-
-    `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step; on every `every`-th
-    call of `learn`, counted from one. Over a logged dataset (`fitted`) a share `held_out` of D may be kept aside: the
-    pass with the lowest loss there is kept, and `patience` passes without a lower one end the fit. `reset` starts each
-    fit from the first parameters instead of the last ones.
-    """
-
-    epochs: int = eqx.field(static=True, default=1)
-    minibatch: int | None = eqx.field(static=True, default=None)
-    every: int = eqx.field(static=True, default=1)
-    held_out: float = eqx.field(static=True, default=0.0)
-    patience: int | None = eqx.field(static=True, default=None)
-    reset: bool = eqx.field(static=True, default=False)
-
-
 class Update(eqx.Module):
-    """One regression: label D, then spend the budget fitting one component to it."""
+    """One regression: label D, then fit one component to it; on every `every`-th call of `learn`, counted from one."""
 
     component: str = eqx.field(static=True)
     loss: AbstractLoss
-    optimizer: optax.GradientTransformation = eqx.field(static=True)
-    budget: Budget = Budget()
+    fit: AbstractFit
+    every: int = eqx.field(static=True, default=1)
+
+    @property
+    def target(self) -> AbstractTarget | None:
+        """What D's numbers are labelled by, where the loss is a regression."""
+        return self.loss.target if isinstance(self.loss, AbstractRegression) else None
 
     def label(
         self, nets: Approximators, frozen: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
@@ -57,59 +48,20 @@ class Update(eqx.Module):
         """D, under the frozen components."""
         return jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, key))
 
-    def gradient_step(
-        self, component: Any, optimizer_state: Any, nets: Approximators, rows: Any, key: PRNGKeyArray
-    ) -> tuple[Any, Any, Metrics]:
-        """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
-        (loss, metrics), gradient = jax.value_and_grad(self.loss, has_aux=True)(component, nets, rows, key)
-        change, optimizer_state = self.optimizer.update(gradient, optimizer_state, component)
-        metrics = {"loss": loss, **metrics, "gradient": jnp.linalg.norm(first_row(gradient))}
-        return optax.apply_updates(component, change), optimizer_state, metrics
-
     def __call__(
         self,
         nets: Approximators,
         frozen: Approximators,
-        optimizer_state: Any,
+        state: Any,
         batch: Transition,
         greedy: Greedy | None,
         label_key: PRNGKeyArray,
         fit_key: PRNGKeyArray,
     ) -> tuple[Any, Any, Metrics]:
-        """(component, optimizer state, metrics of the last gradient step)."""
+        """(component, state of the fit, metrics)."""
         data = self.label(nets, frozen, batch, greedy, label_key)
         component = self.loss.prepare(getattr(nets, self.component), data)
-        size = jax.tree.leaves(data)[0].shape[0]
-        minibatch = min(self.budget.minibatch or size, size)
-        if self.budget.epochs == 1 and minibatch == size:
-            return self.gradient_step(component, optimizer_state, nets, data, fit_key)
-
-        def epoch(carry: Any, epoch_key: PRNGKeyArray) -> tuple[Any, Metrics]:
-            def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
-                indices, key = inputs
-                rows = jax.tree.map(lambda leaf: leaf[indices], data)
-                component, optimizer_state, metrics = self.gradient_step(carry[0], carry[1], nets, rows, key)
-                return (component, optimizer_state), metrics
-
-            order_key, step_key = jax.random.split(epoch_key)
-            steps = size // minibatch
-            order = jax.random.permutation(order_key, size)[: steps * minibatch].reshape(steps, minibatch)
-            return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
-
-        carry, metrics = jax.lax.scan(
-            epoch, (component, optimizer_state), jax.random.split(fit_key, self.budget.epochs)
-        )
-        return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
-
-
-def first_row(gradient: Any) -> Any:
-    """The first row [*lead, out] of the gradient's first matrix [*lead, in, out], or its first leaf where none is one.
-
-    The first layer's gradient is Σ_b x_b δ_bᵀ, with δ the errors that came back through all others: one that is not
-    finite makes every row so, since 0 · ∞ is no number either: one row says what all of them would.
-    """
-    leaves = jax.tree.leaves(gradient)
-    return next((leaf[..., 0, :] for leaf in leaves if leaf.ndim > 1 and leaf.shape[-2] > 1), leaves[0])
+        return self.fit(self.loss, component, state, nets, data, fit_key)
 
 
 class Tick(eqx.Module):
@@ -233,6 +185,14 @@ class LearnerState(eqx.Module):
     fault: Int[Array, ""]
 
 
+MISSING = {
+    "greedy": "an action at s', and the template has no greedy step",
+    "solver": "actions that a solver found, and the greedy step solves nowhere",
+    "dataset": "a whole dataset, as fitted iterations have it, and sees a batch at a time",
+}
+"""What a slot needs beside components, in words."""
+
+
 class FQI(eqx.Module):
     """Fitted Q-iteration: one greedy step, the updates in order, one sync rule."""
 
@@ -241,12 +201,53 @@ class FQI(eqx.Module):
     greedy: AbstractGreedy | None = None
     """None where no target needs an action at s' (a value network stands in)."""
 
+    def __check_init__(self):
+        """A UserError for a slot that needs what no other slot gives."""
+        given = {"greedy"} if self.greedy is not None else set()
+        given |= {"solver"} if isinstance(self.greedy, AbstractSolving) else set()
+        self._refuse({"greedy", "solver"} - given)
+
+    def check(self, nets: Approximators) -> None:
+        """A UserError for a slot that needs a component that is absent."""
+        absent = {name for name, part in nets.parts().items() if part is None}
+        self._refuse(absent)
+        for name in COMPONENTS:
+            updated = any(update.component == name for update in self.updates)
+            if name in absent and (updated or getattr(self.sync, name) is not None):
+                raise UserError(
+                    f"{name}: there is none among the networks, and the template fits it or has it followed."
+                )
+
+    def check_batches(self) -> None:
+        """A UserError for a slot that needs a whole dataset: what is learned from is batches."""
+        self._refuse({"dataset"})
+
+    def _refuse(self, absent: set[str]) -> None:
+        """A UserError for the first slot that needs something absent."""
+        slots = [("greedy", self.greedy), *((f"update of {update.component}", update) for update in self.updates)]
+        for where, slot in slots:
+            for part in parts(slot):
+                for name in sorted(absent & set(getattr(part, "needs", ()))):
+                    needed = MISSING.get(name, f"a {name}, and there is none among the networks")
+                    raise UserError(f"{where}: {type(part).__name__} needs {needed}.")
+
+    def fit_states(self, nets: Approximators) -> tuple[Any, ...]:
+        """What each update's fit starts with."""
+        return tuple(update.fit.init(getattr(nets, update.component)) for update in self.updates)
+
+    def prepared(self, nets: Approximators, inputs: tuple[Any, Any]) -> Approximators:
+        """`nets` with what has to be read off a dataset's (s, a) before the first fit."""
+        for update in self.updates:
+            nets = nets.replace(update.component, update.fit.prepared(getattr(nets, update.component), inputs))
+        return nets
+
     def init(self, nets: Approximators, key: PRNGKeyArray, batch: Transition) -> LearnerState:
         """The state before the first call; `batch` gives shapes only."""
+        self.check(nets)
         state = LearnerState(
             nets=nets,
             frozen=self.sync.freeze(nets),
-            optimizer_states=tuple(update.optimizer.init(getattr(nets, update.component)) for update in self.updates),
+            optimizer_states=self.fit_states(nets),
             metrics=tuple({} for _ in self.updates),
             key=key,
             step=jnp.zeros((), jnp.int32),
@@ -261,7 +262,7 @@ class FQI(eqx.Module):
     @property
     def period(self) -> int:
         """Calls of `learn` after which the pattern of due updates repeats."""
-        return math.lcm(*(update.budget.every for update in self.updates))
+        return math.lcm(*(update.every for update in self.updates))
 
     def learn(self, state: LearnerState, batch: Transition, phase: int | None = None) -> LearnerState:
         """One iteration on one batch. Pure; its randomness is a function of `state.key`, which moves on.
@@ -298,7 +299,7 @@ class FQI(eqx.Module):
                 return update(nets, frozen, optimizer_states[index], batch, greedy, *keys[2 * index : 2 * index + 2])
 
             skipped = (component, optimizer_states[index], metrics[index])
-            due = tick.every(update.budget.every)
+            due = tick.every(update.every)
             if isinstance(due, bool):
                 result = run() if due else skipped
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,10 +21,13 @@ from fittedq.types import AbstractCritic, Approximators, Greedy
 
 
 class AbstractGreedy(eqx.Module):
-    """(networks, s') → an action near argmax q(s', ·).
+    """(networks, s') → an action near argmax_a q(s', a).
 
-    `nets` holds the target network where there is one, else the live one.
+    `nets` holds the frozen copy of a component where there is one, else the live component. `needs` names the
+    components it reads, as `FQI` checks it.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
     def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy: ...
@@ -32,6 +35,8 @@ class AbstractGreedy(eqx.Module):
 
 class PolicyAction(AbstractGreedy):
     """a' = π(s'), or a' ~ π(· | s'): the amortized argmax."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"policy"})
 
     def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         action, log_prob = nets.policy.sample(obs, key)
@@ -44,6 +49,7 @@ class Smoothed(AbstractGreedy):
     σ is a standard deviation in units of the box's half-width. Source: Fujimoto et al. 2018, section 5.3.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     inner: AbstractGreedy
     sigma: float = eqx.field(static=True)
     clip: float = eqx.field(static=True)
@@ -60,7 +66,30 @@ class Smoothed(AbstractGreedy):
         return Greedy(action, greedy.log_prob, greedy.solved)
 
 
-class Solved(AbstractGreedy):
+class Split(NamedTuple):
+    """What solves on some rows of a dataset, what acts on the others, and for how many iterations a solved action
+    stays a label of the policy (0: its own)."""
+
+    solver: Solved
+    elsewhere: AbstractGreedy | None
+    max_age: int
+
+
+class AbstractSolving(AbstractGreedy):
+    """A greedy step that solves the argmax. Over a dataset it says on which rows, and a solver starts from the last
+    answer there."""
+
+    @abc.abstractmethod
+    def split(self) -> Split:
+        """Its parts."""
+
+    @abc.abstractmethod
+    def rows(self, size: int, last_gap: Float[np.ndarray, "n"], rng: np.random.Generator) -> np.ndarray:
+        """The indices that are solved among `size` rows, in order; `last_gap` is q̄ at the solver's action less q̄ at
+        the policy's when a row was last solved, +∞ where it never was."""
+
+
+class Solved(AbstractSolving):
     """a' = argmax_{a ∈ A(s')} q̄(s', a) by a maximizer. Source: chapter, "Embedded Optimization".
 
     Without a `maximizer`, `rule` chooses one for the critic and its action set. Starts, where it needs them: those
@@ -68,6 +97,7 @@ class Solved(AbstractGreedy):
     ones; the answer is never worse than the best of them.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     maximizer: AbstractMaximizer | None = None
     random_starts: int = eqx.field(static=True, default=4)
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer] = eqx.field(static=True, default=auto)
@@ -107,8 +137,14 @@ class Solved(AbstractGreedy):
             tried.append(random_starts(action_set, obs, max(self.random_starts, 1), key))
         return jnp.concatenate(tried, axis=1)
 
+    def split(self) -> Split:
+        return Split(self, None, 0)
 
-class PartlySolved(AbstractGreedy):
+    def rows(self, size: int, last_gap: Float[np.ndarray, "n"], rng: np.random.Generator) -> np.ndarray:
+        return np.arange(size)
+
+
+class PartlySolved(AbstractSolving):
     """a' = argmax_a q̄(s', a) on B_opt, π̄(s') elsewhere. Source: chapter, "Amortized Optimization".
 
     B_opt holds `count` rows of a dataset, or a `share`: drawn uniformly, or those where q̄ at the solver's action
@@ -129,8 +165,10 @@ class PartlySolved(AbstractGreedy):
         rows = jax.random.uniform(row_key, obs.shape[:1]) < self.share
         return merged(rows, self.solver(nets, obs, solver_key), self.amortized(nets, obs, policy_key))
 
+    def split(self) -> Split:
+        return Split(self.solver, self.amortized, self.max_age)
+
     def rows(self, size: int, last_gap: Float[np.ndarray, "n"], rng: np.random.Generator) -> np.ndarray:
-        """The indices of B_opt among `size` rows, in order; `last_gap` is +∞ where a row was never solved."""
         count = min(size, round(self.share * size) if self.count is None else self.count)
         order = rng.permutation(size)
         if self.rule == "gap":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.arrays import Arr
 from fittedq.bellman import soft_value, temperature_loss
-from fittedq.template.targets import AbstractCombine, AbstractTarget
+from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import Approximators, Greedy, Transition
 
 Metrics = dict[str, Any]
@@ -20,6 +20,11 @@ Metrics = dict[str, Any]
 
 class AbstractLoss(eqx.Module):
     """`label` sees the frozen components over the live ones; the call the component fitted and the live ones."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What it reads, as `FQI` checks it."""
+    solved_only: ClassVar[bool] = False
+    """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
     @abc.abstractmethod
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
@@ -35,13 +40,19 @@ class AbstractLoss(eqx.Module):
     ) -> tuple[Float[Arr, ""], Metrics]: ...
 
 
-class Regress(AbstractLoss):
+class AbstractRegression(AbstractLoss):
+    """A loss between f(x) and y, D = {(x, y)} as `target` labels it."""
+
+    target: eqx.AbstractVar[AbstractTarget]
+
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        return self.target(nets, batch, greedy, key)
+
+
+class Regress(AbstractRegression):
     """Σ_j mean_D (f_j(x) − y)²: every member of an ensemble is regressed on the same y."""
 
     target: AbstractTarget
-
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
-        return self.target(nets, batch, greedy, key)
 
     def __call__(
         self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
@@ -77,6 +88,7 @@ class Improve(AbstractLoss):
 class TuneTemperature(AbstractLoss):
     """−β · mean(log π(a' | s') + H̄), a' ~ π the action the greedy step drew: no further pass through the policy."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     target_entropy: float = eqx.field(static=True)
 
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
@@ -103,6 +115,9 @@ class Imitate(AbstractLoss):
 
     Source: chapter, "Amortized Optimization", with B_opt a mask over the rows.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy", "solver"})
+    solved_only: ClassVar[bool] = True
 
     def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
         assert greedy is not None, "Imitate needs the template's greedy step"

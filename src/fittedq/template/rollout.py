@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -43,6 +43,8 @@ class CriticTail(AbstractTail):
 class ValueTail(AbstractTail):
     """v(s_n). Source: Heess et al. 2015, section 4."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"value"})
+
     def __call__(
         self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
     ) -> Float[Arr, "b"]:
@@ -68,6 +70,10 @@ class Rollout(eqx.Module):
     horizon: int = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
     tail: AbstractTail
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"model"} if self.horizon > 0 else ())
 
     def __call__(
         self,
@@ -143,6 +149,7 @@ class ImproveThrough(AbstractLoss):
 class RolloutBellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) J̄_n(s'))}: model-based value expansion (Feinberg et al. 2018)."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     gamma: float = eqx.field(static=True)
     rollout: Rollout
 

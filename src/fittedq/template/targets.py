@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -26,6 +27,8 @@ class Labelled(eqx.Module):
 
 class AbstractCombine(eqx.Module):
     """How an ensemble's values become one."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"critic"})
 
     @abc.abstractmethod
     def __call__(
@@ -69,7 +72,13 @@ class MeanOverCritics(AbstractCombine):
 
 
 class AbstractTarget(eqx.Module):
-    """(networks, rows) → their labels; `nets` holds the target network where there is one, else the live one."""
+    """T_q: `nets` holds the frozen copy of a component where there is one, else the live component.
+
+    `needs` names what a slot reads, as `FQI` checks it: components, `greedy`, or a whole `dataset`.
+    """
+
+    clips: ClassVar[bool] = False
+    """Whether labels are cut to the values that all rewards of a dataset allow."""
 
     @abc.abstractmethod
     def __call__(
@@ -83,6 +92,43 @@ class AbstractTarget(eqx.Module):
         Where actions are drawn it holds the mean over them, not every draw.
         """
 
+    def settled(
+        self, data: Labelled, nets: Approximators, reward: tuple[float, float]
+    ) -> tuple[Labelled, dict[str, float]]:
+        """D over a whole dataset of such rewards, on the host: clipped where that is asked for; and what it tells:
+        max |y| beside the largest value that rewards allow, where one is known: above it the iteration diverges."""
+        bounds = self.value_range(nets, reward)
+        if self.clips:
+            with np.errstate(over="ignore"):  # a bound that float32 cannot hold bounds nothing
+                low, high = np.asarray(bounds).astype(np.float32)
+            data = Labelled(data.inputs, np.clip(data.y, low, high))
+        figures = {"max_abs_target": float(np.abs(data.y).max())}
+        largest = max(abs(bound) for bound in bounds)
+        return data, figures | {"largest_value": largest} if math.isfinite(largest) else figures
+
+
+class Clipped(AbstractTarget):
+    """D = {(x, clip(y, low, high))}, D = {(x, y)} that of `target` and [low, high] the `range`.
+
+    Without a range it is `target.value_range` of all rewards seen, outside of which no policy's value lies while an
+    extrapolating critic's does: known where all of a dataset is fitted, and applied by `settled`.
+    """
+
+    clips: ClassVar[bool] = True
+    target: AbstractTarget
+    range: tuple[float, float] | None = eqx.field(static=True, default=None)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"dataset"} if self.range is None else ())
+
+    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        labelled = self.target(nets, batch, greedy, key)
+        return labelled if self.range is None else Labelled(labelled.inputs, jnp.clip(labelled.y, *self.range))
+
+    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+        return self.target.value_range(nets, reward) if self.range is None else self.range
+
 
 def entropy_bonus(nets: Approximators) -> tuple[float, float]:
     """The h of `bellman.value_range` for q − β log π: densities are over the outer box."""
@@ -94,6 +140,7 @@ def entropy_bonus(nets: Approximators) -> tuple[float, float]:
 class Bellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     gamma: float = eqx.field(static=True)
     combine: AbstractCombine
 
@@ -110,6 +157,7 @@ class Bellman(AbstractTarget):
 class BellmanFromValue(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v̄(s'))}. Source: Haarnoja et al. 2018, eq. 8."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"value"})
     gamma: float = eqx.field(static=True)
 
     def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
@@ -127,6 +175,7 @@ class SoftValue(AbstractTarget):
     Source: Haarnoja et al. 2018, eq. 5.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     combine: AbstractCombine
 
     def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
@@ -198,6 +247,7 @@ class SmoothBellman(AbstractTarget):
     Source: chapter, "Soft Actor-Critic", the smooth Bellman operator.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     gamma: float = eqx.field(static=True)
     temperature: float = eqx.field(static=True)
     nodes: AbstractNodes

@@ -12,9 +12,10 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
+from fittedq.template.fits import STEPS_PER_CALL
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.iterations import PATIENCE_SECONDS, STEPS_PER_CALL
+from fittedq.trainers.iterations import PATIENCE_SECONDS
 from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import Rows, reward_range, spread
 from fittedq.trainers.settings import FitSettings
@@ -34,6 +35,7 @@ class BatchTrainer(AbstractTrainer):
         self._rows = Rows(dataset, settings.normalize_obs)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        fqi.check_batches()
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, fqi, self.action_set)
         self.watch.see(reward_range(dataset))

@@ -14,6 +14,7 @@ from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import to_host
+from fittedq.arrays import strong
 from fittedq.data.replay import DeviceReplay, ring_log
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
@@ -25,7 +26,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, measured
 from fittedq.trainers.rows import normalize_rows, spread
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, strong, to_arrays
+from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Approximators, Transition
 
 
@@ -70,6 +71,7 @@ class CompiledTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi.check_batches()
         self.watch = Watch(algorithm, self._fqi, self.action_set)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))

@@ -17,7 +17,6 @@ from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
-from fittedq.template.losses import Regress
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Approximators
 
@@ -65,8 +64,8 @@ class Watch:
         self.check_networks(state.nets, f"by update {int(state.step):,}")
         figures = self._fqi.logs(state)
         for update in self._fqi.updates:
-            if update.component == "critic" and isinstance(update.loss, Regress):
-                largest = self.largest(update.loss.target, state.frozen.over(state.nets))
+            if update.component == "critic" and update.target is not None:
+                largest = self.largest(update.target, state.frozen.over(state.nets))
                 figures["largest_value"] = largest
                 self.judge_values(figures.get("critic/max_abs", 0.0), largest)
         return figures

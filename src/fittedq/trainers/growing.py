@@ -13,6 +13,7 @@ import numpy as np
 from fittedq.acting.collect import act
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
+from fittedq.arrays import strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
@@ -22,7 +23,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
 from fittedq.trainers.rows import reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings
-from fittedq.trainers.state import Arrays, from_arrays, strong, to_arrays
+from fittedq.trainers.state import Arrays, from_arrays, to_arrays
 from fittedq.types import Approximators, Transition
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, to_host
 from fittedq.approx.packing import Packing
+from fittedq.arrays import strong
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.trainers.state import strong
 from fittedq.types import Transition
 
 MEASURED = 2_000
@@ -45,7 +45,7 @@ class Learner:
         self._packing = Packing(state)
         self._buffers = self._packed(state)
         self._host_policy = HostCopy(self._packing, self._buffers, lambda state: state.nets.policy)
-        self._policy_every = min((u.budget.every for u in fqi.updates if u.component == "policy"), default=1)
+        self._policy_every = min((u.every for u in fqi.updates if u.component == "policy"), default=1)
         self._policy_count = self._count = int(state.step)
 
         self.compilations = 0

@@ -36,6 +36,21 @@ CHUNK = 4096
 """Rows labelled in one compiled call."""
 
 
+def chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+    """`indices`, a chunk at a time."""
+    return (indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK))
+
+
+def filled(rows: np.ndarray) -> np.ndarray:
+    """`rows` filled up to a whole chunk (few: to a power of two) with copies of the last: chunks share a shape."""
+    size = min(CHUNK, 1 << (len(rows) - 1).bit_length()) if len(rows) else 1
+    return (
+        rows
+        if len(rows) == size
+        else np.concatenate([rows, np.broadcast_to(rows[-1:], (size - len(rows), *rows.shape[1:]))])
+    )
+
+
 HELD_IN_MEMORY = 2**30
 """Bytes of packed rows up to which a dataset is read into memory once."""
 

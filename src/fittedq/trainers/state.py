@@ -12,6 +12,7 @@ from fittedq import memory
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.models import KnownModel
+from fittedq.arrays import strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
 from fittedq.types import Approximators, Transition
@@ -51,11 +52,6 @@ def check_model(nets: Approximators, obs: Any) -> None:
     if isinstance(nets.model, KnownModel):
         still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
         nets.model.check(jnp.asarray(obs), nets.policy.action_set.project(jnp.asarray(still), jnp.asarray(obs)))
-
-
-def strong(tree: Any) -> Any:
-    """The same arrays without weak types, which would compile a second program for the same shapes."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def to_arrays(prefix: str, tree: Any) -> Arrays:

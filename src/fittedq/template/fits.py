@@ -1,0 +1,286 @@
+"""How one component is fitted to its regression set D: by gradient steps, by least squares, by growing trees."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.approx.linear import LinearCritic, RadialBasis
+from fittedq.approx.trees import TreeCritic
+from fittedq.arrays import strong
+from fittedq.errors import UserError
+from fittedq.template.losses import AbstractLoss, Metrics
+from fittedq.types import Approximators
+
+STEPS_PER_CALL = 64
+"""Gradient steps in one compiled call, where all of a dataset is fitted."""
+
+
+class WholeFit(NamedTuple):
+    """What a fit to all of a dataset's D starts from."""
+
+    component: Any
+    state: Any
+    """What `AbstractFit.init` gave, or the last fit left."""
+    first: Any
+    """The component that the run started from."""
+    nets: Approximators
+    data: Any
+    """D, on the host."""
+    rng: np.random.Generator
+    key: PRNGKeyArray
+    grows: bool
+    """Whether D changes its size from fit to fit."""
+
+
+class Fitted(NamedTuple):
+    """How far a fit is."""
+
+    component: Any
+    state: Any
+    done: float
+    """The share of it that is done; 1 once it is over."""
+    steps: int
+    """Gradient steps, or fits of the component's own, since the last time."""
+    figures: dict[str, float]
+
+
+class AbstractFit(eqx.Module):
+    """How one component is fitted to its D, in a compiled update and over all of a dataset."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """As `FQI.check` reads it."""
+
+    @abc.abstractmethod
+    def init(self, component: Any) -> Any:
+        """The state that goes from fit to fit, such as an optimizer's moments."""
+
+    @abc.abstractmethod
+    def prepared(self, component: Any, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Any:
+        """The component with what has to be read off a dataset's (s, a) before its first fit."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Any, Any, Metrics]:
+        """(component, state, metrics) after one fit to a batch's D, inside a compiled update."""
+
+    @abc.abstractmethod
+    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+        """What fits all of a dataset's D and tells how far it is; it keeps the programs that are compiled for it."""
+
+
+class Budget(eqx.Module):
+    """How many gradient steps one fit may take.
+
+    `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step. Over a dataset a share
+    `held_out` of D may be kept aside: the pass with the lowest loss there is kept, and `patience` passes without a
+    lower one end the fit. `reset` starts each fit from the first parameters instead of the last ones.
+    """
+
+    epochs: int = eqx.field(static=True, default=1)
+    minibatch: int | None = eqx.field(static=True, default=None)
+    held_out: float = eqx.field(static=True, default=0.0)
+    patience: int | None = eqx.field(static=True, default=None)
+    reset: bool = eqx.field(static=True, default=False)
+
+
+class Descend(AbstractFit):
+    """θ ← θ − step(∇ loss(θ; rows of D)), as often as the budget says. Its state is the optimizer's."""
+
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    budget: Budget = Budget()
+
+    def init(self, component: Any) -> Any:
+        return self.optimizer.init(component)
+
+    def prepared(self, component: Any, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Any:
+        return component
+
+    def step(
+        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, rows: Any, key: PRNGKeyArray
+    ) -> tuple[Any, Any, Metrics]:
+        """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(component, nets, rows, key)
+        change, state = self.optimizer.update(gradient, state, component)
+        metrics = {"loss": value, **metrics, "gradient": jnp.linalg.norm(first_row(gradient))}
+        return optax.apply_updates(component, change), state, metrics
+
+    def __call__(
+        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Any, Any, Metrics]:
+        """The metrics are those of the last gradient step."""
+        size = jax.tree.leaves(data)[0].shape[0]
+        minibatch = min(self.budget.minibatch or size, size)
+        if self.budget.epochs == 1 and minibatch == size:
+            return self.step(loss, component, state, nets, data, key)
+
+        def epoch(carry: Any, epoch_key: PRNGKeyArray) -> tuple[Any, Metrics]:
+            order_key, step_key = jax.random.split(epoch_key)
+            steps = size // minibatch
+            order = jax.random.permutation(order_key, size)[: steps * minibatch].reshape(steps, minibatch)
+
+            def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
+                indices, key = inputs
+                rows = jax.tree.map(lambda leaf: leaf[indices], data)
+                component, state, metrics = self.step(loss, carry[0], carry[1], nets, rows, key)
+                return (component, state), metrics
+
+            return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
+
+        carry, metrics = jax.lax.scan(epoch, (component, state), jax.random.split(key, self.budget.epochs))
+        return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
+
+    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+        return _Descent(self, loss)
+
+
+class _Descent:
+    """`Descend` over all of a dataset: passes over the rows that are not held out, some gradient steps a call."""
+
+    def __init__(self, fit: Descend, loss: AbstractLoss):
+        self._fit, self._loss = fit, loss
+
+        def steps(component: Any, state: Any, nets: Any, block: Any, keys: Any) -> Any:
+            """One gradient step per minibatch of `block` [K, b, …]."""
+
+            def step(carry: Any, inputs: Any) -> Any:
+                rows, key = inputs
+                component, state, figures = fit.step(loss, carry[0], carry[1], nets, rows, key)
+                return (component, state), figures
+
+            (component, state), figures = jax.lax.scan(step, (component, state), (block, keys))
+            return strong(component), strong(state), jax.tree.map(lambda leaf: leaf[-1], figures)
+
+        self._steps = jax.jit(steps, donate_argnums=(0, 1))
+        self._held_out_loss = jax.jit(lambda component, nets, data, key: loss(component, nets, data, key)[0])
+
+    def __call__(self, start: WholeFit) -> Iterator[Fitted]:
+        budget, nets, data, rng = self._fit.budget, start.nets, start.data, start.rng
+        component, state = start.component, start.state
+        if budget.reset:
+            component, state = start.first, self._fit.init(start.first)
+        # The compiled steps take their buffers over: what was handed in must survive an interrupted fit.
+        component, state = jax.tree.map(jnp.array, (self._loss.prepare(component, data), state))
+        order = rng.permutation(jax.tree.leaves(data)[0].shape[0])
+        held = order[: int(budget.held_out * len(order))]
+        kept = np.sort(order[len(held) :])
+        minibatch = min(budget.minibatch or len(kept), len(kept))
+        best, best_component, waited, figures = np.inf, None, 0, {}
+        for epoch in range(budget.epochs):
+            epoch_key = jax.random.fold_in(start.key, epoch)
+            steps = len(kept) // minibatch
+            order = rng.permutation(kept) if minibatch < len(kept) else kept
+            for first, count in _calls(steps, start.grows):
+                picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
+                block = jax.tree.map(lambda leaf, picked=picked: leaf[picked], data)
+                step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
+                component, state, figures = self._steps(component, state, nets, block, step_keys)
+                yield Fitted(component, state, (epoch + first / steps) / budget.epochs, count, {})
+            if len(held):
+                aside = jax.tree.map(lambda leaf: leaf[held], data)
+                loss = float(self._held_out_loss(component, nets, aside, epoch_key))
+                if loss < best:
+                    best, best_component, waited = loss, jax.tree.map(jnp.array, component), 0
+                else:
+                    waited += 1
+                if budget.patience is not None and waited >= budget.patience:
+                    break
+        if best_component is not None:
+            component = best_component
+        said = {name: float(value) for name, value in figures.items()}
+        yield Fitted(component, state, 1.0, 0, said | ({"held_out_loss": best} if len(held) else {}))
+
+
+def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
+    """(first, count) of each compiled call over `steps` gradient steps: the rest of them step by step where their
+    number changes, or each would compile."""
+    whole = steps - steps % STEPS_PER_CALL if one_by_one else steps
+    yield from ((first, min(STEPS_PER_CALL, whole - first)) for first in range(0, whole, STEPS_PER_CALL))
+    yield from ((first, 1) for first in range(whole, steps))
+
+
+class AbstractOwnFit(AbstractFit):
+    """A component's own method fits all of D at once, on the host: it keeps no state, and needs a whole dataset."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"dataset"})
+
+    @abc.abstractmethod
+    def fitted(self, component: Any, data: Any, rng: np.random.Generator) -> Any:
+        """The component, fitted to D."""
+
+    def init(self, component: Any) -> Any:
+        return ()
+
+    def __call__(
+        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+    ) -> tuple[Any, Any, Metrics]:
+        raise UserError(
+            f"{type(self).__name__}: fits all of a dataset at once, and found batches; expected Descend(…) there."
+        )
+
+    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+        def once(start: WholeFit) -> Iterator[Fitted]:
+            yield Fitted(self.fitted(start.component, start.data, start.rng), start.state, 1.0, 1, {})
+
+        return once
+
+
+class LeastSquares(AbstractOwnFit):
+    """θ ← argmin Σ_D (φ(s, a)ᵀθ − y)² + ridge ‖θ‖², of a critic that is linear in its features.
+
+    With `centers` the features are radial ones around so many rows of the dataset, drawn before the first fit.
+    """
+
+    ridge: float = eqx.field(static=True, default=0.0)
+    centers: int | None = eqx.field(static=True, default=None)
+
+    def prepared(
+        self, component: LinearCritic, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]
+    ) -> LinearCritic:
+        if self.centers is None:
+            return component
+        return dataclasses.replace(component, features=RadialBasis.from_data(inputs, self.centers))
+
+    def fitted(self, component: LinearCritic, data: Any, rng: np.random.Generator) -> LinearCritic:
+        return component.fit(_inputs(data), np.asarray(data.y), self.ridge)
+
+
+class GrowTrees(AbstractOwnFit):
+    """The trees of a `TreeCritic`, grown anew on D as its forest says.
+
+    They take new cuts each time: under the same ones, the errors of one fit would be the next one's targets.
+    """
+
+    def prepared(
+        self, component: TreeCritic, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]
+    ) -> TreeCritic:
+        return component
+
+    def fitted(self, component: TreeCritic, data: Any, rng: np.random.Generator) -> TreeCritic:
+        return component.fit(_inputs(data), np.asarray(data.y), seed=int(rng.integers(2**31)))
+
+
+def _inputs(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(s, a) of a regression set."""
+    obs, action = (np.asarray(part) for part in data.inputs)
+    return obs, action
+
+
+def first_row(gradient: Any) -> Any:
+    """The first row [*lead, out] of the gradient's first matrix [*lead, in, out], or its first leaf where none is one.
+
+    The first layer's gradient is Σ_b x_b δ_bᵀ, with δ the errors that came back through all others: one that is not
+    finite makes every row so, since 0 · ∞ is no number either: one row says what all of them would.
+    """
+    leaves = jax.tree.leaves(gradient)
+    return next((leaf[..., 0, :] for leaf in leaves if leaf.ndim > 1 and leaf.shape[-2] > 1), leaves[0])
