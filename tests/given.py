@@ -64,6 +64,7 @@ def main(folder: Path) -> None:
     refused("action_set: found", lambda value: train(action_set=value), "x", *kinds)
     refused("algorithm", lambda value: train(algorithm=value), None, "x", *kinds)
     refused("env: found", lambda value: train(eval_env=value), *kinds)
+    refused("stop_when: found", lambda value: train(stop_when=value), *kinds)
     refused(
         "origin: found", lambda value: agent.save(folder / "agent", origin=value), 3, "x", {"a": np.nan}, {"a": {1}}
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ def resume(
     folder: str | Path,
     *,
     steps: int | None = None,
+    set: Mapping[str, Any] | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
     features: AbstractFeatures | None = None,
@@ -163,6 +164,10 @@ def resume(
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
+    Without more it is bit for bit the run that nobody stopped. `set` gives other values from here on: settings, such
+    as {"critic_learning_rate": 1e-4}, and what is looked at (eval_every, eval_episodes, gap_every, checkpoint_every).
+    The run's history tells it. What the networks were made with, γ and the data stay.
+
     `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
     functions of the state, `features` or `model` where the run was given some. A module, file or wrapper that only the
     run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a rule belongs to a
@@ -170,7 +175,15 @@ def resume(
     """
     code = {"features": features, "model": model}
     return _to_the_end(
-        continued(place(folder, "folder"), steps=steps, env=env, action_set=action_set, trust_code=trust_code, **code),
+        continued(
+            place(folder, "folder"),
+            steps=steps,
+            changes=set,
+            env=env,
+            action_set=action_set,
+            trust_code=trust_code,
+            **code,
+        ),
         stop_when,
         progress=False,
     )

@@ -6,31 +6,37 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from fittedq.cli.arguments import MaybeInt, StopCondition
-from fittedq.cli.environments import TrustsFile
+from fittedq.cli.environments import TrustsFile, Words
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
 from fittedq.runs.run import resume
+from fittedq.settings import parse_assignments
 
 
 @dataclass(frozen=True)
 class Resume(TrustsFile):
-    """Continue a run from its last whole checkpoint, bit for bit."""
+    """Continue a run from its last whole checkpoint: bit for bit, or with other settings from there on."""
 
     run_folder: tyro.conf.Positional[Path]
     """The folder that `fittedq train` made."""
     steps: MaybeInt = None
     """Environment steps in all, to train longer than first asked."""
+    set: Annotated[Words, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Another value from here on (a learning rate, noise, eval_every, …), told in the run's history; may be given
+    often."""
     stop_when: StopCondition = None
     """Stop and save once this holds, as for `fittedq train`; a rule is not kept in the run."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
     def run(self) -> int:
-        run = resume(self.run_folder, steps=self.steps, trust_code=self.trust_code)
+        changes = parse_assignments(self.set)
+        run = resume(self.run_folder, steps=self.steps, changes=changes, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
             print(f"Continuing {self.run_folder} {at}.", file=sys.stderr)

@@ -25,6 +25,7 @@ from fittedq.files import (
     write_bytes,
     write_signed,
 )
+from fittedq.runs.changes import first_settings, history_fault, with_line
 from fittedq.runs.report import figures_of
 
 Record = dict[str, Any]
@@ -39,6 +40,7 @@ KINDS_OF_SETTINGS: dict[str, Any] = {
     "seed": int,
     "steps": int,
     "settings": dict,
+    "history": list,
 }
 """What `config.json` holds under each name, before anything is made of it."""
 
@@ -131,6 +133,8 @@ class RunFolder:
                     f"{self.config_file}: {name} is {config.get(name)!r}, as in no run; it is damaged or not one of "
                     "ours."
                 )
+        if (fault := history_fault(config)) is not None:
+            raise UserError(f"{self.config_file}: {fault}; it is damaged or not one of ours.")
         return config
 
     def identity(self) -> dict[str, Any]:
@@ -154,9 +158,7 @@ class RunFolder:
     def change(self, step: int, changes: dict[str, Any]) -> None:
         """Write down what a resume at `step` changes."""
         assert self._config is not None
-        config = self._config
-        history = [*config["history"], {"step": step, **{name: [config[name], new] for name, new in changes.items()}}]
-        self._write(config | changes | {"history": history})
+        self._write(with_line(self._config, step, changes))
 
     @property
     def claimed(self) -> bool:
@@ -269,8 +271,10 @@ class RunFolder:
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What must agree for one run to continue another: all but how long, how often looked at, and versions."""
-    return {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed", "settings")}
+    """What must agree for one run to continue another: all but how long, how often looked at, versions, and what was
+    changed by resuming."""
+    same = {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed")}
+    return same | {"settings": first_settings(config)}
 
 
 @contextmanager

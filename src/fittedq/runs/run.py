@@ -38,11 +38,13 @@ from fittedq.errors import EnvError, UserError
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint
+from fittedq.runs.changes import as_json, check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
+from fittedq.settings import described as described_fields
 from fittedq.trainers.base import AbstractTrainer, Progress, never, train
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
@@ -215,8 +217,7 @@ class Run:
             "action_set": plain(describe(self.trainer.action_set)),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
-            # JSON has lists only; a configuration read back must compare equal.
-            "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+            "settings": {name: as_json(value) for name, value in settings.items()},
             "versions": versions(),
         }
 
@@ -436,6 +437,7 @@ def resume(
     folder: Path,
     *,
     steps: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     env: AnyEnv | None = None,
     action_set: AbstractActionSet | None = None,
     trust_code: Sequence[str] = (),
@@ -443,9 +445,9 @@ def resume(
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
-    `steps` extends it; `env` stands in for an environment that has no id, `action_set` and `code`
-    (features=, model=) for what no file holds. Modules, files and wrappers that only the run's settings name are
-    imported where `trust_code` names them too.
+    `steps` extends it; `changes` are other settings, and other values of the schedule, from here on. `env` stands in
+    for an environment that has no id, `action_set` and `code` (features=, model=) for what no file holds. Modules,
+    files and wrappers that only the run's settings name are imported where `trust_code` names them too.
     """
     opened = RunFolder(folder)
     config = opened.open()
@@ -460,8 +462,9 @@ def resume(
                 f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
                 "fittedq.resume(folder, env=...)."
             )
+        looks, settings = split_changes(dict(changes or {}), config)
         names = [field.name for field in dataclasses.fields(Schedule)]
-        schedule = Schedule(**{name: config[name] for name in names if name in config})
+        schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
         if steps is not None:
             schedule = dataclasses.replace(schedule, steps=steps)
         run = Run(
@@ -472,21 +475,48 @@ def resume(
             eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
             action_set=_saved_set(config, action_set),
             seed=config["seed"],
-            settings=from_json(config["settings"]) | {name: part for name, part in code.items() if part is not None},
+            settings=from_json(config["settings"] | settings)
+            | {name: part for name, part in code.items() if part is not None},
         )
         undone.callback(run.trainer.close)
         run.folder = opened
+        different = _differences(run, config, {**looks, **settings})
         run.restore()
-        changes: dict[str, Any] = {}
-        if schedule.steps > max(run.trainer.step, config["steps"]):
-            changes["steps"] = schedule.steps
-        if versions() != config["versions"]:
-            changes["versions"] = versions()
-            run.notes.append("Other versions of its libraries are installed than the run had: its figures may differ.")
-        if changes:
-            opened.change(run.trainer.step, changes)
+        _write_changes(run, config, different)
         undone.pop_all()
         return run
+
+
+def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What of settings and schedule is otherwise than a run's configuration has it; a UserError where it cannot be."""
+    now = run.config()
+    before = {name: value for name, value in config["settings"].items() if now["settings"].get(name, value) != value}
+    own = {field.name for field in described_fields(type(run.algorithm))}
+    then = from_json({name: value for name, value in before.items() if name in own})
+    check_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
+    if asked.get("eval_every") and not now["eval_every"]:
+        raise UserError("found no environment to evaluate in; the run has none.", argument="eval_every")
+    looks = {name: now[name] for name in asked if name in now and name != "steps" and now[name] != config.get(name)}
+    return {name: now["settings"][name] for name in before} | looks
+
+
+def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """A line of the run's history for `changes`, more steps and other versions."""
+    step, steps, folder = run.trainer.step, run.schedule.steps, run.folder
+    assert folder is not None
+    if changes and step >= steps:
+        raise UserError(
+            f"run folder {folder.path} has taken {step} of {steps} steps, so nothing would come of the changes; give "
+            "more steps too.",
+            argument="set",
+        )
+    if steps > max(step, config["steps"]):
+        changes |= {"steps": steps}
+    if versions() != config["versions"]:
+        changes |= {"versions": versions()}
+        run.notes.append("Other versions of its libraries are installed than the run had: its figures may differ.")
+    if changes:
+        folder.change(step, changes)
 
 
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:

@@ -206,7 +206,11 @@ class HostTrainer(AbstractTrainer):
         self._rng.bit_generator.state = meta["rng"]
         self._replay.restore(rows["replay"])
         self._noise = arrays["noise"].copy()
-        self._waiting = [batch[None].copy() for batch in arrays["waiting"]]
+        waiting = arrays["waiting"]
+        if waiting.shape[1:] != self._no_batch.shape[1:]:
+            # Batches are of another size from here on: these are drawn anew.
+            self._owed, waiting = self._owed + len(waiting), self._no_batch
+        self._waiting = [batch[None].copy() for batch in waiting]
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
         self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)

@@ -255,7 +255,9 @@ class FittedTrainer(AbstractTrainer):
 
     def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self.updates = meta["step"], meta["updates"]
-        self._metrics, self.finished = meta["metrics"], meta["finished"]
+        self._metrics = meta["metrics"]
+        # Told again: the tolerance may be another than it was.
+        self.finished = self._verdict(self._metrics) if self._metrics else None
         self._nets = from_arrays("nets", sized(self._first, arrays), arrays)
         self._nets = jax.tree.map(jnp.asarray, self._nets)
         self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))

@@ -1,0 +1,117 @@
+"""What a resumed run may do otherwise than it began, what it may not, and how its history tells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.base import Algorithm
+from fittedq.errors import UserError, nearest
+from fittedq.runs.schedule import Schedule
+from fittedq.trainers.state import to_arrays
+
+ANOTHER = "begin another run; `start` takes the networks of this one along"
+"""What to do about a change that a run cannot take."""
+
+KEPT = {
+    "algorithm": "it is what runs",
+    "env": "its running episodes are part of the checkpoint",
+    "data": "what was learned so far is from there",
+    "seed": "its random numbers go on from the checkpoint",
+    "action_set": "the networks act inside it",
+    "gamma": "it says what q is: all that was learned would be q of another problem",
+    "activation": "the weights were learned under it",
+    "optimizer": "its state is part of the checkpoint",
+    "normalize_obs": "the networks read observations as they were",
+    "n_envs": "their running episodes are part of the checkpoint",
+    "replay_size": "the replay was laid out with it",
+}
+"""Why these stay. What shapes or starts the networks is found out by making them (`check_networks`)."""
+
+
+def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(changes of the schedule, changes of the settings), or a UserError for what a run keeps or does not know."""
+    looks, settings = {field.name for field in dataclasses.fields(Schedule)}, config["settings"]
+    for name, value in given.items():
+        if name not in looks and name not in settings and name not in KEPT:
+            raise UserError(f"{name!r} is unknown; {nearest(name, [*looks, *settings])}", argument="set")
+        if name in KEPT and as_json(value) != settings.get(name, config.get(name)):
+            raise UserError(f"a run keeps its {name}: {KEPT[name]}; {ANOTHER}.", argument="set")
+    return (
+        {name: value for name, value in given.items() if name in looks},
+        {name: value for name, value in given.items() if name in settings},
+    )
+
+
+def check_networks(
+    algorithm: Algorithm, before: Mapping[str, Any], obs_size: int, action_set: AbstractActionSet
+) -> None:
+    """A UserError where `algorithm` would begin with other networks than under the settings `before`.
+
+    They are in the checkpoint: such a change would be without effect, or not fit.
+    """
+    now = _first_networks(algorithm, obs_size, action_set)
+    for name, value in before.items():
+        then = _first_networks(dataclasses.replace(algorithm, **{name: value}), obs_size, action_set)
+        if now.keys() != then.keys() or not all(np.array_equal(now[leaf], then[leaf]) for leaf in now):
+            raise UserError(
+                f"a run keeps its {name}: its networks began with it, and are part of the checkpoint; {ANOTHER}.",
+                argument="set",
+            )
+
+
+def _first_networks(algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet) -> dict[str, np.ndarray]:
+    key = jax.random.key_data(jax.random.key(0))
+    return to_arrays("nets", jax.jit(lambda key: algorithm.networks(obs_size, action_set, key))(key))
+
+
+def as_json(value: Any) -> Any:
+    """A setting as a configuration holds it: JSON has lists only."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+# ---------------------------------------------------------------------- the history in a configuration
+
+
+def with_line(config: Mapping[str, Any], step: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration after `changes` at `step`, and one more line in its history: {"step": …, name: [old, new]}."""
+    settings, top = dict(config["settings"]), {}
+    line: dict[str, Any] = {"step": step}
+    for name, new in changes.items():
+        line[name] = [settings[name] if name in settings else config.get(name), new]
+        (settings if name in settings else top)[name] = new
+    return {**config, **top, "settings": settings, "history": [*config["history"], line]}
+
+
+def first_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the run began with."""
+    settings = dict(config["settings"])
+    for line in reversed(config.get("history", [])):
+        settings |= {name: line[name][0] for name in line.keys() & settings.keys()}
+    return settings
+
+
+def history_fault(config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a configuration's history: each change begins where the one before ended, the last one now."""
+    now = {**config, **config["settings"]}
+    newest: dict[str, Any] = {}
+    for line in config["history"]:
+        if not isinstance(line, dict) or type(line.get("step")) is not int:
+            return f"a line of its history is {line!r}, expected a step and what changed there"
+        for name, pair in line.items():
+            if name == "step":
+                continue
+            if not isinstance(pair, list) or len(pair) != 2:
+                return f"its history has {pair!r} for {name} at step {line['step']:,}, expected [before, after]"
+            if name in newest and newest[name] != pair[0]:
+                return (
+                    f"its history has {name} at {newest[name]!r} before step {line['step']:,}, and at {pair[0]!r} there"
+                )
+            newest[name] = pair[1]
+    wrong = next((name for name, value in newest.items() if now.get(name) != value), None)
+    return None if wrong is None else f"{wrong} is {now.get(wrong)!r}, its history ends with {newest[wrong]!r}"
