@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import runpy
 from pathlib import Path
+from typing import Any
+
+import fittedq
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,3 +18,92 @@ def test_the_picture_of_the_house_is_as_the_imports_are() -> None:
     house = runpy.run_path(str(ROOT / "docs" / "house.py"))
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert house["drawn"](page) == page, "run `python docs/house.py`"
+
+
+def classes() -> list[type]:
+    """Every class of the package."""
+    for module in pkgutil.walk_packages(fittedq.__path__, "fittedq."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found: dict[type, None] = {}
+    unseen = list(type.__subclasses__(object))
+    while unseen:
+        cls = unseen.pop()
+        if cls not in found and cls is not type:
+            found[cls] = None
+            unseen += type.__subclasses__(cls)
+    return [cls for cls in found if ours(cls)]
+
+
+def ours(cls: type) -> bool:
+    return str(cls.__module__).split(".")[0] == "fittedq"
+
+
+def function_of(attribute: Any) -> Any:
+    """The function under a method, property or static method; None for anything else."""
+    found = attribute.fget if isinstance(attribute, property) else getattr(attribute, "__wrapped__", attribute)
+    found = getattr(found, "__func__", found)
+    return found if callable(found) and not isinstance(found, type) else None
+
+
+def overrides(cls: type) -> list[str]:
+    """`Class.method` of the methods that hide a concrete one of a base class."""
+    hidden = []
+    for name, attribute in vars(cls).items():
+        bases = [vars(base)[name] for base in cls.__mro__[1:] if ours(base) and name in vars(base)]
+        concrete = [base for base in bases if function_of(base) and not getattr(base, "__isabstractmethod__", False)]
+        made = name.startswith("__") and name not in ("__call__", "__check_init__", "__post_init__")
+        if concrete and function_of(attribute) and not made:
+            hidden.append(f"{cls.__name__}.{name}")
+    return hidden
+
+
+OVERRIDES = {
+    "Box.admissible": "in a box a squashed action is in the set already: methods there pay for no projection",
+    "Likelihood.prepare": "only a model keeps statistics of its data; every other loss leaves its component as it is",
+    "SVG.measure": "only a method with a model measures; the others have nothing to say",
+    "SVG.measure_every": "as `measure`",
+    "ExplicitFQI.controller": "a method that learns no policy acts by its solver",
+    "SmoothFQI.controller": "as `ExplicitFQI.controller`",
+    "DDPG.critic_optimizer": "the published weight decay",
+    "SVG.policy_optimizer": "gradients through a model are clipped",
+    "SolvingAlgorithm.critic": "q by trees and features too, not by networks alone",
+    "SolvingAlgorithm.layers": "the memory of trees and features",
+    "SVG.layers": "the memory of a model",
+    "SolvingAlgorithm.actions_per_state": "starts of a solver",
+    "SmoothFQI.actions_per_state": "nodes of an integral",
+    "SVG.actions_per_state": "steps of a rollout",
+    "FittedAlgorithm.__post_init__": "settings that rule one another out",
+    "SolvingAlgorithm.__post_init__": "settings that rule one another out",
+    "SVG.__post_init__": "settings that rule one another out",
+}
+"""Concrete methods that are overridden, and why. It only shrinks."""
+
+
+def test_no_concrete_method_is_overridden_but_those_listed_with_a_reason() -> None:
+    assert {name for cls in classes() for name in overrides(cls)} == set(OVERRIDES)
+
+
+def test_classes_are_abstract_or_final() -> None:
+    """Nothing extends a class that can be made: errors name their kind, and commands share flags as dataclasses."""
+    extended = {
+        f"{cls.__name__}({base.__name__})"
+        for cls in classes()
+        for base in cls.__bases__
+        if ours(base) and not inspect.isabstract(base) and not base.__name__.startswith("Abstract")
+    }
+    flags = {"NamesEnv", "TrustsFile"}
+    assert {name for name in extended if name.split("(")[1][:-1] not in flags} == {"EnvError(UserError)"}
+
+
+SETTLED = {"settings.py": 1, "runs/schedule.py": 1, "algorithms/fitted.py": 2, "algorithms/svg.py": 3}
+"""Where a frozen dataclass writes to itself as it is made, to settle its settings. It only shrinks."""
+
+
+def test_frozen_settings_are_settled_in_few_places() -> None:
+    found = {
+        str(file.relative_to(ROOT / "src/fittedq")): count
+        for file in sorted((ROOT / "src").rglob("*.py"))
+        if (count := file.read_text().count("object.__setattr__("))
+    }
+    assert found == SETTLED
