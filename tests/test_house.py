@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fittedq
+from fittedq.algorithms import TD3, SmoothFQI
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +19,26 @@ def test_the_picture_of_the_house_is_as_the_imports_are() -> None:
     house = runpy.run_path(str(ROOT / "docs" / "house.py"))
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert house["drawn"](page) == page, "run `python docs/house.py`"
+
+
+def test_the_table_of_methods_is_as_their_templates_are() -> None:
+    methods = runpy.run_path(str(ROOT / "docs" / "methods.py"))
+    page = (ROOT / "README.md").read_text()
+    assert methods["written"](page) == page, "run `python docs/methods.py`"
+
+
+def test_a_template_is_written_as_code_has_it() -> None:
+    said = TD3(n_target_critics=3).describe()
+    assert said == {
+        "buffer": "FIFO replay",
+        "greedy": "Smoothed(PolicyAction, sigma=0.2, clip=0.5)",
+        "updates": "critic: Regress(Bellman(MinOverCritics(subset=3), gamma=0.99)) by Descend; "
+        "policy: Improve(FirstCritic) by Descend, every 2",
+        "sync": "critic, policy: Polyak(tau=0.005, every=2)",
+    }
+    trees = SmoothFQI(approximator="extra_trees").describe()
+    assert (trees["buffer"], trees["greedy"]) == ("fixed dataset", "–")
+    assert trees["updates"].endswith("by GrowTrees")
 
 
 def classes() -> list[type]:

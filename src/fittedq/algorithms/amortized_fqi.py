@@ -31,12 +31,6 @@ from fittedq.types import Approximators
 class AmortizedFQI(SolvingAlgorithm):
     name: ClassVar[str] = "amortized_fqi"
     title: ClassVar[str] = "Amortized fitted Q-iteration"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset, or growing",
-        "greedy": "PartlySolved(maximizer, B_opt)",
-        "updates": "q: Bellman, full fit; policy: Imitate (or Improve), full fit",
-        "sync": "Copy on q, policy",
-    }
 
     solve_share: float = setting(
         0.2, "share of the states that are solved in each iteration, |B_opt| / |D|", low=0.0, high=1.0

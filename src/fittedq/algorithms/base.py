@@ -11,7 +11,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration
-from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.settings import check, setting
@@ -44,8 +44,8 @@ class Algorithm(abc.ABC):
     """Whether it learns a policy that can collect data."""
     offline_steps: ClassVar[int] = 50_000
     """Steps taken from a dataset where none are asked for."""
-    slots: ClassVar[dict[str, str]]
-    """The design's table: buffer, greedy, updates, sync."""
+    buffer: ClassVar[str] = "FIFO replay"
+    """Where transitions are kept while it collects them."""
 
     gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
     hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
@@ -71,6 +71,11 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def exploration(self) -> AbstractExploration:
         """What perturbs the policy while data is collected."""
+
+    def describe(self) -> dict[str, str]:
+        """The design's table: buffer, greedy, updates, sync, over actions in [−1, 1]."""
+        buffer = self.buffer if self.online else "fixed dataset"
+        return {"buffer": buffer, **self.template(Box((-1.0,), (1.0,))).describe()}
 
     def controller(self, nets: Approximators) -> Any:
         """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0."""

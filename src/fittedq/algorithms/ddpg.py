@@ -33,12 +33,6 @@ from fittedq.types import Approximators
 class DDPG(Algorithm):
     name: ClassVar[str] = "ddpg"
     title: ClassVar[str] = "Deep deterministic policy gradient"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "FIFO replay",
-        "greedy": "PolicyAction",
-        "updates": "q: Bellman(first); policy: Improve(first)",
-        "sync": "Polyak or Periodic on q, policy",
-    }
 
     critic_learning_rate: float = setting(1e-3, "Adam's step for the critic", above=0.0)
     critic_weight_decay: float = setting(0.0, "L2 penalty on the critic (published: 1e-2)", low=0.0)

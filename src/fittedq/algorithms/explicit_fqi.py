@@ -28,12 +28,6 @@ class ExplicitFQI(SolvingAlgorithm):
     name: ClassVar[str] = "explicit_fqi"
     title: ClassVar[str] = "Explicit fitted Q-iteration"
     online: ClassVar[bool] = False
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset",
-        "greedy": "Solved(maximizer)",
-        "updates": "q: Bellman, full fit",
-        "sync": "Copy",
-    }
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         return Approximators(critic=self.critic(obs_size, action_set, key))

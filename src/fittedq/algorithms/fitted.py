@@ -53,6 +53,7 @@ class FittedAlgorithm(Algorithm, abc.ABC):
     """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
 
     offline_steps: ClassVar[int] = 40
+    buffer: ClassVar[str] = "fixed dataset, or growing"
 
     gamma: float = setting(0.98, "discount γ", low=0.0, below=1.0)
     hidden: tuple[int, ...] = setting((128, 128), "widths of the hidden layers", low=1)

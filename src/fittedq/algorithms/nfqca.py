@@ -30,12 +30,6 @@ from fittedq.types import Approximators
 class NFQCA(FittedAlgorithm):
     name: ClassVar[str] = "nfqca"
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset, or growing",
-        "greedy": "PolicyAction",
-        "updates": "q: Bellman, full fit; policy: Improve, full fit",
-        "sync": "Copy on q, policy",
-    }
 
     policy_epochs: int = setting(2, "passes over the data in each fit of the policy", low=1)
 

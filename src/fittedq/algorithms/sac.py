@@ -36,12 +36,6 @@ from fittedq.types import Approximators
 class SAC(Algorithm):
     name: ClassVar[str] = "sac"
     title: ClassVar[str] = "Soft actor-critic, twin targets, automatic temperature"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "FIFO replay",
-        "greedy": "PolicyAction (live policy)",
-        "updates": "q: Bellman(min, soft); policy: Improve(min); temperature",
-        "sync": "Polyak on q",
-    }
 
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)

@@ -35,12 +35,6 @@ from fittedq.types import Approximators
 class SACValue(Algorithm):
     name: ClassVar[str] = "sac_v"
     title: ClassVar[str] = "Soft actor-critic with a value network"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "FIFO replay",
-        "greedy": "–",
-        "updates": "v: SoftValue(min); q: BellmanFromValue; policy: Improve(min)",
-        "sync": "Polyak on v",
-    }
 
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     n_target_critics: int = setting(2, "critics in the value target's minimum, drawn anew for each batch", low=1)

@@ -29,12 +29,6 @@ class SmoothFQI(SolvingAlgorithm):
     name: ClassVar[str] = "smooth_fqi"
     title: ClassVar[str] = "Smooth fitted Q-iteration"
     online: ClassVar[bool] = False
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "fixed dataset",
-        "greedy": "–",
-        "updates": "q: SmoothBellman, full fit",
-        "sync": "Copy",
-    }
 
     temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0)
     integration: str = setting("auto", "how ∫_A is taken", choices=("auto", "quadrature", "sampling"))

@@ -45,12 +45,6 @@ MEASURED = 64
 class SVG(Algorithm):
     name: ClassVar[str] = "svg"
     title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "FIFO replay + model",
-        "greedy": "PolicyAction (live policy)",
-        "updates": "model: Likelihood; q: Bellman(min, soft); policy: ImproveThrough(horizon); temperature",
-        "sync": "Polyak on q",
-    }
 
     horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, auto, or inf (no tail)")
     max_horizon: int = setting(8, "the longest n that auto may choose", low=1)

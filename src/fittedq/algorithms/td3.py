@@ -32,12 +32,6 @@ from fittedq.types import Approximators
 class TD3(Algorithm):
     name: ClassVar[str] = "td3"
     title: ClassVar[str] = "Twin delayed deep deterministic policy gradient"
-    slots: ClassVar[dict[str, str]] = {
-        "buffer": "FIFO replay",
-        "greedy": "Smoothed(PolicyAction)",
-        "updates": "q: Bellman(min); policy: Improve(first), every d",
-        "sync": "Polyak on q, policy, every d",
-    }
 
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)

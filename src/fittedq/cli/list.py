@@ -15,9 +15,8 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.runs.progress import console
 from fittedq.settings import described
+from fittedq.template.fqi import ABSENT
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
-
-ABSENT = "–"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class List:
 
 
 def _about(cls: type[Algorithm]) -> dict[str, str]:
-    return {"name": cls.name, "title": cls.title, **cls.slots}
+    return {"name": cls.name, "title": cls.title, **cls().describe()}
 
 
 def _settings(algorithm: str) -> list[dict[str, Any]]:
@@ -73,7 +72,9 @@ def _default(field: dataclasses.Field[Any] | None) -> Any:
 def _show(algorithm: str) -> None:
     about = _about(find(algorithm))
     for name, text in about.items():
-        print(f"{name:>8}  {text}")
+        for line in text.split("; "):
+            print(f"{name:>8}  {line}")
+            name = ""
     print()
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("setting", no_wrap=True)

@@ -24,7 +24,7 @@ from fittedq.errors import UserError
 from fittedq.template.fits import AbstractFit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import AbstractLoss, AbstractRegression, Metrics
-from fittedq.template.slots import parts
+from fittedq.template.slots import parts, written
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Approximators, Greedy, Transition
 
@@ -185,6 +185,9 @@ class LearnerState(eqx.Module):
     fault: Int[Array, ""]
 
 
+ABSENT = "–"
+
+
 MISSING = {
     "greedy": "an action at s', and the template has no greedy step",
     "solver": "actions that a solver found, and the greedy step solves nowhere",
@@ -230,6 +233,23 @@ class FQI(eqx.Module):
                 for name in sorted(absent & set(getattr(part, "needs", ()))):
                     needed = MISSING.get(name, f"a {name}, and there is none among the networks")
                     raise UserError(f"{where}: {type(part).__name__} needs {needed}.")
+
+    def describe(self) -> dict[str, str]:
+        """The greedy step, the updates in order and the sync rule, as code has them."""
+        updates = (
+            f"{update.component}: {written(update.loss)} by {written(update.fit)}"
+            + (f", every {update.every}" if update.every > 1 else "")
+            for update in self.updates
+        )
+        rules: dict[str, list[str]] = {}
+        for name in COMPONENTS:
+            if (rule := getattr(self.sync, name)) is not None:
+                rules.setdefault(written(rule), []).append(name)
+        return {
+            "greedy": ABSENT if self.greedy is None else written(self.greedy),
+            "updates": "; ".join(updates),
+            "sync": "; ".join(f"{', '.join(names)}: {rule}" for rule, names in rules.items()) or ABSENT,
+        }
 
     def fit_states(self, nets: Approximators) -> tuple[Any, ...]:
         """What each update's fit starts with."""

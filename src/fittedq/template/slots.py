@@ -21,16 +21,20 @@ def parts(slot: Any) -> Iterator[Any]:
 
 
 def written(slot: Any) -> str:
-    """A slot as code has it: `Smoothed(PolicyAction, sigma=0.2, clip=0.5)`; what is as by default is left out."""
-    said = []
+    """A slot as code has it: `Smoothed(PolicyAction, sigma=0.2, clip=0.5)`.
+
+    What is as by default is left out, and so is what has no words: functions and arrays.
+    """
+    inner, settings = [], []
     for field in dataclasses.fields(slot):
         value = getattr(slot, field.name)
+        if value == field.default:
+            continue
         if dataclasses.is_dataclass(value):
-            if value != field.default:
-                said.append(written(value))
-        elif isinstance(value, bool | int | str | tuple) or value is None:
-            if value != field.default:
-                said.append(f"{field.name}={value}")
-        elif isinstance(value, float) and value != field.default:
-            said.append(f"{field.name}={value:g}")
+            inner.append(written(value))
+        elif isinstance(value, float):
+            settings.append(f"{field.name}={value:g}")
+        elif type(value) in (bool, int, str, tuple) or value is None:
+            settings.append(f"{field.name}={value}")
+    said = inner + settings
     return type(slot).__name__ + (f"({', '.join(said)})" if said else "")
