@@ -3,7 +3,6 @@ out of every solver that proves its answer."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
+from fittedq.approx.function import FunctionCritic
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.arrays import inwards, namespace
@@ -221,7 +221,7 @@ def test_a_refined_action_is_in_its_set():
         lambda obs: namespace(obs).asarray(obs, float) - 0.7, lambda obs: namespace(obs).asarray(obs, float) + 0.1, box
     )
     obs = np.zeros((2, 1), np.float32)
-    found = refined(jax.tree_util.Partial(rising), obs, np.full((2, 1), 0.09, np.float32), action_set, steps=5)
+    found = refined(FunctionCritic(rising, action_set), obs, np.full((2, 1), 0.09, np.float32), action_set, steps=5)
     assert action_set.contains(found, obs).all()
     np.testing.assert_allclose(found, 0.1, atol=1e-6)
 
@@ -230,5 +230,5 @@ def test_refining_takes_no_step_to_a_whole_number_outside_the_trust_region():
     """0.54 of the way up rounds to 1, which is farther than 0.6 half-widths."""
     action_set = Mixed(Box([-1.0, -1.0], [1.0, 1.0]), (1,))
     start = np.zeros((1, 2), np.float32)
-    found = refined(jax.tree_util.Partial(rising), start, start, action_set, steps=4, trust=0.6)
+    found = refined(FunctionCritic(rising, action_set), start, start, action_set, steps=4, trust=0.6)
     assert found[0, 1] == 0 and 0.2 < found[0, 0] <= 0.6 + 1e-5

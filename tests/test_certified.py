@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
@@ -19,8 +20,10 @@ from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, networks
-from fittedq.maximize.proofs.certified import _min_of, _Region, certified
+from fittedq.maximize.proofs.certified import _Domain, certified
+from fittedq.maximize.proofs.combine import _min_of
 from fittedq.maximize.proofs.relax import RELAXATIONS
+from fittedq.maximize.region import region_of
 
 OBS = 3
 
@@ -463,15 +466,15 @@ def test_polytopes_agree_with_dense_grids(activation):
 def test_lines_over_a_polytope_hold_where_it_is_and_nothing_of_it_is_lost():
     rng = np.random.default_rng(0)
     polytope, m = wide_polytope(3), 3
-    region = _Region(polytope, np.zeros((1, OBS)))
-    region.in_precision(np.float64)
+    obs = np.zeros((1, OBS))
+    domain = _Domain(polytope, obs, region_of("test", polytope, obs), np.float64)
     points = rng.uniform(-1, 2, (20000, m))
     points = points[polytope.contains(points, points)]
     radius = np.exp(rng.uniform(-4, 0.4, (400, m)))
     center = rng.uniform(-1, 2, (400, m))
     upper = Upper(rng.normal(size=400), rng.normal(size=(400, m)) * radius, np.zeros((400, m)))
-    lowered = region.dual(upper, center, radius)
-    low, high, kept = region.shrunk(center - radius, center + radius)
+    lowered = domain.dual(upper, center, radius)
+    low, high, kept = domain.shrunk(center - radius, center + radius)
     tightest = 0
     for box in range(400):
         held = points[(np.abs(points - center[box]) <= radius[box]).all(axis=1)]
@@ -523,10 +526,23 @@ def test_whole_coordinates_agree_with_enumeration():
 class Ball(AbstractActionSet):
     """A set that no bound is known for."""
 
+    separable: ClassVar[bool] = False
     low: tuple[float, ...]
     high: tuple[float, ...]
+    whole: ClassVar[Whole] = Whole()
+    reads_obs: ClassVar[bool] = False
+    interior: ClassVar[np.ndarray] = np.zeros((0, 2))
 
-    def bounds(self, obs):
+    def region(self, obs):
+        return None
+
+    def describe(self):
+        return {"kind": "ball"}
+
+    def admissible(self, unit, obs):
+        return unit
+
+    def bounds(self, obs, dtype=None):
         return np.asarray(self.low), np.asarray(self.high)
 
     def project(self, action, obs):

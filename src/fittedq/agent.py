@@ -21,7 +21,7 @@ from fittedq import algorithms, memory
 from fittedq.acting.episodes import episodes, episodes_at_once, whole_episodes
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.saved import describe, described, reads_obs
+from fittedq.actions.saved import described
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.approx.linear import AbstractFeatures
@@ -80,7 +80,7 @@ class Agent:
 
     def __repr__(self) -> str:
         low, high = (np.round(bound, 4).tolist() for bound in (self.action_set.low, self.action_set.high))
-        kind = "" if describe(self.action_set)["kind"] == "box" else f" ({type(self.action_set).__name__})"
+        kind = "" if self.action_set.describe()["kind"] == "box" else f" ({type(self.action_set).__name__})"
         return (
             f"Agent({self.algorithm.name}{f' on {self.env}' if self.env else ''}: {self.obs_size} observation "
             f"numbers, actions between {low} and {high}{kind})"
@@ -289,7 +289,7 @@ class Agent:
             "algorithm": self.algorithm.name,
             "settings": as_dict(self.algorithm),
             "obs_size": self.obs_size,
-            "action_set": describe(self.action_set),
+            "action_set": self.action_set.describe(),
             "normalized": self.moments is not None,
             "env": None if self.env is None else self.env.describe(),
             "spaces": self.spaces.describe(),
@@ -301,7 +301,7 @@ class Agent:
         code = [
             words
             for words, given in (
-                ("the bounds of its actions are functions of the state (action_set=)", reads_obs(self.action_set)),
+                ("the bounds of its actions are functions of the state (action_set=)", self.action_set.reads_obs),
                 ("its features are yours (features=)", getattr(self.algorithm, "features", None) is not None),
             )
             if given

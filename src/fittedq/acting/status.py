@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.saved import reads_obs
 from fittedq.envs.spaces import Numbers, refuse_not_finite
 from fittedq.errors import UserError
 
@@ -45,7 +44,7 @@ SENTENCES = {
 def middle(action_set: AbstractActionSet, obs_size: int) -> Float[np.ndarray, "m"]:
     """The admissible point next to the middle of the outer box; where A depends on s, that middle in whole numbers."""
     center = np.asarray(action_set.center, np.float32)
-    if not reads_obs(action_set):
+    if not action_set.reads_obs:
         return np.asarray(action_set.project(center[None], np.zeros((1, obs_size), np.float32)))[0]
     center[list(action_set.integer)] = np.round(center[list(action_set.integer)])
     return center
@@ -60,7 +59,7 @@ def checked_fallback(
     if not single:
         raise UserError(f"fallback: found {len(rows)} actions, expected one.")
     refuse_not_finite(rows, layout, "fallback")
-    if reads_obs(action_set):
+    if action_set.reads_obs:
         near = np.clip(rows, np.asarray(action_set.low, np.float32), np.asarray(action_set.high, np.float32))
     else:
         no_state = np.zeros((1, obs_size), np.float32)
@@ -76,7 +75,7 @@ def safe_action(
     fallback: Float[np.ndarray, "m"], action_set: AbstractActionSet, rows: Float[np.ndarray, "b s"] | None
 ) -> Float[np.ndarray, "m"]:
     """Π_A(s)(fallback) where A depends on s and can be computed from the one row at hand, else `fallback` itself."""
-    if rows is None or len(rows) != 1 or not reads_obs(action_set):
+    if rows is None or len(rows) != 1 or not action_set.reads_obs:
         return fallback
     try:
         with np.errstate(all="ignore"):

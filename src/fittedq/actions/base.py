@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.actions.region import Region
 from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
 
@@ -31,11 +32,23 @@ class AbstractActionSet(eqx.Module):
 
     low: eqx.AbstractVar[tuple[float, ...]]
     high: eqx.AbstractVar[tuple[float, ...]]
+    separable: ClassVar[bool]
+    """Whether A(s) is a box, so that coordinates may be scaled, held and moved one by one."""
 
     @property
     @abc.abstractmethod
     def whole(self) -> Whole:
         """Which coordinates are whole numbers."""
+
+    @property
+    @abc.abstractmethod
+    def reads_obs(self) -> bool:
+        """Whether A(s) depends on s."""
+
+    @property
+    @abc.abstractmethod
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        """Points inside A(s) whatever s is, one for each setting of the whole numbers, as far as they are known."""
 
     @property
     def integer(self) -> tuple[int, ...]:
@@ -72,9 +85,9 @@ class AbstractActionSet(eqx.Module):
         xp = namespace(unit)
         return xp.asarray(self.center, unit.dtype) + xp.asarray(self.half_width, unit.dtype) * unit
 
+    @abc.abstractmethod
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         """Π_A(s)(center + half_width · u) for u in [−1, 1]^m: what a squashed policy does."""
-        return self.project(self.from_unit(unit), obs)
 
     @abc.abstractmethod
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
@@ -87,6 +100,14 @@ class AbstractActionSet(eqx.Module):
     @abc.abstractmethod
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
         """Whether a ∈ A(s), row by row, without a tolerance."""
+
+    @abc.abstractmethod
+    def region(self, obs: Float[np.ndarray, "b s"]) -> Region | None:
+        """A(s) in numbers, which proofs and programs read; None where no inequalities describe it."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The set as JSON, with its `kind`, from which `actions.saved.described` makes it again."""
 
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -111,6 +132,7 @@ class Box(AbstractActionSet):
     Bounds are Python numbers, not arrays: nothing trains them, and they compile as constants.
     """
 
+    separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
 
@@ -145,6 +167,19 @@ class Box(AbstractActionSet):
     def whole(self) -> Whole:
         return Whole()
 
+    @property
+    def reads_obs(self) -> bool:
+        return False
+
+    @property
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        return np.asarray(self.center)[None]
+
+    @property
+    def hull(self) -> Box:
+        """The smallest box around A: itself."""
+        return self
+
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         shape = (1,) * (obs.ndim - 1) + (self.size,)
         low, high = _ends(self.low, self.high, np.dtype(dtype or obs.dtype))
@@ -164,3 +199,9 @@ class Box(AbstractActionSet):
         """The unit box is the box: nothing to project."""
         del obs
         return self.from_unit(unit)
+
+    def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
+        return Region.between(self.low, self.high, len(obs))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "box", "low": self.low, "high": self.high}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.polytope import Polytope
+from fittedq.actions.region import WHOLE, Region
 from fittedq.actions.state_box import StateBox
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
@@ -30,6 +31,7 @@ class Mixed(AbstractActionSet):
     do there, and to the whole ones as if they were not rounded (straight through).
     """
 
+    separable: ClassVar[bool] = False
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     inner: Box | StateBox | Polytope
@@ -45,9 +47,9 @@ class Mixed(AbstractActionSet):
             raise UserError(
                 f"integer actions: found coordinates {list(integer)}, expected some of 0 … {inner.size - 1}."
             )
-        hull = inner.hull if isinstance(inner, Polytope) else inner
+        hull = inner.hull
         # The hull of a polytope was found by a linear program; other bounds are exact.
-        room = 1e-9 if isinstance(inner, Polytope) else 0.0
+        room = 0.0 if inner.separable else 1e-9
         # Ranges, not arrays: bounds of 1e12 must not claim the memory of as many numbers.
         whole = [
             range(math.ceil(hull.low[axis] - room), math.floor(hull.high[axis] + room) + 1) for axis in self.coordinates
@@ -58,22 +60,51 @@ class Mixed(AbstractActionSet):
                     f"integer actions: dimension {axis} is [{hull.low[axis]:g}, {hull.high[axis]:g}], which holds no "
                     "whole number; widen the bounds or let the dimension be continuous."
                 )
-        if isinstance(inner, Polytope):
-            found = _slices(inner, self.coordinates, whole)
-            self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
-        else:
+        if not isinstance(inner, Polytope):
             few = _combinations(whole) <= MOST_SLICES
             settings = itertools.product(*whole) if few else ()
             self.settings, self.slices = tuple(tuple(map(float, numbers)) for numbers in settings), ()
+        else:
+            found = _slices(inner, self.coordinates, whole)
+            self.settings, self.slices = tuple(numbers for numbers, _ in found), tuple(others for _, others in found)
 
     @property
     def whole(self) -> Whole:
         return Whole(self.coordinates, self.settings)
 
+    @property
+    def reads_obs(self) -> bool:
+        return self.inner.reads_obs
+
+    @property
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        points = np.empty((len(self.slices), self.size))
+        for point, numbers, others in zip(points, self.settings, self.slices, strict=False):
+            point[list(self.coordinates)] = numbers
+            if others is not None:
+                point[~self._whole()] = others.interior[0]
+        return points
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        return self.project(self.from_unit(unit), obs)
+
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
-        xp = namespace(obs)
-        low, high = self.inner.bounds(obs, dtype)
-        whole, room = self._whole(), 1e-6 if self.slices else 0.0
+        return self._rounded(*self.inner.bounds(obs, dtype))
+
+    def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
+        region = self.inner.region(obs)
+        low, high = self._rounded(region.low, region.high)
+        return region._replace(low=low, high=high, integer=self._whole())
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "mixed", "inner": self.inner.describe(), "integer": self.coordinates}
+
+    def _rounded(
+        self, low: Float[Arr, "*b m"], high: Float[Arr, "*b m"]
+    ) -> tuple[Float[Arr, "*b m"], Float[Arr, "*b m"]]:
+        """The ends of [low, high], those of whole coordinates the whole numbers next to them from inside."""
+        xp = namespace(low, high)
+        whole, room = self._whole(), WHOLE if self.slices else 0.0
         least, most = xp.ceil(low - room), xp.floor(high + room)
         # Where a state's bounds hold no whole number, the next one in the outer box is the only action.
         least = xp.where((least > most) & (least > xp.asarray(self.high, least.dtype)), most, least)

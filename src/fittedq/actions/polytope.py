@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
-from fittedq.actions.projection import Dual, compiled_solve, inner_and_hull
+from fittedq.actions.projection import Dual, compiled_nearest, inner_and_hull
+from fittedq.actions.region import Region
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 
 Rows = tuple[tuple[float, ...], ...]
+
+HULL_ERROR = 2e-6
+"""In half-widths: how far a hull may be off, for it comes from linear programs."""
 
 
 class Polytope(AbstractActionSet):
@@ -25,6 +29,7 @@ class Polytope(AbstractActionSet):
     Whether an action holds is computed in double precision on the host, in its own in compiled code.
     """
 
+    separable: ClassVar[bool] = False
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     box: Box
@@ -65,6 +70,17 @@ class Polytope(AbstractActionSet):
     def whole(self) -> Whole:
         return Whole()
 
+    @property
+    def reads_obs(self) -> bool:
+        return False
+
+    @property
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        return np.asarray(self.inner)[None]
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        return self.project(self.from_unit(unit), obs)
+
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         return self.hull.bounds(obs, dtype)
 
@@ -101,7 +117,7 @@ class Polytope(AbstractActionSet):
         inner = constant((np.asarray(self.inner) - center) / scale)
         # Acting asks for one action at a time: some thirty rounds of tiny NumPy calls would take milliseconds.
         one = action.size == self.size and action.dtype == np.float32
-        unit = dual.solve(inner) if xp is np and not one else compiled_solve(dual, inner)
+        unit = dual.nearest(inner) if xp is np and not one else compiled_nearest(dual, inner)
         nearest = constant(center) + constant(scale) * (np.asarray(unit) if xp is np else unit)
         # Rounding of the units must not undo what the pull towards the inside made sure of.
         nearest = self.box.project(nearest, nearest)
@@ -110,6 +126,18 @@ class Polytope(AbstractActionSet):
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
         del obs
         return self._holds(action)
+
+    def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
+        """The hull is widened by the error of the linear programs that it comes from."""
+        room = HULL_ERROR * np.asarray(self.half_width)
+        low = np.maximum(self.low, np.asarray(self.hull.low) - room)
+        high = np.minimum(self.high, np.asarray(self.hull.high) + room)
+        box = Region.between(low, high, len(obs))
+        return box._replace(matrix=np.asarray(self.matrix), bound=np.asarray(self.bound))
+
+    def describe(self) -> dict[str, Any]:
+        outer = {"kind": "polytope", "low": self.low, "high": self.high}
+        return outer | {"matrix": self.matrix, "bound": self.bound}
 
     def _holds(self, action: Float[Arr, "*b m"]) -> Any:
         xp = namespace(action)

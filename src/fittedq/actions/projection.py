@@ -128,7 +128,7 @@ class Dual(eqx.Module):
         state = repeat(xp, INTERIOR_STEPS, step, (x, slack, xp.broadcast_to(size, slack.shape).astype(dtype)))
         return state[0], state[2][..., :p]
 
-    def solve(self, inner: Float[Arr, "m"]) -> Float[Arr, "*b m"]:
+    def nearest(self, inner: Float[Arr, "m"]) -> Float[Arr, "*b m"]:
         """The nearest feasible point, with the derivative of a Newton step from it: the implicit function theorem."""
         xp = namespace(self.point)
         fixed = self if xp is np else jax.lax.stop_gradient(self)
@@ -147,7 +147,7 @@ class Dual(eqx.Module):
         return inner + (t if xp is np else jax.lax.stop_gradient(t)) * (x - inner)
 
 
-compiled_solve = jax.jit(Dual.solve)
+compiled_nearest = jax.jit(Dual.nearest)
 """Compiled once per shape also where the caller is not."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
+from fittedq.actions.region import Region
 from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
 
@@ -23,6 +24,7 @@ class StateBox(AbstractActionSet):
     `check` says whether they do.
     """
 
+    separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     low_fn: Callable[[Any], Any] = eqx.field(static=True)
@@ -37,6 +39,22 @@ class StateBox(AbstractActionSet):
     def whole(self) -> Whole:
         return Whole()
 
+    @property
+    def reads_obs(self) -> bool:
+        return True
+
+    @property
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        return np.zeros((0, self.size))
+
+    @property
+    def hull(self) -> Box:
+        """The smallest box known around all A(s): the outer one."""
+        return self.box
+
+    def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        return self.project(self.from_unit(unit), obs)
+
     def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)
         return self.box.project(low, obs), self.box.project(high, obs)
@@ -48,6 +66,14 @@ class StateBox(AbstractActionSet):
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
         low, high = self.bounds(obs, action.dtype)
         return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
+
+    def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
+        low, high = inwards(np.asarray(self.low_fn(obs)), np.asarray(self.high_fn(obs)), np.float64)
+        return Region.between(self.box.project(low, obs), self.box.project(high, obs), len(obs))
+
+    def describe(self) -> dict[str, Any]:
+        """Its outer box alone, for functions are not saved."""
+        return {"kind": "state_box", "low": self.low, "high": self.high}
 
     def check(self, obs: Float[np.ndarray, "b s"]) -> None:
         """Raise `UserError` unless low_fn(s) ≤ high_fn(s), within the outer box, for every s in `obs`."""

@@ -13,9 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
-from fittedq.actions.mixed import Mixed
-from fittedq.actions.polytope import Polytope
-from fittedq.actions.saved import describe, described
+from fittedq.actions.saved import described
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import (
     DATASET,
@@ -337,7 +335,7 @@ class Writer:
                 "obs_size": self._sizes[0],
                 "action_low": action_set.low,
                 "action_high": action_set.high,
-                "action_set": describe(action_set),
+                "action_set": action_set.describe(),
                 "origin": dict(origin or {}),
             }
             write_manifest(self._scratch.folder, DATASET, files, meta)
@@ -377,7 +375,7 @@ class Writer:
                 _write_header(self._files[name], name, shape)
             if self._rescuable is not None:
                 assert self.action_set is not None
-                meta = {"action_set": describe(self.action_set), "origin": dict(self._rescuable)}
+                meta = {"action_set": self.action_set.describe(), "origin": dict(self._rescuable)}
                 write_signed(self._scratch.folder / UNFINISHED, {"of": self.path.name, **meta})
         except OSError as error:
             raise self._unwritable(error) from None
@@ -520,7 +518,7 @@ def action_bounds(low: Any, high: Any, size: int | None = None) -> Box:
 
 def _held(action_set: AbstractActionSet) -> AbstractActionSet:
     """What a folder can hold of it: bounds in float32, as actions are, and no functions of the state."""
-    return action_set if isinstance(action_set, Polytope | Mixed) else action_bounds(action_set.low, action_set.high)
+    return action_bounds(action_set.low, action_set.high) if action_set.separable else action_set
 
 
 def _declared(manifest: Mapping[str, Any]) -> AbstractActionSet:

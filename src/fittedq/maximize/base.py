@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from fittedq.actions.base import AbstractActionSet, Box
-from fittedq.actions.state_box import StateBox
+from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.types import AbstractCritic
@@ -237,11 +236,6 @@ def search_rows(
     return rows, action_set.project(flat, rows)
 
 
-def is_box(action_set: AbstractActionSet) -> bool:
-    """Whether A(s) is a box, so that coordinates may be scaled and held one by one."""
-    return isinstance(action_set, Box | StateBox)
-
-
 def step_scale(action_set: AbstractActionSet, obs: Float[Arr, "n s"]) -> Float[Arr, "*#n _"]:
     """The unit of a step: half-widths per coordinate [n,m] in a box, elsewhere the greatest of them [n,1].
 
@@ -250,7 +244,7 @@ def step_scale(action_set: AbstractActionSet, obs: Float[Arr, "n s"]) -> Float[A
     """
     low, high = action_set.bounds(obs)
     half_width = (high - low) / 2
-    return half_width if is_box(action_set) else jnp.max(half_width, axis=-1, keepdims=True)
+    return half_width if action_set.separable else jnp.max(half_width, axis=-1, keepdims=True)
 
 
 def moved(

@@ -20,7 +20,7 @@ from fittedq import algorithms
 from fittedq.acting.episodes import check_spaces
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
-from fittedq.actions.saved import describe, described, plain, reads_obs
+from fittedq.actions.saved import described, plain
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
@@ -134,7 +134,7 @@ class Run:
                 "leave it 0.",
                 argument="gap_every",
             )
-        if self.train_settings.normalize_obs and reads_obs(self.trainer.action_set):
+        if self.train_settings.normalize_obs and self.trainer.action_set.reads_obs:
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
             )
@@ -214,7 +214,7 @@ class Run:
             "env": None if self.env_name is None else self.env_name.describe(),
             "data": None if self.data is None else self.data.path,
             "eval_env": None if self.eval_name is None else self.eval_name.describe(),
-            "action_set": plain(describe(self.trainer.action_set)),
+            "action_set": plain(self.trainer.action_set.describe()),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
             "settings": {name: as_json(value) for name, value in settings.items()},

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.types import AbstractCritic, Approximators, Greedy, Transition
@@ -259,7 +259,7 @@ class SmoothBellman(AbstractTarget):
         action, log_weight = self.nodes(action_set, batch.next_obs, key)
         count = action.shape[1]
         obs = jnp.repeat(batch.next_obs, count, axis=0)
-        if not isinstance(action_set, Box):
+        if not _fills_its_box(action_set):
             inside = action_set.contains(action.reshape(rows * count, -1), obs).reshape(rows, count)
             log_weight = jnp.where(inside, log_weight, -jnp.inf)
         q = least(nets.critic(obs, action.reshape(rows * count, -1))).reshape(rows, count)
@@ -270,4 +270,9 @@ class SmoothBellman(AbstractTarget):
         """h = β log |A| in a box; of another set only |A| ≤ |outer box| is at hand, so there is no lower end."""
         action_set = nets.critic.action_set
         high = self.temperature * action_set.log_volume
-        return value_range(reward, self.gamma, (high if isinstance(action_set, Box) else -math.inf, high))
+        return value_range(reward, self.gamma, (high if _fills_its_box(action_set) else -math.inf, high))
+
+
+def _fills_its_box(action_set: AbstractActionSet) -> bool:
+    """Whether A(s) is the outer box at every s."""
+    return action_set.separable and not action_set.reads_obs

@@ -10,18 +10,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.region import Region
 from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.arrays import Arr
-from fittedq.errors import UserError, nearest
+from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.exact.quadratic import Quadratic, quadratic_form
 from fittedq.maximize.highs import FEASIBILITY, solve_program
-from fittedq.maximize.region import Region, Rows, conflicting, region_of
+from fittedq.maximize.proofs.combine import combination
+from fittedq.maximize.region import Rows, admissible, an_action, conflicting, emptiness, program_over, region_of
 from fittedq.types import AbstractCritic
 
 ROWS_AT_A_TIME = 65536
-BATCH = 256
+NODES_AT_ONCE = 256
 """Nodes whose relaxations are solved at once."""
 ROOT_ITERATIONS, ITERATIONS = 300, 60
 """Of the operator splitting, at the first node of each state and at the others, which start from their parent's."""
@@ -30,8 +32,6 @@ FRACTION = 1e-4
 """A whole coordinate of a relaxation this near to a whole number counts as one."""
 NARROW = 1e-9
 """A continuous side is not split below this share of its first length."""
-
-COMBINATIONS = {"min": np.min, "mean": np.mean}
 
 
 def exhaustive(
@@ -52,8 +52,7 @@ def exhaustive(
 
     Errors: `UserError` for a continuous coordinate, more than `most` points in the box, or none in A(s).
     """
-    if combine not in COMBINATIONS:
-        raise UserError(f"exhaustive maximum: combine is {combine!r}; {nearest(combine, COMBINATIONS)}")
+    combined = combination("exhaustive maximum", combine)
     region = region_of("exhaustive maximum", action_set, obs, integer, rows)
     points = _lattice(region, most)
     obs, critic = np.asarray(obs), to_host(critic)
@@ -65,7 +64,7 @@ def exhaustive(
         part = points[first : first + group]
         crowd = np.broadcast_to(part.astype(obs.dtype), (count, len(part), m)).reshape(-1, m)
         each = np.asarray(critic(np.repeat(obs, len(part), axis=0), crowd))
-        q = COMBINATIONS[combine](each, axis=0).reshape(count, len(part))
+        q = combined.value(each, axis=0).reshape(count, len(part))
         inside = np.all((part >= region.low[:, None]) & (part <= region.high[:, None]), axis=2)
         reached |= np.any(inside, axis=1)
         q = np.where(inside & ~np.isnan(q), q, -np.inf)
@@ -192,7 +191,7 @@ def integer_quadratic(
     margin = 8 * (double.weights.shape[1] + action_set.size) * np.finfo(float).eps * size
     problem = Problem(label, form, region, obs.dtype, margin, tol, started, time_limit)
     linear = len(obs) == 0 or not np.asarray(form.curvature).any()
-    return _linear(problem, size) if linear else _Search(problem).solved()
+    return _linear(problem, size) if linear else _NodeSearch(problem).solved()
 
 
 def _form(critic: LinearCritic, obs: np.ndarray) -> Quadratic:
@@ -230,7 +229,7 @@ class Problem(NamedTuple):
         """What is known of the maximum at these actions of A(s); `bound` in real arithmetic."""
         actions = []
         for state, row in enumerate(action):
-            moved = self.region.admissible(state, row, self.precision)
+            moved = admissible(self.region, state, row, self.precision)
             # Rows that only hold to their rounding in float64 may not in less.
             actions.append(row.astype(self.precision) if moved is None else moved)
         rounded = np.array(actions, self.precision).reshape(action.shape)
@@ -257,13 +256,13 @@ def _linear(problem: Problem, size: np.ndarray) -> Solution:
     for state in range(len(low)):
         left = problem.seconds_left()
         if left <= 0:
-            action[state] = inner = region.inner(problem.label, state, inner)
+            action[state] = inner = an_action(problem.label, region, state, inner)
             continue
-        program = region.program(state, slope[state])._replace(offset=float(constant[state]))
+        program = program_over(region, state, slope[state])._replace(offset=float(constant[state]))
         answer = solve_program(problem.label, program, tol=problem.tol / 2, time_limit=left)
         if answer.infeasible:
-            raise UserError(region.emptiness(problem.label, state))
-        action[state] = region.inner(problem.label, state, inner) if answer.x is None else answer.x
+            raise UserError(emptiness(problem.label, region, state))
+        action[state] = an_action(problem.label, region, state, inner) if answer.x is None else answer.x
         bound[state] = min(bound[state], answer.bound + answer.tolerance * size[state])
         stopped[state] = not answer.finished
     return problem.solution(action, bound, stopped)
@@ -287,7 +286,7 @@ def _limits_of_the_sum(problem: Problem) -> tuple[float, float] | None:
     empty = (least > region.high.sum(axis=1)) | (most < region.low.sum(axis=1)) | (least > most)
     empty |= bool((region.bound + error)[share == 0].min(initial=0) < 0)
     if empty.any():
-        raise UserError(region.emptiness(problem.label, int(np.argmax(empty))))
+        raise UserError(emptiness(problem.label, region, int(np.argmax(empty))))
     return least, most
 
 
@@ -338,7 +337,7 @@ class _Relaxation:
         gradient = (slope + self.middle @ self.H) * self.half
         return np.zeros_like(slope), np.concatenate([np.zeros((len(slope), len(self.limit))), gradient], axis=1)
 
-    def solve(self, slope: np.ndarray, nodes: Nodes, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    def iterate(self, slope: np.ndarray, nodes: Nodes, iterations: int) -> tuple[np.ndarray, np.ndarray]:
         """(x, y) after `iterations` from those of the nodes."""
         gradient = (slope + self.middle @ self.H) * self.half
         count, p = len(slope), len(self.limit)
@@ -360,7 +359,7 @@ class _Relaxation:
         return self.middle + self.half * x, np.maximum(y[:, : len(self.limit)], 0) / self.length
 
 
-class _Search:
+class _NodeSearch:
     """Incumbents, open nodes, and what is settled, per state."""
 
     def __init__(self, problem: Problem):
@@ -408,8 +407,8 @@ class _Search:
         """Until every node is settled or the time is up."""
         count = len(self.value)
         pool = []
-        for first in range(0, count, BATCH):
-            state = np.arange(first, min(first + BATCH, count))
+        for first in range(0, count, NODES_AT_ONCE):
+            state = np.arange(first, min(first + NODES_AT_ONCE, count))
             root = Nodes(
                 state,
                 self.region.low[state],
@@ -431,8 +430,8 @@ class _Search:
             if self.stopped:
                 return
             nodes, excess = nodes.select(~done), excess[~done]
-            order = np.argpartition(-excess, BATCH) if len(excess) > BATCH else np.arange(len(excess))
-            taken, rest = nodes.select(order[:BATCH]), nodes.select(order[BATCH:])
+            order = np.argpartition(-excess, NODES_AT_ONCE) if len(excess) > NODES_AT_ONCE else np.arange(len(excess))
+            taken, rest = nodes.select(order[:NODES_AT_ONCE]), nodes.select(order[NODES_AT_ONCE:])
             nodes = Nodes.joined(rest, self.children(taken, ITERATIONS)) if len(taken.state) else rest
 
     def settle(self, nodes: Nodes) -> None:
@@ -451,9 +450,9 @@ class _Search:
         """What is left of nodes once the rows have narrowed them and their relaxations are bounded: their halves."""
         nodes, empty = self.narrowed(nodes)
         if iterations == ROOT_ITERATIONS and empty.any():
-            raise UserError(self.region.emptiness(self.problem.label, int(nodes.state[np.argmax(empty)])))
+            raise UserError(emptiness(self.problem.label, self.region, int(nodes.state[np.argmax(empty)])))
         nodes = nodes.select(~empty)
-        x, y = self.relaxation.solve(self.slope[nodes.state], nodes, iterations)
+        x, y = self.relaxation.iterate(self.slope[nodes.state], nodes, iterations)
         point, multiplier = self.relaxation.point_and_multiplier(x, y)
         point = np.clip(point, nodes.low, nodes.high)
         bound, gap = self.bounds(nodes, point, multiplier)
@@ -504,14 +503,14 @@ class _Search:
                 state = int(nodes.state[index])
                 # The best action by the tangent there.
                 slope = self.slope[state] + point[index] @ self.form.curvature
-                answer = solve_program(self.problem.label, region.program(state, slope), tol=0.1, time_limit=1.0)
-                action = region.inner(self.problem.label, state, None) if answer.x is None else answer.x
+                answer = solve_program(self.problem.label, program_over(region, state, slope), tol=0.1, time_limit=1.0)
+                action = an_action(self.problem.label, region, state, None) if answer.x is None else answer.x
                 action = np.where(region.integer, np.round(action), action)
                 self.offer(nodes.state[[index]], np.clip(action, region.low[state], region.high[state])[None])
         # With all whole coordinates decided, the others may only need to be moved into the rows.
         decided = ((nodes.low == nodes.high) | ~region.integer).all(axis=1) & ~holds
         for index in np.flatnonzero(decided & (nodes.bound > self.goal(nodes.state))):
-            moved = region.admissible(int(nodes.state[index]), rounded[index], float)
+            moved = admissible(region, int(nodes.state[index]), rounded[index], float)
             if moved is not None:
                 self.offer(nodes.state[[index]], moved[None])
 

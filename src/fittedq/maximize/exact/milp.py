@@ -13,14 +13,15 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.region import Region
 from fittedq.arrays import Arr
-from fittedq.errors import UserError, nearest
+from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, networks
-from fittedq.maximize.proofs.certified import COMBINATIONS
+from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.proofs.relax import PiecewiseLinear
-from fittedq.maximize.region import Region, Rows, region_of
+from fittedq.maximize.region import Rows, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
 
 
@@ -62,24 +63,22 @@ def milp(
     highs_module()
     if not tol > 0:
         raise UserError(f"milp: tol is {tol}, expected a number above 0, for example 1e-3.")
-    if combine not in COMBINATIONS:
-        raise UserError(f"milp: combine is {combine!r}; {nearest(combine, COMBINATIONS)}")
+    combined = combination("milp", combine)
     region = region_of("milp", action_set, obs, integer, rows)
     obs = np.asarray(obs)
     members = networks(critic, obs.shape[1], action_set.size, activation)
     _check_piecewise_linear(members, action_set.size)
     folded = [FoldedNetwork(member, obs.astype(float), region.low, region.high) for member in members]
     precision = np.float32 if members[0].unit > 2.0**-53 else np.float64
-    given = region.starts("milp", warm_start)
-    combine_bounds, combine_values = COMBINATIONS[combine]
+    given = starts_of("milp", region, warm_start)
     own = np.max([member.own for member in folded], axis=0)
     found: list[tuple[np.ndarray, float, float, int]] = []
     inner = None
     for state in range(len(obs)):
-        inner = region.inner("milp", state, inner)
+        inner = an_action("milp", region, state, inner)
         row = np.array([state])
         center, radius = region.center_and_radius(state)
-        upper = combine_bounds([member.upper(row, center[None], radius[None]) for member in folded]).bound[0]
+        upper = combined.bound([member.upper(row, center[None], radius[None]) for member in folded]).bound[0]
         limits = [state_time_limit, None if time_limit is None else time_limit - (time.perf_counter() - started)]
         limit = min((limit for limit in limits if limit is not None), default=np.inf)
         candidates, finished = [inner, *given[state]], False
@@ -92,10 +91,10 @@ def milp(
                 upper = min(upper, answer.bound + answer.tolerance * encoding.sensitivity)
             if answer.x is not None:
                 candidates.append(encoding.action(answer.x))
-        repaired = [region.admissible(state, action, precision) for action in candidates]
+        repaired = [admissible(region, state, action, precision) for action in candidates]
         actions = np.stack([action for action in repaired if action is not None])
         each = [member.values(np.repeat(row, len(actions)), actions.astype(float))[0] for member in folded]
-        values = combine_values(each, axis=0) - own[state]
+        values = combined.value(each, axis=0) - own[state]
         best = int(np.argmax(values))
         value = float(values[best])
         optimal = upper - value <= tol * max(1.0, abs(value)) * (1 + 1e-9)

@@ -13,7 +13,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, is_box, proven
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, proven
 
 ENUMERATED_SIZE = 4
 """The greatest m for which all 3^m faces of the box are looked at."""
@@ -125,7 +125,7 @@ def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> Ab
 @exact.register
 def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
     """In a polytope or among whole numbers only the bound holds."""
-    return proven(critic, action_set, effort) if is_box(action_set) else None
+    return proven(critic, action_set, effort) if action_set.separable else None
 
 
 def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> Solution:
@@ -141,7 +141,7 @@ def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> S
     size = critic.features(xp.abs(xp.asarray(obs)), xp.maximum(xp.abs(low), xp.abs(high))) @ xp.abs(critic.weights[0])
     margin = 4 * (critic.weights.shape[1] + action_set.size) * xp.finfo(form.slope.dtype).eps * size
     bound = form.value(action[:, None])[:, 0] + gap + margin
-    if not is_box(action_set):
+    if not action_set.separable:
         action = action_set.project(action, obs)
     value = critic(obs, action)[0]
     status = xp.where(bound - value <= 3 * margin, Status.EXACT, Status.ITERATION_LIMIT).astype(np.int32)

@@ -12,7 +12,7 @@ from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Solution, Status, is_box
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status
 
 MAX_ROWS = 512
 """States swept at once at most: more gain nothing."""
@@ -48,7 +48,7 @@ class TreeSweep(AbstractMaximizer[TreeCritic]):
             raise UserError(
                 f"TreeSweep: found {action_set.size} action dimensions, expected 1; use a maximizer for several."
             )
-        if not is_box(action_set):
+        if not action_set.separable:
             raise UserError(
                 f"TreeSweep: found the action set {type(action_set).__name__}, expected a Box or a StateBox; "
                 "of one action, give the interval itself."

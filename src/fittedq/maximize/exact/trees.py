@@ -16,7 +16,7 @@ from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, is_box
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact
 from fittedq.maximize.exact.sweep import TreeSweep
 
 STARTS, CLIMBED = 48, 6
@@ -52,7 +52,7 @@ class TreeArgmax(AbstractMaximizer[TreeCritic]):
         key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
-        if not is_box(action_set):
+        if not action_set.separable:
             raise UserError(
                 f"TreeArgmax: found the action set {type(action_set).__name__}, expected a Box or a StateBox; "
                 "use the cross-entropy method (maximizer=cem)."
@@ -83,7 +83,7 @@ class TreeArgmax(AbstractMaximizer[TreeCritic]):
 def _(critic: TreeCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
     """Over one action the sweep, which needs no search."""
     del critic
-    if not is_box(action_set):
+    if not action_set.separable:
         return None
     return TreeSweep() if action_set.size == 1 else TreeArgmax(**effort.named("state_seconds"))
 

@@ -19,7 +19,6 @@ from fittedq.maximize.base import (
     comparable,
     first_order_residual,
     given,
-    is_box,
     moved,
     search_rows,
     step_scale,
@@ -58,14 +57,13 @@ class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
         starts = given(starts)
         rows, action = search_rows(obs, starts, action_set)
         scale = step_scale(action_set, rows)
-        separable = is_box(action_set)
 
         def step(t, state):
             action, mean, square, top = state
             value, gradient = value_and_gradient(critic, rows, action)
             top = better(top, (value, action, gradient))
             ascent = scale * gradient
-            power = ascent**2 if separable else jnp.mean(ascent**2, axis=-1, keepdims=True)
+            power = ascent**2 if action_set.separable else jnp.mean(ascent**2, axis=-1, keepdims=True)
             mean = self.momentum * mean + (1 - self.momentum) * ascent
             square = self.square_decay * square + (1 - self.square_decay) * power
             unbiased_mean = mean / (1 - self.momentum ** (t + 1.0))
@@ -75,7 +73,7 @@ class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
             return moved(action, rate * scale * direction, action_set, rows), mean, square, top
 
         nothing = (jnp.full(rows.shape[0], jnp.nan, action.dtype), action, jnp.zeros_like(action))
-        square = jnp.zeros_like(action if separable else action[:, :1])
+        square = jnp.zeros_like(action if action_set.separable else action[:, :1])
         last, _, _, top = jax.lax.fori_loop(0, self.steps, step, (action, jnp.zeros_like(action), square, nothing))
         value, gradient = value_and_gradient(critic, rows, last)
         value, action, gradient = better(top, (value, last, gradient))

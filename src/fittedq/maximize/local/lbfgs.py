@@ -19,7 +19,6 @@ from fittedq.maximize.base import (
     comparable,
     first_order_residual,
     given,
-    is_box,
     moved,
     search_rows,
     step_scale,
@@ -122,7 +121,7 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
 
     def direction(self, search: Search, obs: Float[Arr, "n s"], action_set: AbstractActionSet) -> Float[Arr, "n m"]:
         """H D ∇q on the free coordinates by the two-loop recursion; the scaled gradient where that does not ascend."""
-        if is_box(action_set):
+        if action_set.separable:
             low, high = action_set.bounds(obs)
             outward = jnp.where(search.gradient > 0, search.action >= high, search.action <= low)
             free = (~outward).astype(search.gradient.dtype)
@@ -140,7 +139,7 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
         for (s, y), use in zip(pairs, usable, strict=True):
             ratio = jnp.sum(s * y, axis=-1, keepdims=True) / jnp.maximum(jnp.sum(y * y, -1, keepdims=True), 1e-30)
             inverse_scale = jnp.where(use, ratio, inverse_scale)
-        if not is_box(action_set):
+        if not action_set.separable:
             return bounded(inverse_scale * gradient)
         direction, weights = gradient, []
         for (s, y), inverse in zip(reversed(pairs), reversed(inverses), strict=True):

@@ -19,7 +19,6 @@ from fittedq.maximize.base import (
     Status,
     best,
     given,
-    is_box,
     search_rows,
     value_and_gradient,
 )
@@ -46,7 +45,7 @@ class ScipyLBFGSB(AbstractMaximizer[AbstractCritic]):
         key: PRNGKeyArray | None = None,
     ) -> Solution:
         del key
-        if not is_box(action_set):
+        if not action_set.separable:
             raise UserError(
                 f"L-BFGS-B: found the action set {type(action_set).__name__}, expected a box; use ProjectedLBFGS, "
                 "which takes any set that has a projection."

@@ -12,15 +12,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.mixed import Mixed
-from fittedq.actions.polytope import Polytope
+from fittedq.actions.region import Region
 from fittedq.arrays import Arr
-from fittedq.errors import UserError, nearest
-from fittedq.maximize.base import Solution, Status, is_box
+from fittedq.errors import UserError
+from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Local, Runs, Upper, networks
+from fittedq.maximize.proofs.combine import combination
+from fittedq.maximize.region import actions_per_state, region_of
 from fittedq.types import AbstractCritic
 
-BATCH = 256
+BOXES_AT_ONCE = 256
 """Boxes bounded at once: enough for the matrix products, few enough for the cache."""
 WINDOW = 64
 """Subtrees open at once before another state begins: a bound on memory, since each has a network of its own."""
@@ -66,92 +67,32 @@ def certified(
     Errors: `UserError` for a critic, an activation or an action set that no bound is known for.
     """
     started = time.perf_counter()
-    search = _Search(critic, obs, action_set, tol, activation, combine)
+    search = _BoxSearch(critic, obs, action_set, tol, activation, combine)
     search.seed(warm_start)
     search.run(started, time_limit, state_time_limit)
     return search.solution()
 
 
-def _min_of(uppers: list[Upper]) -> Upper:
-    """The least over θ of max_ε θ L_1(ε) + (1 − θ) L_2(ε), member after member: it bounds max_ε min_j L_j(ε).
-
-    Convex and piecewise linear in θ with a kink where a coefficient changes sign: the least is at a kink or an end.
-    """
-    best = uppers[0]
-    for other in uppers[1:]:
-        change = best.slope - other.slope
-        kinks = np.clip(np.divide(-other.slope, change, out=np.zeros_like(change), where=change != 0), 0, 1)
-        share = np.concatenate([np.zeros((len(kinks), 1)), np.ones((len(kinks), 1)), kinks], axis=1)
-        constant = share * best.constant[:, None] + (1 - share) * other.constant[:, None]
-        slope = share[:, :, None] * best.slope[:, None] + (1 - share)[:, :, None] * other.slope[:, None]
-        winner = np.argmin(constant + np.abs(slope).sum(axis=2), axis=1)
-        row = np.arange(len(winner))
-        chosen = share[row, winner][:, None]
-        benefit = chosen * best.benefit + (1 - chosen) * other.benefit
-        best = Upper(constant[row, winner], slope[row, winner], benefit)
-    return best
-
-
-def _mean_of(uppers: list[Upper]) -> Upper:
-    return Upper(*(np.mean(parts, axis=0) for parts in zip(*uppers, strict=True)))
-
-
-COMBINATIONS = {"min": (_min_of, np.min), "mean": (_mean_of, np.mean)}
-"""How an ensemble becomes one critic: its bounds, its values."""
-
-
-class _Region:
-    """A(s) for the search: boxes around what of it they hold, points in it, and the rows of a polytope.
+class _Domain:
+    """The region of the search, boxes around what of it they hold, and actions in it, which are of type `dtype`.
 
     The rows are relaxed by the rounding of `contains`: whatever it accepts is searched.
     """
 
-    def __init__(self, action_set: AbstractActionSet, obs: np.ndarray):
-        inner = action_set.inner if isinstance(action_set, Mixed) else action_set
-        if not (is_box(inner) or isinstance(inner, Polytope)):
-            raise UserError(
-                f"certified maximum: found the action set {type(action_set).__name__}, expected a Box, StateBox, "
-                "Polytope, or one of them with integer coordinates (Mixed)."
-            )
-        self.action_set, self.obs, m = action_set, obs, action_set.size
-        self.whole = np.zeros(m, bool)
-        self.whole[list(getattr(action_set, "integer", ()))] = True
-        low, high = (np.asarray(bound, float) for bound in action_set.bounds(obs))
-        self.low, self.high = (np.array(np.broadcast_to(bound, (len(obs), m))) for bound in (low, high))
-        bad = ~((self.low <= self.high) & np.isfinite(self.low) & np.isfinite(self.high))
-        if bad.any():
-            row, axis = np.argwhere(bad)[0]
-            raise UserError(
-                f"certified maximum: at state {row} dimension {axis} is [{self.low[row, axis]}, "
-                f"{self.high[row, axis]}], expected finite numbers, low ≤ high."
-            )
-        self.dtype: Any = np.float64
-        self.least, self.most = self.low, self.high
-        """The ends of `low` and `high` that are actions: rounded inwards."""
-        self.rows, self.limits = np.zeros((0, m)), np.zeros(0)
-        self.inside = np.zeros((0, m))
+    def __init__(self, action_set: AbstractActionSet, obs: np.ndarray, region: Region, dtype: Any):
+        self.action_set, self.obs, self.dtype = action_set, obs, dtype
+        self.rows, self.exact_limits, self.whole = region.matrix, region.bound, region.integer
+        self.inside = action_set.interior
         """A point inside the polytope, or inside each of its slices."""
-        if isinstance(inner, Polytope):
-            self.rows, self.inside = np.asarray(inner.matrix), _inside(action_set)
-            reach = np.maximum(np.abs(np.asarray(inner.low)), np.abs(np.asarray(inner.high)))
-            self.largest = np.abs(self.rows) @ reach + np.abs(np.asarray(inner.bound))
-            self.exact_limits = np.asarray(inner.bound)
-
-    def in_precision(self, dtype: Any) -> None:
-        """Actions are of this type, and so is the rounding of `contains`."""
-        self.dtype = dtype
-        if len(self.rows):
-            self.limits = self.exact_limits + 4 * (self.rows.shape[1] + 4) * np.finfo(dtype).eps * self.largest
-            # The hull was found by a linear program, to its tolerance; `contains` knows the outer box only.
-            low, high = np.asarray(self.action_set.low), np.asarray(self.action_set.high)
-            room = 1e-6 * (high - low)
-            self.low = np.where(self.whole, self.low, np.maximum(self.low - room, low))
-            self.high = np.where(self.whole, self.high, np.minimum(self.high + room, high))
-        else:
-            ends = (np.asarray(end, float) for end in self.action_set.bounds(self.obs, dtype))
-            self.least, self.most = (np.broadcast_to(end, self.low.shape) for end in ends)
-            # What is proven is proven of the set and of its actions.
-            self.low, self.high = np.minimum(self.low, self.least), np.maximum(self.high, self.most)
+        reach = np.maximum(np.abs(np.asarray(action_set.low)), np.abs(np.asarray(action_set.high)))
+        self.largest = np.abs(self.rows) @ reach + np.abs(self.exact_limits)
+        self.limits = self.exact_limits + 4 * (self.rows.shape[1] + 4) * np.finfo(dtype).eps * self.largest
+        self.low, self.high = region.low, region.high
+        ends = (np.asarray(end, float) for end in action_set.bounds(obs, dtype))
+        self.least, self.most = (np.broadcast_to(end, self.low.shape) for end in ends)
+        """The ends of `low` and `high` that are actions: rounded inwards."""
+        # What is proven is proven of the set and of its actions.
+        self.low, self.high = np.minimum(self.low, self.least), np.maximum(self.high, self.most)
 
     def points(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Allowed actions nearby, in the critic's own precision."""
@@ -232,19 +173,6 @@ class _Region:
         return upper._replace(constant=constant + 1e-13 * (size + used), slope=slope)
 
 
-def _inside(action_set: AbstractActionSet) -> Float[np.ndarray, "k m"]:
-    if not isinstance(action_set, Mixed):
-        assert isinstance(action_set, Polytope)
-        return np.asarray(action_set.inner)[None]
-    rest = [axis for axis in range(action_set.size) if axis not in action_set.coordinates]
-    points = np.empty((len(action_set.slices), action_set.size))
-    for point, setting, others in zip(points, action_set.settings, action_set.slices, strict=True):
-        point[list(action_set.coordinates)] = setting
-        if others is not None:
-            point[rest] = others.inner if isinstance(others, Polytope) else others.center
-    return points
-
-
 class Subtree:
     """Open boxes of one state under networks of their own: those of the critics, linear neurons merged.
 
@@ -265,7 +193,7 @@ class Subtree:
         return boxes.select(order[:most])
 
 
-class _Search:
+class _BoxSearch:
     """One batch of problems: incumbents, subtrees with open boxes, and what is settled, per state."""
 
     def __init__(
@@ -279,19 +207,14 @@ class _Search:
     ):
         if not tol > 0:
             raise UserError(f"certified maximum: tol is {tol}, expected a number above 0, for example 1e-3.")
-        if combine not in COMBINATIONS:
-            raise UserError(f"certified maximum: combine is {combine!r}; {nearest(combine, COMBINATIONS)}")
-        obs = np.asarray(obs)
-        if obs.ndim != 2 or not np.isfinite(obs).all():
-            raise UserError(f"certified maximum: obs has shape {obs.shape}, expected finite numbers of shape (b, s).")
-        self.region = _Region(action_set, obs)
+        self.combination = combination("certified maximum", combine)
+        obs, region = np.asarray(obs), region_of("certified maximum", action_set, obs)
         members = networks(critic, obs.shape[1], action_set.size, activation)
         self.action_type = np.float32 if members[0].unit > 2.0**-53 else np.float64
-        self.region.in_precision(self.action_type)
-        self.low, self.high = self.region.low, self.region.high
+        self.domain = _Domain(action_set, obs, region, self.action_type)
+        self.low, self.high = self.domain.low, self.domain.high
         self.members = [FoldedNetwork(member, obs.astype(float), self.low, self.high) for member in members]
         self.activation = members[0].activation
-        self.combine_bounds, self.combine_values = COMBINATIONS[combine]
         self.own = np.max([member.own for member in self.members], axis=0)
         self.tol = tol
         count = len(obs)
@@ -314,8 +237,8 @@ class _Search:
     def evaluate(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """q rounded down, in float64; −∞ for an action that is not allowed."""
         values = [member.values(state, action)[0] for member in self.members]
-        value = self.combine_values(values, axis=0) - self.own[state]
-        return np.where(self.region.allowed(state, action), value, -np.inf)
+        value = self.combination.value(values, axis=0) - self.own[state]
+        return np.where(self.domain.allowed(state, action), value, -np.inf)
 
     def offer(self, state: np.ndarray, action: np.ndarray, value: np.ndarray) -> np.ndarray:
         """Take better incumbents; the states that improved."""
@@ -332,22 +255,16 @@ class _Search:
         fixed = np.random.default_rng(0).uniform(size=(STARTS, m))
         fixed[0] = 0.5
         starts = self.low[:, None] + (self.high - self.low)[:, None] * fixed
-        starts[:, : len(self.region.inside)] = self.region.inside[:STARTS]
+        starts[:, : len(self.domain.inside)] = self.domain.inside[:STARTS]
         if warm_start is not None:
-            given = np.asarray(warm_start, float)
-            given = given[:, None] if given.ndim == 2 else given
-            if given.ndim != 3 or given.shape[0] != count or given.shape[2] != m:
-                raise UserError(
-                    f"certified maximum: warm_start has shape {np.shape(warm_start)}, expected ({count}, {m}) or "
-                    f"({count}, k, {m}): actions for every state."
-                )
+            given = actions_per_state("certified maximum", warm_start, count, m)
             given = np.where(np.isfinite(given), given, self.action[:, None])
             starts = np.concatenate([given, starts], axis=1)
         k = starts.shape[1]
         for first in range(0, count, 256):
             rows = np.arange(first, min(first + 256, count))
             state = np.repeat(rows, k)
-            action = self.region.points(state, starts[rows].reshape(-1, m))
+            action = self.domain.points(state, starts[rows].reshape(-1, m))
             value = self.evaluate(state, action)
             self.offer(state, action, value)
             top = np.argsort(-value.reshape(-1, k), axis=1)[:, :CLIMBED]
@@ -367,7 +284,7 @@ class _Search:
         for _ in range(steps):
             direction = gradient * width
             direction = direction / np.maximum(np.abs(direction).max(axis=1, keepdims=True), 1e-300)
-            moved = self.region.points(state, action + step[:, None] * direction * width)
+            moved = self.domain.points(state, action + step[:, None] * direction * width)
             new_value, new_gradient = self._climbing(state, moved)
             better = new_value > value
             step = np.where(better, 2 * step, step / 4)
@@ -379,7 +296,7 @@ class _Search:
     def _climbing(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = zip(*(member.values(state, action, gradient=True) for member in self.members), strict=True)
         value = np.stack(values)
-        if self.combine_values is np.mean:
+        if self.combination.value is np.mean:
             return value.mean(axis=0), np.mean(gradients, axis=0)
         least = value.argmin(axis=0)
         row = np.arange(len(state))
@@ -389,8 +306,8 @@ class _Search:
         """Until every state is settled or the time is up; a bound for the whole box comes first, for every state."""
         count = len(self.low)
         waiting: deque[tuple[int, Boxes]] = deque()
-        for first in range(0, count, BATCH):
-            waiting.extend(self.roots(np.arange(first, min(first + BATCH, count))))
+        for first in range(0, count, BOXES_AT_ONCE):
+            waiting.extend(self.roots(np.arange(first, min(first + BOXES_AT_ONCE, count))))
         active: deque[Subtree] = deque()
         spent, before = np.zeros(count), time.perf_counter()
         while waiting or active:
@@ -417,7 +334,7 @@ class _Search:
 
     def roots(self, state: np.ndarray) -> list[tuple[int, Boxes]]:
         """What is left of each state's whole box once it is bounded, the networks whole."""
-        low, high, _ = self.region.shrunk(self.low[state], self.high[state])
+        low, high, _ = self.domain.shrunk(self.low[state], self.high[state])
         boxes = Boxes(low, np.maximum(low, high), np.full(len(state), np.inf))
         runs = [member.runs(state) for member in self.members]
         layers, upper, center, radius = self.bounded(runs, boxes)
@@ -457,7 +374,7 @@ class _Search:
     def next_batch(self, active: deque[Subtree]) -> list[tuple[Subtree, Boxes]]:
         """Open boxes of the subtrees whose turn it is; those with nothing to prove, or no time left, settle."""
         batch: list[tuple[Subtree, Boxes]] = []
-        room = BATCH
+        room = BOXES_AT_ONCE
         while active and room > 0:
             subtree = active.popleft()
             bound = subtree.boxes.bound
@@ -502,8 +419,8 @@ class _Search:
         """(the enclosures, a linear upper bound on each box, the box's centre, its radius)."""
         center, radius = _around(boxes.low, boxes.high)
         layers = [member.enclose(center, radius) for member in runs]
-        upper = self.combine_bounds([member.upper(layer) for member, layer in zip(runs, layers, strict=True)])
-        return layers, self.region.dual(upper, center, radius), center, radius
+        upper = self.combination.bound([member.upper(layer) for member, layer in zip(runs, layers, strict=True)])
+        return layers, self.domain.dual(upper, center, radius), center, radius
 
     def children(
         self,
@@ -530,15 +447,15 @@ class _Search:
         run, boxes = run[is_open], boxes.select(is_open)
         row = state[run]
         smaller = self.cut(row, boxes, slope[is_open], radius[is_open], rounding[run])
-        low, high, kept = self.region.shrunk(smaller.low, smaller.high)
+        low, high, kept = self.domain.shrunk(smaller.low, smaller.high)
         smaller = Boxes(low, high, boxes.bound).select(kept)
         return self.split(state, run[kept], boxes.select(kept), smaller, upper.benefit[is_open][kept], rounding)
 
     def look(self, state: np.ndarray, center: np.ndarray, radius: np.ndarray, upper: Upper, runs: list[Runs]) -> None:
         """Evaluate the critic where the bounds are greatest; what improves climbs."""
-        corner, polytope = center + np.sign(upper.slope) * radius, len(self.region.rows) > 0
-        corner = self.region.pulled(corner) if polytope else self.region.points(state, corner)
-        value = self.combine_values([member.values(corner) for member in runs], axis=0)
+        corner, polytope = center + np.sign(upper.slope) * radius, len(self.domain.rows) > 0
+        corner = self.domain.pulled(corner) if polytope else self.domain.points(state, corner)
+        value = self.combination.value([member.values(corner) for member in runs], axis=0)
         better = value > self.value[state]
         if not better.any():
             return
@@ -578,7 +495,7 @@ class _Search:
         low, high, bound = boxes
         row, width, old = np.arange(len(low)), high - low, before.high - before.low
         kept = np.divide(width, old, out=np.ones_like(width), where=old > 0)
-        whole = self.region.whole
+        whole = self.domain.whole
         middle = (low + high) / 2
         left_end = np.where(whole, np.floor(middle), middle)
         right_end = np.where(whole, left_end + 1, middle)
