@@ -80,7 +80,6 @@ def overrides(cls: type) -> list[str]:
 
 
 OVERRIDES = {
-    "Box.admissible": "in a box a squashed action is in the set already: methods there pay for no projection",
     "Likelihood.prepare": "only a model keeps statistics of its data; every other loss leaves its component as it is",
     "SVG.measure": "only a method with a model measures; the others have nothing to say",
     "SVG.measure_every": "as `measure`",
