@@ -124,8 +124,8 @@ def test_a_batch_size_may_change_while_batches_wait(tmp_path: Path) -> None:
         ({"normalize_obs": True}, "keeps its normalize_obs"),
         ({"critic_learning_rat": 1}, "did you mean 'critic_learning_rate'"),
         ({"eval_evry": 1}, "did you mean 'eval_every'"),
-        ({"critic_learning_rate": -1}, "critic_learning_rate: found -1.0, expected a number above 0"),
-        ({"eval_every": "x"}, "eval_every: found 'x'"),
+        ({"critic_learning_rate": -1.0}, "critic_learning_rate: found -1.0, expected a number above 0"),
+        ({"eval_every": -1}, "eval_every: found -1"),
     ],
 )
 def test_what_a_run_keeps_is_refused_and_nothing_is_written(copy: Path, change: dict[str, Any], why: str) -> None:
@@ -204,5 +204,5 @@ def test_the_commands_assignments_are_those_of_train(copy: Path, capsys: pytest.
     words = itertools.chain.from_iterable(("--set", word) for word in ("noise-sigma=0.4", "eval_every=20", "steps=80"))
     assert main(["resume", str(copy), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["step"] == 80
-    assert main(["resume", str(copy), "--set", "hidden=4"]) == 2
+    assert main(["resume", str(copy), "--set", "hidden=4,4"]) == 2
     assert "--set: a run keeps its hidden" in capsys.readouterr().err

@@ -36,6 +36,7 @@ def train(
     data: Dataset | str | Path | None = None,
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
+    start: Agent | str | Path | None = None,
     **settings: Any,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
@@ -46,7 +47,8 @@ def train(
     bar; the replay starts with `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's
     box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
     early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report, looked
-    at after each (every 1 000 steps, and at evaluations). Further settings are the algorithm's and the training loop's
+    at after each (every 1 000 steps, and at evaluations). `start` is an agent, or its folder, whose networks are the
+    first ones. Further settings are the algorithm's and the training loop's
     (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
@@ -61,6 +63,7 @@ def train(
         eval_env=eval_env,
         data=None if data is None else Dataset.of(data, "data"),
         action_set=action_set,
+        start=_agent(start),
     )
     return _to_the_end(run, stop_when, progress)
 
@@ -79,14 +82,16 @@ def fit(
     progress: bool = False,
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
+    start: Agent | str | Path | None = None,
     **settings: Any,
 ) -> Agent:
     """Learn from logged transitions alone (a `Dataset` or its folder) and return the last agent.
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
-    the dataset's box for the controller, as in `train`; the rows stay. `stop_when` is `train`'s. `features=`
-    (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and `FitSettings`'.
+    the dataset's box for the controller, as in `train`; the rows stay. `stop_when` and `start` are `train`'s.
+    `features=` (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and
+    `FitSettings`'.
     """
     every = {} if eval_every is None else {"eval_every": eval_every}
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
@@ -101,6 +106,7 @@ def fit(
         folder=folder,
         eval_env=eval_env,
         action_set=action_set,
+        start=_agent(start),
     )
     return _to_the_end(run, stop_when, progress)
 
@@ -117,6 +123,7 @@ def stream(
     progress: bool = False,
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
+    start: Agent | str | Path | None = None,
     report_every: int | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 5,
@@ -146,6 +153,7 @@ def stream(
         folder=None if out is None else place(out, "out"),
         eval_env=eval_env,
         action_set=action_set,
+        start=_agent(start),
     )
     return _told(run, run.reports(stop_when), progress, depth=2)
 
@@ -198,6 +206,10 @@ def load(
     holds code.
     """
     return find_agent(place(path, "path"), action_set, features)
+
+
+def _agent(start: Agent | str | Path | None) -> Agent | None:
+    return start if start is None or isinstance(start, Agent) else find_agent(place(start, "start"))
 
 
 def _told(run: Run, reports: Reports, progress: bool, depth: int) -> Reports:

@@ -22,7 +22,7 @@ from fittedq.errors import UserError
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, duration, shown
 from fittedq.runs.report import Report
-from fittedq.runs.run import Run
+from fittedq.runs.run import Run, find_agent
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports
 from fittedq.settings import parse_assignments
@@ -66,6 +66,8 @@ class Train(NamesEnv):
     """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
     gap_every: int = 0
     """Steps between looks at the amortization gap (metrics gap/…) on some of the states learned from; 0: none."""
+    start: MaybePath = None
+    """A run (its best agent) or an agent whose networks are the first ones."""
     stop_when: StopCondition = None
     """Stop and save once this holds, such as "eval_mean > -150 and step > 10000": any figures of metrics.jsonl, the
     newest of each; + - * /, comparisons, and, or, not, abs, min, max."""
@@ -98,6 +100,7 @@ class Train(NamesEnv):
             folder=folder,
             eval_env=eval_env,
             action_set=Limits(self.limit, self.integer) if self.limit or self.integer else None,
+            start=None if self.start is None else find_agent(self.start),
         )
         return follow(run, self.stop_when, as_json=self.json)
 

@@ -274,7 +274,9 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What must agree for one run to continue another: all but how long, how often looked at, versions, and what was
     changed by resuming."""
     same = {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed")}
-    return same | {"settings": first_settings(config)}
+    # Runs that began with networks of their own have none, in folders of all ages.
+    start = {"start": config["start"]} if "start" in config else {}
+    return same | {"settings": first_settings(config)} | start
 
 
 @contextmanager

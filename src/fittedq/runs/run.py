@@ -42,6 +42,7 @@ from fittedq.runs.changes import as_json, check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
+from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.settings import described as described_fields
@@ -78,6 +79,7 @@ class Run:
         folder: Path | None = None,
         eval_env: AnyEnv | None = None,
         action_set: AbstractActionSet | Limits | None = None,
+        start: Agent | None = None,
     ):
         keep_programs()
         cls = algorithms.find(algorithm)
@@ -113,6 +115,7 @@ class Run:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
         try:
             self._check_parts()
+            self._begin_with(start)
         except BaseException:
             self.trainer.close()
             raise
@@ -124,6 +127,11 @@ class Run:
         self._checkpoint: Path | None = None
         """The last one saved or restored."""
         self._compiling = 0.0
+
+    def _begin_with(self, start: Agent | None) -> None:
+        self._origin_of_start = None if start is None else origin_of(start)
+        if start is not None:
+            begin_with(self.trainer, self.algorithm, start, self.train_settings.normalize_obs)
 
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
@@ -219,6 +227,7 @@ class Run:
             **dataclasses.asdict(self.schedule),
             "settings": {name: as_json(value) for name, value in settings.items()},
             "versions": versions(),
+            **({} if self._origin_of_start is None else {"start": self._origin_of_start}),
         }
 
     def agent(self) -> Agent:
@@ -252,6 +261,8 @@ class Run:
         """Claim the run folder, unless that was done."""
         if self.folder is not None and not self.folder.claimed:
             self.folder.create(self.config())
+            if self._origin_of_start is not None:
+                self._save()  # no file but this one knows what it begins with
 
     def restore(self) -> None:
         """Continue from the folder's last whole checkpoint, or from the start where none was reached."""
@@ -263,6 +274,11 @@ class Run:
             self.notes += [f"{problem} Falling back to {path.name}." for problem in problems]
             if not exact:
                 self.notes.append("The environment could not be brought back exactly: a new episode begins.")
+        elif "start" in self.folder.config():
+            raise UserError(
+                f"run folder {self.folder.path} was begun with an agent's networks, and came to no checkpoint that "
+                "holds them; begin it again, with the same start."
+            )
         else:
             self.notes.append("The run came to no checkpoint: it begins at step 0.")
         unreadable = self.folder.rewind(self.trainer.step)

@@ -81,6 +81,11 @@ class AbstractTrainer(abc.ABC):
         """The live approximators."""
 
     @abc.abstractmethod
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        """Before the first step: take `nets`, of the same shapes, for the first ones, live and frozen, and `moments`,
+        which they were learned under, for the normalization."""
+
+    @abc.abstractmethod
     def moments(self) -> RunningMoments | None:
         """The normalization of observations, where there is one."""
 

@@ -17,9 +17,9 @@ from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS
 from fittedq.trainers.learner import MEASURED, Learner, measured
-from fittedq.trainers.rows import Rows, reward_range, spread
+from fittedq.trainers.rows import Rows, check_same_moments, reward_range, spread
 from fittedq.trainers.settings import FitSettings
-from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
+from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Approximators
 
 
@@ -34,12 +34,12 @@ class BatchTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._rows = Rows(dataset, settings.normalize_obs)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        fqi.check_batches()
+        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi.check_batches()
         check_model(state.nets, self.seen_obs(settings.batch_size))
-        self.watch = Watch(algorithm, fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set)
         self.watch.see(reward_range(dataset))
-        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
@@ -64,6 +64,10 @@ class BatchTrainer(AbstractTrainer):
 
     def nets(self) -> Approximators:
         return self.learner.state.nets
+
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        check_same_moments(moments, self._rows.moments)
+        self.learner.state = begun_with(self._fqi, self.learner.state, nets)
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments

@@ -26,7 +26,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, measured
 from fittedq.trainers.rows import normalize_rows, spread
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
+from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Approximators, Transition
 
 
@@ -191,6 +191,11 @@ class CompiledTrainer(AbstractTrainer):
 
     def nets(self) -> Approximators:
         return self._state.learner.nets
+
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        learner = begun_with(self._fqi, self._state.learner, nets)
+        kept = self._state.moments if moments is None else jax.tree.map(jnp.asarray, moments)
+        self._state = eqx.tree_at(lambda state: (state.learner, state.moments), self._state, (learner, kept))
 
     def moments(self) -> RunningMoments | None:
         return to_host(self._state.moments) if self._settings.normalize_obs else None

@@ -24,7 +24,7 @@ from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
 from fittedq.trainers.rows import reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, to_arrays
-from fittedq.types import Approximators, Transition
+from fittedq.types import Approximators, Transition, sized
 
 
 class GrowingTrainer(AbstractTrainer):
@@ -52,12 +52,17 @@ class GrowingTrainer(AbstractTrainer):
             self._packed = np.concatenate([np.asarray(data.rows(rows), np.float32) for rows in data.chunks()])
         self._collected: list[np.ndarray] = []
         self._taken, self._due = 0, False
+        self._start: Approximators | None = None
+        """The networks it was told to begin with."""
+        self._start_moments: RunningMoments | None = None
         self._fitted: FittedTrainer | None = None
         self.watch = Watch(algorithm, algorithm.template(self.action_set), self.action_set)
         if data is not None:
             self.watch.see(reward_range(data))
         key = jax.random.key_data(jax.random.key(seed))
-        self._first = strong(jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key)))
+        self._first: Approximators = strong(
+            jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key))
+        )
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         """About `steps` environment steps and the iterations among them, as far as a second or an iteration goes."""
@@ -128,13 +133,20 @@ class GrowingTrainer(AbstractTrainer):
             settings = FitSettings(normalize_obs=self._settings.normalize_obs)
             self._fitted = FittedTrainer(self._algorithm, dataset, settings, self._seed)
             self._fitted.watch = self.watch
+            if self._start is not None:
+                self._fitted.begin_with(self._start, None)
+            moments = moments or self._start_moments
         self._fitted.grow(dataset, moments)
 
     def nets(self) -> Approximators:
         return self._first if self._fitted is None else self._fitted.nets()
 
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        self._first = self._start = strong(jax.tree.map(jnp.asarray, nets))
+        self._start_moments = moments
+
     def moments(self) -> RunningMoments | None:
-        return None if self._fitted is None else self._fitted.moments()
+        return self._start_moments if self._fitted is None else self._fitted.moments()
 
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
@@ -155,6 +167,10 @@ class GrowingTrainer(AbstractTrainer):
             "rng": self._rng.bit_generator.state,
             "source": source_meta,
         }
+        if self._start is not None:
+            arrays |= to_arrays("nets", self._start)
+            arrays |= {} if self._start_moments is None else to_arrays("start_moments", self._start_moments)
+            meta["started"] = True
         if self._fitted is not None:
             fitted_arrays, meta["fitted"], _ = self._fitted.snapshot()
             arrays |= {f"fitted/{name}": array for name, array in fitted_arrays.items()}
@@ -170,6 +186,10 @@ class GrowingTrainer(AbstractTrainer):
         known = rows["replay"].all()
         self._packed, collected = known[: meta["packed"]], known[meta["packed"] :]
         self._collected = [collected] if len(collected) else []
+        if meta.get("started"):
+            normalized = self._settings.normalize_obs
+            moments = from_arrays("start_moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
+            self.begin_with(from_arrays("nets", sized(self._first, arrays), arrays), moments)
         if "fitted" in meta:
             normalized = self._settings.normalize_obs
             moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None

@@ -23,7 +23,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import normalize_rows, reward_range, spread
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import Arrays, check_model, from_arrays, initial_state, to_arrays
+from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Approximators, Transition
 
 
@@ -48,15 +48,15 @@ class HostTrainer(AbstractTrainer):
             "choose smaller ones",
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
-        fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        fqi.check_batches()
+        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi.check_batches()
         check_model(state.nets, source.obs)
-        self.watch = Watch(algorithm, fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set)
         if data is not None:
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
-        self.learner = Learner(fqi, state, self.obs_size, self.action_set.size)
+        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size)
         self._policy = self.learner.host_policy()
         self._waiting: list[np.ndarray] = []
         """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
@@ -167,6 +167,11 @@ class HostTrainer(AbstractTrainer):
 
     def nets(self) -> Approximators:
         return self.learner.state.nets
+
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        self.learner.state = begun_with(self._fqi, self.learner.state, nets)
+        self._moments = moments
+        self._policy = self.learner.host_policy()
 
     def moments(self) -> RunningMoments | None:
         return self._moments

@@ -21,7 +21,7 @@ from fittedq.template.fits import WholeFit
 from fittedq.template.fqi import Update
 from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.rows import CHUNK, Rows, chunks, filled, reward_range, spread
+from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, chunks, filled, reward_range, spread
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
@@ -237,6 +237,10 @@ class FittedTrainer(AbstractTrainer):
 
     def nets(self) -> Approximators:
         return self._nets
+
+    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+        check_same_moments(moments, self._rows.moments)
+        self._first = self._nets = jax.tree.map(jnp.asarray, nets)
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments

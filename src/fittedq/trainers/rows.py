@@ -55,6 +55,18 @@ HELD_IN_MEMORY = 2**30
 """Bytes of packed rows up to which a dataset is read into memory once."""
 
 
+def check_same_moments(given: RunningMoments | None, own: RunningMoments | None) -> None:
+    """A UserError where networks that were learned under `given` would read a dataset normalized by its `own`."""
+    if given is not None and own is not None:
+        if all(np.array_equal(one, other) for one, other in zip(vars(given).values(), vars(own).values(), strict=True)):
+            return
+        raise UserError(
+            "its networks read observations normalized as in other data than these; train it in an environment, or "
+            "take an agent that was fitted to the same dataset or with normalize_obs=false.",
+            argument="start",
+        )
+
+
 class Rows:
     """A dataset's packed rows, observations normalized; read into memory once where they fit.
 

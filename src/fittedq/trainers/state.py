@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -34,6 +35,12 @@ def initial_state(
         return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
 
     return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+
+
+def begun_with(fqi: FQI, state: LearnerState, nets: Approximators) -> LearnerState:
+    """A first state with other first approximators."""
+    nets = jax.tree.map(jnp.asarray, nets)
+    return dataclasses.replace(state, nets=nets, frozen=fqi.sync.freeze(nets))
 
 
 def check_memory(
