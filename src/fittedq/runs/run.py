@@ -26,7 +26,6 @@ from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.linear import AbstractFeatures
 from fittedq.approx.models import KnownModel
-from fittedq.approx.trees import TreeCritic
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.flat import FlatEnv
@@ -136,7 +135,7 @@ class Run:
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
         nets, schedule = self.trainer.nets(), self.schedule
-        if schedule.gap_every and (nets.policy is None or nets.critic is None or isinstance(nets.critic, TreeCritic)):
+        if schedule.gap_every and (nets.policy is None or nets.critic is None or not nets.critic.has_gradient):
             raise UserError(
                 f"{self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, to compare; "
                 "leave it 0.",

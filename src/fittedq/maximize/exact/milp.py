@@ -20,7 +20,6 @@ from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, networks
 from fittedq.maximize.proofs.combine import combination
-from fittedq.maximize.proofs.relax import PiecewiseLinear
 from fittedq.maximize.region import Rows, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
 
@@ -116,7 +115,7 @@ def _check_piecewise_linear(members: Sequence[Network], action_size: int) -> Non
                 f"milp: found an action set of {action_size} dimensions, expected {len(member.center)}, those of the "
                 "critic."
             )
-        if not isinstance(member.activation, PiecewiseLinear):
+        if member.activation.kink is None:
             raise UserError(
                 "milp: found an activation that is not piecewise linear, expected relu or leaky_relu; use `certified`, "
                 "which bounds smooth ones."
@@ -190,9 +189,8 @@ def _member(
     radius: np.ndarray,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], float, float]:
     """The neurons of one network: (its output as columns and weights [1, n], their constant, its sensitivity)."""
-    network = member.network
-    assert isinstance(network.activation, PiecewiseLinear)
-    kink = network.activation.kink
+    network, kink = member.network, member.network.activation.kink
+    assert kink is not None
     enclosures = member.runs(np.array([state])).enclose(center[None], radius[None])
     # The inputs of a layer: columns with their share in the layer's pre-activations, and a constant.
     by_action = network.layers[0].weight[-len(x) :] / network.half_width[:, None]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from fittedq.approx.host import to_host
 from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
-from fittedq.maximize.proofs.relax import Band, PiecewiseLinear, Relaxation, relaxation
+from fittedq.maximize.proofs.relax import Band, Relaxation, relaxation
 
 LAYER_NORM_EPSILON = 1e-5
 SAFETY = 64
@@ -405,7 +405,7 @@ class Runs:
         below = [self.activation.slope_below(layer.band) for layer in layers]
         upper, incoming = self.backward(layers, below)
         least = upper
-        if isinstance(self.activation, PiecewiseLinear) and slope_steps:
+        if self.activation.kink is not None and slope_steps:
             rates = [_per_half_range(*layer.range) for layer in layers]
             for step in range(slope_steps):
                 arguments = self.at_greatest(layers, below, incoming, upper)
@@ -526,9 +526,10 @@ class FoldedNetwork:
         again a network. Those that are zero go.
         """
         whole = Local(self.piece, self.offset[state], self.margins[state], float(self.own[state]))
-        if not isinstance(self.activation, PiecewiseLinear) or self.piece.layers[0].gain is not None:
+        kink = self.activation.kink
+        if kink is None or self.piece.layers[0].gain is not None:
             return whole
-        kink, weights = self.activation.kink, [layer.weight for layer in (*self.piece.layers, self.piece.last)]
+        weights = [layer.weight for layer in (*self.piece.layers, self.piece.last)]
         biases = [self.offset[state], *(layer.bias for layer in (*self.piece.layers[1:], self.piece.last))]
         for number in range(len(layers) - 1, -1, -1):
             low = layers[number].middle[row] - layers[number].spread[row]
@@ -687,7 +688,7 @@ def _activated(
     """(greatest |f(z)|, the error of f(z)) for z in [low, high] that errs by `error`: a neuron that is off has none."""
     least, greatest = activation.range(low, high)
     size = np.maximum(np.abs(least), np.abs(greatest))
-    if isinstance(activation, PiecewiseLinear):
+    if activation.kink is not None:
         return size, np.where(high + error <= 0, activation.kink, 1.0) * error + 2 * unit * size
     return size, activation.lipschitz * error + ELEMENTARY_ULPS * unit * (1 + size)
 

@@ -26,7 +26,7 @@ class Band(NamedTuple):
 
 
 class PiecewiseLinear(NamedTuple):
-    """f(z) = max(z, kink · z), 0 ≤ kink < 1: ReLU, leaky ReLU."""
+    """f(z) = max(z, kink · z), 0 ≤ kink < 1: ReLU, leaky ReLU. What is smooth has no kink, None."""
 
     value: Callable[[Any], Any]
     kink: float
@@ -63,6 +63,7 @@ class Smooth(NamedTuple):
     lipschitz: float
     curvature: float
     lowest: tuple[float, float] = (-np.inf, -np.inf)
+    kink = None
 
     def derivative(self, z: Reals) -> Reals:
         """f'(z) by a central difference: enough to climb by."""
