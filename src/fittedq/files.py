@@ -9,6 +9,7 @@ whole; a reader beside a writer finds one of the two; and nothing else that lies
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -51,12 +52,18 @@ Listed = dict[str, dict[str, Any]]
 # ---------------------------------------------------------------------- single files
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+
+
 def place(path: Any, argument: str) -> Path:
     """`path`, a text or a Path, as a Path, or a UserError."""
     try:
-        if isinstance(path, str | Path) and b"\0" not in os.fsencode(path):
-            return Path(path)
-    except UnicodeEncodeError:
+        if isinstance(path, str | Path) and str(path) and b"\0" not in os.fsencode(path):
+            if max(map(len, os.fsencode(path).split(b"/"))) <= LONGEST_NAME:
+                return Path(path).expanduser()
+            raise UserError(f"{str(path)[:100]} … has a part of more than {LONGEST_NAME} bytes.", argument=argument)
+    except (UnicodeEncodeError, RuntimeError):  # the latter where nobody has that home
         pass
     raise UserError(f"found {path!r}, expected the name of a file or folder.", argument=argument)
 
@@ -196,15 +203,34 @@ class Lock:
         Lock._held.add(descriptor)
 
     @staticmethod
-    def take(path: Path, *, wait: bool = False) -> Lock | None:
-        """The lock, or None where another process has it."""
-        descriptor = os.open(path, os.O_RDONLY)
+    def take(path: Path, *, wait: bool = False, make: bool = False) -> Lock | None:
+        """The lock, or None where another process has it; `make` makes the file.
+
+        UserError: the name is a link, a pipe, or a second name of some file; what it leads to is nobody's to lock.
+        """
+        # A pipe would be waited for, a link followed.
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_RDWR | os.O_CREAT if make else os.O_RDONLY)
+        try:
+            descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            raise _strange(path) from None
+        found = os.fstat(descriptor)
+        if make and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+            os.close(descriptor)
+            raise _strange(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
             return None
         return Lock(descriptor)
+
+    def note(self, text: str) -> None:
+        """Write into the locked file."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
 
     def holds(self, path: Path) -> bool:
         """Whether what is locked still has this name."""
@@ -231,6 +257,10 @@ class Lock:
 
 
 os.register_at_fork(after_in_child=Lock.let_go)
+
+
+def _strange(path: Path) -> UserError:
+    return UserError(f"{path} is a link or a pipe, expected a file of ours; remove it.")
 
 
 @final
@@ -289,8 +319,8 @@ def left_behind(folder: Path) -> Iterator[Path]:
             continue
         try:
             lock = Lock.take(Path(entry.path))
-        except FileNotFoundError:
-            continue  # someone who sweeps was faster
+        except OSError:
+            continue  # someone who sweeps was faster, or it is another user's
         if lock is not None:
             try:
                 yield Path(entry.path)
@@ -346,7 +376,7 @@ def is_there(path: Path, kind: str) -> bool:
         ours = isinstance(manifest, dict) and manifest.get("kind") == kind
     except UserError:
         # Damaged, and yet certainly ours: no one else gives such names, and nothing else is in it.
-        ours = any(map(_PART.fullmatch, names)) and all(map(_is_ours, names))
+        ours = MANIFEST in names and any(map(_PART.fullmatch, names)) and all(map(_is_ours, names))
     if not ours:
         raise UserError(
             f"{path} holds what is not {article(kind)}'s ({', '.join(sorted(names)[:3])}{', …' * (len(names) > 3)}) "

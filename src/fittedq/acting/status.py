@@ -55,9 +55,12 @@ def checked_fallback(
 ) -> Float[np.ndarray, "m"]:
     """`action`, flat, as the admissible point it is or is next to; else a UserError. Where A depends on s, as far as
     the outer box says."""
-    rows, single = layout.read_flat(action, "fallback")
+    try:
+        rows, single = layout.read_flat(action, "fallback")
+    except UserError as error:
+        raise UserError(f"{error} A fallback is one action, and no batch.") from None
     if not single:
-        raise UserError(f"fallback: found {len(rows)} actions, expected one.")
+        raise UserError("fallback: found a batch, expected one action.")
     refuse_not_finite(rows, layout, "fallback")
     if action_set.reads_obs:
         near = np.clip(rows, np.asarray(action_set.low, np.float32), np.asarray(action_set.high, np.float32))

@@ -33,17 +33,18 @@ class _Refused(Exception):
 
 def parse(command: type, prog: str, arguments: list[str]) -> Any:
     """An instance of `command`, or a UserError."""
+    _refuse_repeated(command, prog, arguments)
     try:
         with _refusing():
             return tyro.cli(command, prog=prog, args=arguments)
     except _Refused as refused:
         event = refused.event
     argument = getattr(event, "argument", None)
-    missing = [one.arg.display_name() for one in getattr(event, "missing_arguments", ())]
+    missing = [one.arg.display_name().rpartition(".")[2] for one in getattr(event, "missing_arguments", ())]
     name = prog.removeprefix("fittedq ")
     unknown = (getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None) or [None])[0]
     if argument is not None and argument.is_positional():
-        missing = [argument.display_name()]
+        missing = [argument.display_name().rpartition(".")[2]]
     elif argument is not None:
         raise UserError(_wrong_value(argument.display_name(), str(argument.lowered.metavar), arguments))
     offered = _help(command, prog, arguments[:1]) or _help(command, prog, [])
@@ -58,6 +59,16 @@ def parse(command: type, prog: str, arguments: list[str]) -> Any:
         raise UserError(f"{name}: found {unknown!r}, expected no further word; `{prog} --help` shows what it takes.")
     what = " and no ".join(missing) or "a part of the command"
     raise UserError(f"{name}: found no {what}; `{prog} --help` shows what it takes.")
+
+
+def _refuse_repeated(command: type, prog: str, arguments: list[str]) -> None:
+    """A UserError for an option that is given twice and takes one value: the parser would drop the first in silence."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    for flag in dict.fromkeys(flag for flag in flags if flags.count(flag) > 1):
+        offered = _help(command, prog, arguments[:1]) + _help(command, prog, [])
+        entry = re.search(rf"{flag}\b.*?(?=\s--[a-z]|\Z)", offered, re.DOTALL)
+        if entry is not None and "(repeatable)" not in entry[0]:
+            raise UserError(f"{flag} is given {flags.count(flag)} times; give it once, with all its values.")
 
 
 def _refusing() -> AbstractContextManager[None]:

@@ -70,7 +70,12 @@ def _run(path: Path) -> list[str]:
         wrong += found
     if not newest_first(folder.checkpoints) and folder.last.exists():
         wrong.append(f"{folder.checkpoints} holds no checkpoint, though the run came to its end: it cannot be resumed.")
-    lines = folder.lines()
+    try:
+        lines = folder.lines()
+    except UserError as error:
+        return [*wrong, str(error)]
+    if not lines and newest_first(folder.checkpoints):
+        wrong.append(f"{folder.metrics_file} is missing or empty, though the run has checkpoints.")
     # A kill may cut the last line short; resuming writes it again.
     unreadable = sum(record is None and line.endswith(b"\n") for line, record in lines)
     if unreadable:

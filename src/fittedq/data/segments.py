@@ -8,7 +8,6 @@ from the disk when no checkpoint names it any more.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.errors import UserError
-from fittedq.files import BLOCK_BYTES, MANIFEST, Listed, check_file, part_name, write_blocks
+from fittedq.files import BLOCK_BYTES, MANIFEST, Listed, check_file, part_name, temporary, write_blocks
 
 SEGMENT_BYTES = 2**22
 """A last segment smaller than this is written again with the rows that follow: else a long run had too many files."""
@@ -65,10 +64,14 @@ def write_rows(
         number = kept[-1]["stop"] if kept else log.first
         if kept and number < log.stop and manifest["files"][kept[-1]["file"]]["bytes"] < SEGMENT_BYTES:
             number = max(kept.pop()["first"], log.first)
-        for segment in kept:
+        for place, segment in enumerate(kept):
             assert before is not None
-            _link(before / segment["file"], into / segment["file"])
-            files[segment["file"]] = manifest["files"][segment["file"]]
+            listed = manifest["files"][segment["file"]]
+            if not _taken_over(before / segment["file"], into / segment["file"], listed):
+                number = max(segment["first"], log.first)
+                del kept[place:]
+                break
+            files[segment["file"]] = listed
         if number < log.stop:
             file = part_name(f"rows-{name}-{number}-{log.stop}", "f32")
             files[file] = write_blocks(into / file, map(_bytes, log.since(number)))
@@ -109,16 +112,21 @@ def _reusable(before: Path | None, manifest: Manifest, name: str, log: RowLog) -
     return segments
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
-    if target.exists():  # the same checkpoint, saved again
-        return
+def _taken_over(source: Path, target: Path, listed: Mapping[str, Any]) -> bool:
+    """Whether `target` is now the same file as `source`, or a whole copy of it where the file system has no links.
+
+    What had that name before, from the same checkpoint saved earlier, is replaced: it may be damaged.
+    """
+    if target.exists() and target.samefile(source):
+        return True
+    unnamed = temporary(target.parent)
     try:
-        os.link(source, target)
+        os.link(source, unnamed)
     except OSError:
-        shutil.copyfile(source, target)
-        with open(target, "rb") as file:
-            os.fsync(file.fileno())
+        with open(source, "rb") as file:
+            return write_blocks(target, iter(lambda: file.read(BLOCK_BYTES), b"")) == dict(listed)
+    os.replace(unnamed, target)
+    return True
 
 
 def _bytes(rows: Float[np.ndarray, "n width"]) -> memoryview:

@@ -73,6 +73,9 @@ class FlatEnv(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         redirect_mujoco()
+        for name in ("observation_space", "action_space"):
+            if getattr(env.unwrapped, name, None) is None and getattr(env, name, None) is None:
+                raise UserError(f"environment {type(env.unwrapped).__name__} has no {name}; set it in its __init__.")
         self.box = action_box(env.action_space)
         self.spaces = spaces_of_env(env)
         self.label = label_of(env)

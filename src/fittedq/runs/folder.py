@@ -180,14 +180,13 @@ class RunFolder:
         """Take the lock, and remove what a process that died left."""
         file = make_folder(self.path) / f"{PREFIX}lock"
         with _writing(file):
-            file.touch()
-            self._lock = Lock.take(file)
+            self._lock = Lock.take(file, make=True)
             if self._lock is None:
                 raise UserError(
                     f"run folder {self.path} is in use by process {file.read_text().strip() or 'of another user'}; "
                     "wait until it has ended, or stop it."
                 )
-            file.write_text(f"{os.getpid()}\n")
+            self._lock.note(f"{os.getpid()}\n")
             sweep(self.path, alone=True)
 
     def append(self, record: Record) -> None:
@@ -212,6 +211,10 @@ class RunFolder:
 
         A last line without its end was being written when the process was killed.
         """
+        if not self.metrics_file.exists():
+            return []
+        if not self.metrics_file.is_file():
+            raise UserError(f"{self.metrics_file} is no file; remove it: the run goes on without its earlier metrics.")
         try:
             data = self.metrics_file.read_bytes()
         except OSError:

@@ -37,7 +37,7 @@ def read_csv(path: Path, column_map: ColumnMap) -> Source:
         check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
     try:
         with arrow_csv.open_csv(path, read_options=block) as reader:
-            available = list(reader.schema.names)
+            available, kinds = list(reader.schema.names), reader.schema.types
             found = find_columns(available, column_map, label)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} could not be read as CSV ({in_one_line(error)}).") from None
@@ -45,9 +45,11 @@ def read_csv(path: Path, column_map: ColumnMap) -> Source:
     numbers = [
         key for name, keys in found.items() if name not in ("terminated", "truncated", "episode") for key in keys
     ]
+    switches = {key for key, kind in zip(available, kinds, strict=True) if pa.types.is_boolean(kind)}
     convert = arrow_csv.ConvertOptions(
         include_columns=list(dict.fromkeys(itertools.chain(*found.values()))),
-        column_types=dict.fromkeys(numbers, pa.float64()),
+        # Switches are 0 and 1, however a file spells them.
+        column_types={key: pa.bool_() if key in switches else pa.float64() for key in numbers},
     )
 
     def read() -> Iterator[Columns]:
