@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import multiprocessing
@@ -28,6 +29,7 @@ from fittedq.agent import Agent
 from fittedq.approx.linear import Polynomial
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
+from fittedq.envs.spaces import layout_of_space
 from fittedq.errors import UserError
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
@@ -153,6 +155,36 @@ def test_refinement_in_no_number_of_steps_is_refused(given: Any, agent: Agent) -
         agent.act(np.zeros(3), **given)
 
 
+def test_limits_of_refinement_are_checked_where_nothing_is_refined(agent: Agent) -> None:
+    for given in ({"trust": -5}, {"trust": np.nan}, {"deadline": "x"}):
+        for act in (agent.act, agent.act_flat):
+            with pytest.raises(UserError, match=r"(trust|deadline): found"):
+                act(np.zeros((1, 3), np.float32), **given)
+        with pytest.raises(UserError, match=r"^(trust|deadline): found"):
+            agent.evaluate(lambda: Shaped(REAL), 1, refine=1, **given)
+
+
+def test_an_argument_that_evaluate_does_not_have_is_named_at_its_door(agent: Agent) -> None:
+    with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'foo'"):
+        agent.evaluate("Pendulum-v1", 1, foo=3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_overflow_on_the_way_are_told_or_harmless(agent: Agent) -> None:
+    huge, action = np.full(3, 3e38), np.zeros(2)
+    for tells in (lambda: agent.act(huge), lambda: agent.value(huge, action)):
+        with contextlib.suppress(UserError):
+            assert np.isfinite(tells()).all()
+    assert agent.step(huge)[1] in (ActingStatus.OK, ActingStatus.FAILED)
+
+
+def endless() -> list[Any]:
+    """A list that holds itself."""
+    loop: list[Any] = [0.0, 1.0]
+    loop.append(loop)
+    return loop
+
+
 class Hostile:
     """Raises from whatever is asked of it."""
 
@@ -164,6 +196,22 @@ class Hostile:
 
     def __len__(self) -> int:
         raise ZeroDivisionError
+
+
+class Locked(dict[str, Any]):
+    """Its values cannot be read."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("locked")
+
+
+def test_what_raises_when_it_is_read_is_refused(agent: Agent) -> None:
+    for obs in (Hostile(), [Hostile()], endless(), [endless()]):
+        with pytest.raises(UserError, match="observation: found"):
+            agent.act(obs)
+    layout = layout_of_space(OBSERVATIONS["dict"])
+    with pytest.raises(UserError, match="observation: reading its keys raised RuntimeError: locked; expected a dict"):
+        layout.read_flat(Locked(OBSERVATIONS["dict"].sample()), "observation")
 
 
 @pytest.mark.parametrize(

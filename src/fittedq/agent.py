@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from fittedq import algorithms, memory
-from fittedq.acting.episodes import episodes, episodes_at_once, whole_episodes
+from fittedq.acting.episodes import episodes, episodes_at_once, returns, whole_episodes
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import described
@@ -33,10 +33,11 @@ from fittedq.envs.registry import NamedEnv, resolved
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import AGENT, load_folder, place, save_folder
-from fittedq.maximize.local.refine import refined
+from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
 from fittedq.template.losses import Regress
+from fittedq.trainers.base import never
 from fittedq.trainers.state import from_arrays, to_arrays
 from fittedq.types import AbstractCritic, Approximators, Transition, sized
 
@@ -110,14 +111,15 @@ class Agent:
         deadline: float | None = None,
     ) -> Float[np.ndarray, "b m"]:
         """`act` in flat vectors, as datasets hold them."""
+        steps = checked(refine, trust, deadline)
         action = self._policy_action(obs)
-        if whole(0 if refine is None else refine, "refine"):
+        if steps:
             if self.nets.critic is None or not self.nets.critic.has_gradient:
                 raise UserError("found no critic with a gradient; act without it.", argument="refine")
             refuse_forked("refine")
             critic = self._compiled_critic or jax.tree.map(jnp.asarray, self.nets.critic)
             self._compiled_critic = critic
-            limits = {"steps": refine, "trust": trust, "deadline": deadline}
+            limits: dict[str, Any] = {"steps": steps, "trust": trust, "deadline": deadline}
             action = refined(critic, self._normalize(obs), action, self.action_set, **limits)
         if not np.isfinite(action).all():
             row = int(np.argwhere(~np.isfinite(action))[0, 0])
@@ -157,8 +159,10 @@ class Agent:
         self._fallback = checked_fallback(action, self.spaces.action, self.action_set, self.obs_size)
 
     def _policy_action(self, obs: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m"]:
-        action = self._policy.act(self._normalize(obs), np.zeros((len(obs), self.action_set.size), np.float32))
-        return np.asarray(self.action_set.project(action, obs))
+        # What overflows on the way is told by an action that is not finite, or has done no harm.
+        with np.errstate(over="ignore", invalid="ignore"):
+            action = self._policy.act(self._normalize(obs), np.zeros((len(obs), self.action_set.size), np.float32))
+            return np.asarray(self.action_set.project(action, obs))
 
     def critic_value(self, seen: Float[np.ndarray, "b s"], action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
         """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
@@ -204,43 +208,70 @@ class Agent:
                 f"value: found {batch.shape[0]} observations and {actions.shape[0]} actions; "
                 "give one action per observation."
             )
-        q = self.critic_value(self._normalize(batch), actions)
+        with np.errstate(over="ignore", invalid="ignore"):
+            q = self.critic_value(self._normalize(batch), actions)
+        if not np.isfinite(q).all():
+            row = int(np.argmin(np.isfinite(q)))
+            raise UserError(
+                f"value: the critic's value is {q[row]} at the observation {batch[row].tolist()}: it lies too far from "
+                "what was learned, or learning diverged."
+            )
         return q[0] if single else q
 
     def evaluate(
-        self, env: EnvLike | AbstractJaxEnv, episodes: int = 10, seed: int = 0, **refinement: Any
+        self,
+        env: EnvLike | AbstractJaxEnv,
+        episodes: int = 10,
+        seed: int = 0,
+        *,
+        refine: int | None = 0,
+        trust: float = 0.1,
+        deadline: float | None = None,
     ) -> Float[np.ndarray, "episodes"]:
-        """Undiscounted returns of π over fresh episodes; `refinement` is `act`'s (refine, trust, deadline)."""
-        return np.array(list(self.episodes(env, episodes, seed, **refinement)))
+        """Undiscounted returns of π over fresh episodes; `refine`, `trust` and `deadline` are `act`'s."""
+        found = self.episodes(env, episodes, seed, refine=refine, trust=trust, deadline=deadline)
+        return np.array(list(found))
 
     def episodes(
-        self, env: EnvLike | AbstractJaxEnv, episodes: int, seed: int = 0, **refinement: Any
+        self,
+        env: EnvLike | AbstractJaxEnv,
+        episodes: int,
+        seed: int = 0,
+        *,
+        refine: int | None = 0,
+        trust: float = 0.1,
+        deadline: float | None = None,
+        stop: Callable[[], bool] = never,
     ) -> Iterator[float]:
-        """The returns of `evaluate`, one by one as they come."""
+        """The returns of `evaluate`, one by one as they come; fewer where `stop()`, asked after every step on the host,
+        turns true."""
         episodes, seed = whole(episodes, "episodes", 1), whole(seed, "seed", high=MOST_SEED)
-        for rows in islice(self._episodes(env, episodes, seed, **refinement), episodes):
+        env, steps = resolved(env), checked(refine, trust, deadline)
+        if not isinstance(env, AbstractJaxEnv):
+            act = partial(self.act_flat, refine=steps, trust=trust, deadline=deadline)
+            yield from islice(returns(act, env, self.obs_size, self.action_set, seed, stop), episodes)
+            return
+        if steps:
+            raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
+        for rows in self._at_once(env, episodes, seed):
             yield float(sum(rows.reward.tolist()))
 
     def trajectory(self, env: EnvLike | AbstractJaxEnv, steps: int, seed: int = 0) -> Transition:
         """At least `steps` transitions of π, three whole episodes or more, one after another, in the environment's
         units."""
         steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
-        return whole_episodes(self._episodes(env, max(3, steps), seed), steps)
-
-    def _episodes(self, env: EnvLike | AbstractJaxEnv, most: int, seed: int, **refinement: Any) -> Iterator[Transition]:
-        """Episodes one after another; of a JAX environment `most`, at once."""
         env = resolved(env)
-        refinement["refine"] = whole(refinement.get("refine") or 0, "refine")
         if isinstance(env, AbstractJaxEnv):
-            refuse_forked("evaluation in a compiled environment")
-            if refinement.get("refine"):
-                raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
-            if env.obs_size != self.obs_size or env.action_set != self.action_set:
-                raise UserError("environment: its observations or actions differ from those the agent was trained on.")
-            policy, moments = jax.device_put((self.nets.policy, self.moments))
-            yield from episodes_at_once(policy, moments, env, most, seed)
-        else:
-            yield from episodes(partial(self.act_flat, **refinement), env, self.obs_size, self.action_set, seed)
+            return whole_episodes(self._at_once(env, max(3, steps), seed), steps)
+        return whole_episodes(episodes(self.act_flat, env, self.obs_size, self.action_set, seed), steps)
+
+    def _at_once(self, env: AbstractJaxEnv, number: int, seed: int) -> list[Transition]:
+        """Episodes of a JAX environment, in one compiled loop."""
+        refuse_forked("evaluation in a compiled environment")
+        if env.obs_size != self.obs_size or env.action_set != self.action_set:
+            raise UserError("environment: its observations or actions differ from those the agent was trained on.")
+        policy, moments = jax.device_put((self.nets.policy, self.moments))
+        return episodes_at_once(policy, moments, env, number, seed)
 
     def as_seen(self, rows: Transition) -> Transition:
         """Transitions as the networks see them: normalized, where the agent normalizes."""

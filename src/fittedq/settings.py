@@ -134,7 +134,10 @@ def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[s
         key, separator, text = assignment.partition("=")
         if not separator:
             raise UserError(f"{flag} {assignment}: expected key=value, for example {flag} gamma=0.98.")
-        settings[key.strip().replace("-", "_")] = _parse_value(text.strip())
+        key = key.strip().replace("-", "_")
+        if key in settings:
+            raise UserError(f"{flag} {assignment}: {key} is given twice, expected once; leave one of them out.")
+        settings[key] = _parse_value(text.strip())
     return settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,21 @@ from fittedq.types import AbstractPolicy, Transition
 EVALUATION_SEED = 2**31
 """Added to a run's seed: evaluation never sees a training episode's seed sequence."""
 
+MOST_STEPS = 1_000_000
+"""An episode of a policy that has taken so many steps has no end."""
+
 ActBatch = Callable[[np.ndarray], np.ndarray]
+
+
+class Step(NamedTuple):
+    """One transition, unbatched."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    reward: float
+    next_obs: np.ndarray
+    terminated: bool
+    truncated: bool
 
 
 def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, whose: str = "the agent") -> None:
@@ -43,6 +57,19 @@ def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, who
         )
 
 
+def returns(
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int, stop: Callable[[], bool]
+) -> Iterator[float]:
+    """The returns of `episodes`, in memory that does not grow with them; asked after each step, `stop()` ends them."""
+    for steps in _played(act, env, obs_size, action_set, seed):
+        total = 0.0
+        for step in steps:
+            total += step.reward
+            if stop():
+                return
+        yield total
+
+
 def episodes(
     act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int
 ) -> Iterator[Transition]:
@@ -50,6 +77,14 @@ def episodes(
 
     On an environment of its own, which closes with the iterator. `act` is flat: [b, s] to [b, m].
     """
+    for steps in _played(act, env, obs_size, action_set, seed):
+        yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
+
+
+def _played(
+    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int
+) -> Iterator[Iterator[Step]]:
+    """The steps of one episode after another; each is to be taken to its end before the next."""
     made = make_flat(env)
     try:
         check_spaces(made, obs_size, action_set)
@@ -60,20 +95,25 @@ def episodes(
         made.close()
 
 
-def _episode(act: ActBatch, env: FlatEnv, episode: int, seed: int) -> Transition:
-    steps, done = [], False
+def _episode(act: ActBatch, env: FlatEnv, episode: int, seed: int) -> Iterator[Step]:
+    taken = 0
     try:
         obs = _finite(env, env.reset(seed=seed)[0])
-        while not done:
+        while taken < MOST_STEPS:
             action = act(obs[None])[0]
             next_obs, reward, terminated, truncated, _ = env.step(action)
             if not np.isfinite(reward):
                 raise UserError(f"reward is {reward}, expected a finite number.")
-            steps.append((obs, action, reward, _finite(env, next_obs), terminated, truncated))
-            obs, done = next_obs, terminated or truncated
+            yield Step(obs, action, reward, _finite(env, next_obs), terminated, truncated)
+            if terminated or truncated:
+                return
+            obs, taken = next_obs, taken + 1
     except UserError as error:
-        raise EnvError(f"evaluation in {env.label}, episode {episode}, step {len(steps)}: {error}") from error
-    return Transition(*(np.array(column) for column in zip(*steps, strict=True)))
+        raise EnvError(f"evaluation in {env.label}, episode {episode}, step {taken}: {error}") from error
+    raise EnvError(
+        f"evaluation in {env.label}, episode {episode}: it has taken {MOST_STEPS:,} steps, expected an end before; put "
+        "the environment in gymnasium.wrappers.TimeLimit, or do not evaluate in it (eval_every = 0)."
+    )
 
 
 def _finite(env: FlatEnv, obs: np.ndarray) -> np.ndarray:

@@ -72,7 +72,17 @@ class FittedAlgorithm(Algorithm, abc.ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.optimizer == "rprop" and self.minibatch is not None:
+            if self.minibatch != type(self).minibatch:
+                raise UserError(
+                    f"setting minibatch: found {self.minibatch} with optimizer = 'rprop', which needs all rows in each "
+                    "step; leave it out, or choose adam."
+                )
             object.__setattr__(self, "minibatch", None)
+        if self.patience is not None and not self.held_out:
+            raise UserError(
+                f"setting patience: found {self.patience} with held_out = 0, so there is no held-out loss to wait for; "
+                "set held_out to a share such as 0.1, or leave patience out."
+            )
 
     def descend(self, learning_rate: float, epochs: int) -> Descend:
         """How a network is fitted."""

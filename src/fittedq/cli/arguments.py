@@ -15,6 +15,7 @@ from fittedq.errors import UserError, nearest
 
 # The text of such an option says what happens without it; "None" is no word of the command line.
 MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 MaybeWord = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 StopCondition = Annotated[str | None, tyro.conf.arg(metavar="CONDITION", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from fittedq.envs.registry import NamedEnv
+from fittedq.envs.registry import NamedEnv, check_needed
 from fittedq.errors import UserError
 from fittedq.settings import parse_assignments
 
@@ -38,3 +38,8 @@ class TrustsFile:
 
     trust_code: Annotated[Words, tyro.conf.arg(metavar="NAME")] = ()
     """Code that the run names for its environment (a module, file or wrapper) and that may run; may be given often."""
+
+    def chosen(self, named: NamedEnv | None, saved: NamedEnv | None) -> NamedEnv | None:
+        """The environment that the user named, else the one that a file names, trusted as far as the user says."""
+        check_needed(self.trust_code, saved if named is None else None)
+        return named or (saved and saved.trusted(self.trust_code))

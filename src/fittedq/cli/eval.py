@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 
-from fittedq.cli.arguments import MaybeWord
+from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
 from fittedq.runs.progress import counted
@@ -30,20 +31,23 @@ class Eval(NamesEnv, TrustsFile):
     """Seed of the episodes."""
     refine: int = 0
     """Solver steps that improve each action by the agent's own critic before it is taken."""
-    trust: float = 0.1
-    """How far they may go, in half-widths of the action's box."""
+    trust: MaybeFloat = None
+    """How far they may go, in half-widths of the action's box (0.1)."""
     json: bool = False
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
         agent = find_agent(self.path)
-        env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
+        env = self.chosen(self.named(self.env), agent.env)
         if env is None:
             raise UserError(f"{self.path} {without_env(self.path)}; name one with --env.")
-        refinement = {"refine": self.refine, "trust": self.trust} if self.refine else {}
-        values = np.array(
-            list(counted(agent.episodes(env, self.episodes, self.seed, **refinement), self.episodes, "episodes"))
-        )
+        if self.trust is not None and not self.refine:
+            raise UserError(
+                f"found {self.trust:g} and no --refine, whose steps it limits; give both.", argument="trust"
+            )
+        trust: dict[str, Any] = {} if self.trust is None else {"trust": self.trust}
+        returns = agent.episodes(env, self.episodes, self.seed, refine=self.refine, **trust)
+        values = np.array(list(counted(returns, self.episodes, "episodes")))
         if self.json:
             figures = {"mean": values.mean(), "std": values.std(), "returns": values.tolist()}
             print(json.dumps({"path": str(self.path), "env": str(env), **figures}))

@@ -151,7 +151,7 @@ class Inspect(NamesEnv, TrustsFile):
         return data.transitions(slice(0, min(len(data), max(self.states, 1))))
 
     def _env(self, agent: Agent) -> NamedEnv:
-        env = self.named(self.env) or (agent.env and agent.env.trusted(self.trust_code))
+        env = self.chosen(self.named(self.env), agent.env)
         if env is None:
             raise UserError(f"{self.path} {without_env(self.path)}; name one with --env, or give --data.")
         return env

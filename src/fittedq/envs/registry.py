@@ -102,6 +102,17 @@ class NamedEnv:
         return env
 
 
+def check_needed(names: Sequence[str], *envs: NamedEnv | None) -> None:
+    """A UserError for a name to be trusted that is code of none of these environments."""
+    needed = [name for env in envs if env is not None for name in env.code]
+    for name in names:
+        if name not in needed:
+            hint = nearest(name, needed) if needed else "leave it out."
+            raise UserError(
+                f"found {name!r}, which no environment that is named there needs; {hint}", argument="trust_code"
+            )
+
+
 def resolved(env: Any) -> Any:
     """`env`, a text as the name it is, and a name `jax/…` as the compiled environment it stands for."""
     named = NamedEnv(env) if isinstance(env, str) else env

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.errors import UserError
+from fittedq.errors import UserError, in_one_line
 
 MOST_NUMBERS = 2**31
 """Numbers in an observation or action that a description may declare."""
@@ -27,7 +27,8 @@ def numbers(value: Any, name: str) -> np.ndarray:
     """`value` as an array of real numbers; what is masked is NaN. A UserError for None, words, objects and ℂ."""
     try:
         array = np.asarray(_unmasked(value))
-    except (TypeError, ValueError):
+    except Exception:
+        # An object's own `__array__` may raise anything, and a list may hold itself.
         raise UserError(f"{name}: found {_short(value)}, expected an array of numbers.") from None
     if array.dtype.kind in "fiub":
         return array
@@ -206,9 +207,16 @@ class Parts(AbstractLayout):
             if isinstance(value, tuple | list) and len(value) == len(self.parts):
                 return list(value)
         elif isinstance(value, Mapping):
-            missing = [key for key in self.keys if key not in value]
+            try:
+                missing = [key for key in self.keys if key not in value]
+                parts = [value[key] for key in self.keys if key not in missing]
+            except Exception as error:
+                raise UserError(
+                    f"{name}: reading its keys raised {type(error).__name__}: {in_one_line(error)}; expected "
+                    f"{self._kind()}."
+                ) from error
             if not missing:
-                return [value[key] for key in self.keys]
+                return parts
             raise UserError(f"{name}: the key {missing[0]!r} is missing; expected {self._kind()}.")
         raise UserError(f"{name}: found {_short(value)}, expected {self._kind()}.")
 

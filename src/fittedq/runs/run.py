@@ -31,7 +31,7 @@ from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.gym import EnvLike, GymSource, make_env, make_flat
 from fittedq.envs.native import AbstractJaxEnv, physics
-from fittedq.envs.registry import NamedEnv, resolved
+from fittedq.envs.registry import NamedEnv, check_needed, resolved
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
@@ -316,7 +316,7 @@ class Run:
                 interval += max(time.perf_counter() - start - self._compiling, 0.0)
                 if progress.step > before[0]:
                     seconds += interval
-                    report = self._report(progress, seconds, interval, before)
+                    report = self._report(progress, seconds, interval, before, stop)
                     if self.folder is not None:
                         self.folder.append(report.record())
                         if schedule.checkpoint_every and _crossed(schedule.checkpoint_every, before[0], progress.step):
@@ -324,7 +324,7 @@ class Run:
                     before, interval = (progress.step, progress.updates), 0.0
                     yield report
                 elif progress.fraction > 0:
-                    yield self._report(progress, seconds + interval, interval, before)
+                    yield self._report(progress, seconds + interval, interval, before, stop)
                 else:
                     # Stopped before a step was taken.
                     break
@@ -369,7 +369,14 @@ class Run:
         looks = (schedule.report_every, schedule.eval_every, schedule.checkpoint_every, schedule.gap_every)
         return [every for every in looks if every]
 
-    def _report(self, progress: Progress, seconds: float, elapsed: float, before: tuple[int, int]) -> Report:
+    def _report(
+        self,
+        progress: Progress,
+        seconds: float,
+        elapsed: float,
+        before: tuple[int, int],
+        stop: Callable[[], bool],
+    ) -> Report:
         returns = None
         unfinished = progress.fraction > 0
         last = progress.step >= self.schedule.steps or self.trainer.finished is not None
@@ -380,12 +387,7 @@ class Run:
             and not unfinished
             and (last or _crossed(every, before[0], progress.step))
         ):
-            agent = self.agent()
-            returns = [float(value) for value in agent.evaluate(self.eval_env, self.schedule.eval_episodes, self.seed)]
-            if self.best is None or np.mean(returns) > self.best:
-                self.best = float(np.mean(returns))
-                if self.folder is not None:
-                    agent.save(self.folder.best, origin=self._origin())
+            returns = self._evaluated(self.eval_env, stop)
         return Report(
             step=progress.step,
             steps=self.schedule.steps,
@@ -404,6 +406,19 @@ class Run:
             compiling=self._compiling,
             live=partial(self._agent_at, progress.step),
         )
+
+    def _evaluated(self, env: AnyEnv, stop: Callable[[], bool]) -> list[float] | None:
+        """The returns of an evaluation, whose agent is kept if it is the best so far; None where `stop()` ends it."""
+        agent, episodes = self.agent(), self.schedule.eval_episodes
+        returns = list(agent.episodes(env, episodes, self.seed, stop=stop))
+        if len(returns) < episodes:
+            self.warnings.append(f"the evaluation at step {self.trainer.step:,} was stopped before its end: left out.")
+            return None
+        if self.best is None or np.mean(returns) > self.best:
+            self.best = float(np.mean(returns))
+            if self.folder is not None:
+                agent.save(self.folder.best, origin=self._origin())
+        return returns
 
     def _agent_at(self, step: int) -> Agent:
         """The agent after `step` steps, while there is one."""
@@ -470,6 +485,7 @@ def resume(
         undone.callback(opened.close)
         saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
         env = saved if env is None else env
+        check_needed(trust_code, env if isinstance(env, NamedEnv) else saved, saved_eval)
         path = config.get("data")
         data = None if path is None else Dataset.open(path)
         if env is None and data is None:

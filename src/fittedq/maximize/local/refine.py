@@ -28,6 +28,14 @@ class Climb(eqx.Module):
     step: Float[Arr, "b 1"]
 
 
+def checked(refine: Any, trust: Any, deadline: Any) -> int:
+    """The steps that `refine` asks for, None or 0 for none; a UserError for what `refined` cannot take."""
+    real(trust, "trust", "a share of the half-widths in (0, 2]", low=math.ulp(0.0), high=2)
+    if deadline is not None:
+        real(deadline, "deadline", "seconds of at least 0")
+    return whole(0 if refine is None else refine, "refine")
+
+
 def refined(
     critic: AbstractCritic,
     obs: Float[Arr, "b s"],
@@ -44,10 +52,7 @@ def refined(
     keeps the search where the critic was fitted: its errors grow with the distance from what the policy does. In a set
     that is convex the way back to π(s) stays inside; among whole numbers a step that leaves the region is not taken.
     """
-    steps = whole(steps, "refine", 1)
-    trust = real(trust, "trust", "a share of the half-widths in (0, 2]", low=math.ulp(0.0), high=2)
-    if deadline is not None:
-        deadline = real(deadline, "deadline", "seconds of at least 0")
+    checked(whole(steps, "refine", 1), trust, deadline)
     for name, array in (("observation", obs), ("action", action)):
         if not np.isfinite(array).all():
             row, column = np.argwhere(~np.isfinite(array))[0]
