@@ -6,8 +6,10 @@ import abc
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -161,6 +163,7 @@ def _work(pipe: Any, maker: Any) -> None:
     # A terminal sends its signals to this process too; the one that trains saves, and then closes it.
     for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_trainer, name="trainer", daemon=True).start()
     env: FlatEnv | None = None
     method, data = "make", None
     while method != "close":
@@ -182,6 +185,15 @@ def _work(pipe: Any, maker: Any) -> None:
         if env is not None:
             env.close()
     sys.stdout.flush()
+
+
+def _end_with_the_trainer() -> None:
+    """Once the process that trains has ended, so does this one, though its environment hangs."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    trainer.join()
+    time.sleep(GRACE_SECONDS)  # an environment that answers is closed meanwhile
+    os._exit(1)
 
 
 def _told(error: Exception) -> str:
