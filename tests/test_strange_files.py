@@ -41,6 +41,15 @@ def test_a_lock_that_is_no_file_of_ours_is_neither_followed_nor_waited_for(
     assert precious.read_text() == "precious"
 
 
+def test_what_a_killed_process_left_goes_when_the_run_is_opened(tmp_path: Path) -> None:
+    left = [tmp_path / name / ".fittedq-0123456789abcdef" for name in (".", "checkpoints")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "part").touch()
+    RunFolder(tmp_path)._claim()
+    assert not any(folder.exists() for folder in left)
+
+
 def test_metrics_that_are_a_pipe_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match="is no file"):

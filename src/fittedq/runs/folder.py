@@ -187,7 +187,10 @@ class RunFolder:
                     "wait until it has ended, or stop it."
                 )
             self._lock.note(f"{os.getpid()}\n")
-            sweep(self.path, alone=True)
+            # What is written into `checkpoints/` sweeps there; a run that is only completed writes nothing there.
+            for folder in (self.path, self.checkpoints):
+                if folder.is_dir():
+                    sweep(folder, alone=True)
 
     def append(self, record: Record) -> None:
         """One line of metrics, on disk when this returns."""
