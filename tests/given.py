@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
     )
     assert not list(folder.iterdir())
     agent.save(folder / "agent")
-    refused("action_set: found", lambda value: fittedq.load(folder / "agent", action_set=value), "x", *kinds)
+    refused("action_set: found", lambda value: fittedq.load(folder / "agent", code={"action_set": value}), "x", *kinds)
 
     refused("refine: found", lambda value: agent.act(OBS, refine=value), -1, "3", 1.5, np.nan)
     refused("refine: found", lambda value: agent.evaluate("Pendulum-v1", 1, refine=value), -1, "3", 1.5, np.nan)

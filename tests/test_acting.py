@@ -312,11 +312,11 @@ def test_the_bytes_of_an_agent_name_no_code_but_its_own(agent: Agent) -> None:
 
 def test_an_agent_with_code_says_what_its_bytes_lack() -> None:
     limited = agent_in(StateBox(low, high, Box((-5.0, -5.0), (5.0, 5.0))))
-    with pytest.raises(UserError, match=r"bounds of its actions are functions of the state \(action_set=\)"):
+    with pytest.raises(UserError, match="action_set is code"):
         pickle.dumps(limited)
     made = algorithms.find("explicit_fqi")(features=Polynomial(2))
     featured = Agent(made, 3, BOX, made.networks(3, BOX, jax.random.PRNGKey(0)))
-    with pytest.raises(UserError, match=r"its features are yours \(features=\)"):
+    with pytest.raises(UserError, match="features is code"):
         pickle.dumps(featured)
     for one in (limited, featured):
         np.testing.assert_array_equal(copy.deepcopy(one).act(np.ones(3)), one.act(np.ones(3)))

@@ -172,8 +172,8 @@ def test_what_an_online_algorithm_does_stores_and_learns_is_admissible(name, kin
     obs = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     assert action_set.contains(agent.act(obs), obs).all()
     agent.save(tmp_path / "agent")
-    given = action_set if kind == "state" else None
-    loaded = fittedq.load(tmp_path / "agent", action_set=given)
+    given = {"action_set": action_set} if kind == "state" else None
+    loaded = fittedq.load(tmp_path / "agent", code=given)
     assert loaded.action_set == action_set
     np.testing.assert_array_equal(loaded.act(obs), agent.act(obs))
     if kind == "state":

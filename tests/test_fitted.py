@@ -455,7 +455,7 @@ def test_q_is_linear_in_features_of_the_users(tmp_path):
     seen = np.linspace(-3, 3, 9, dtype=np.float32)[:, None]
     np.testing.assert_allclose(agent.act(seen), np.sin(seen), atol=5e-3)
     agent.save(tmp_path / "agent")
-    loaded = fittedq.load(tmp_path / "agent", features=Waves())
+    loaded = fittedq.load(tmp_path / "agent", code={"features": Waves()})
     np.testing.assert_array_equal(loaded.act(seen), agent.act(seen))
-    with pytest.raises(UserError, match="no file holds code"):
+    with pytest.raises(UserError, match=r"its features is code, which no file holds: Waves\(\)"):
         fittedq.load(tmp_path / "agent")

@@ -1,6 +1,8 @@
 """Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
-What stands here is imported when it is first used: `import fittedq` alone costs nothing.
+The names in `__all__` are the stable surface: the four functions, and every slot that a method is made of. All else,
+modules and the names in them, is internal and may change. What stands here is imported when it is first used: `import
+fittedq` alone costs nothing.
 """
 
 from __future__ import annotations
@@ -11,49 +13,268 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fittedq.actions.base import Box
+    from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck, OwnNoise
+    from fittedq.acting.status import ActingStatus
+    from fittedq.actions.base import AbstractActionSet, Box
     from fittedq.actions.limits import Limits
     from fittedq.actions.mixed import Mixed
     from fittedq.actions.polytope import Polytope
     from fittedq.actions.state_box import StateBox
     from fittedq.agent import Agent
+    from fittedq.algorithms.amortized_fqi import AmortizedFQI
+    from fittedq.algorithms.base import Algorithm, NetworkAlgorithm
+    from fittedq.algorithms.composed import Composed
+    from fittedq.algorithms.ddpg import DDPG
+    from fittedq.algorithms.explicit_fqi import ExplicitFQI
+    from fittedq.algorithms.fitted import FittedAlgorithm, SolvingAlgorithm
+    from fittedq.algorithms.nfqca import NFQCA
+    from fittedq.algorithms.sac import SAC
+    from fittedq.algorithms.sac_v import SACValue
+    from fittedq.algorithms.smooth_fqi import SmoothFQI
+    from fittedq.algorithms.svg import SVG
+    from fittedq.algorithms.td3 import TD3
     from fittedq.api import fit, load, resume, stream, train
+    from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
+    from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel, Predicted
+    from fittedq.approx.networks import DeterministicPolicy, Mlp, QNetwork, TanhGaussianPolicy, VNetwork
+    from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
-    from fittedq.errors import UserError
-    from fittedq.types import Transition
+    from fittedq.diagnose.gap import Gap
+    from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics
+    from fittedq.envs.registry import NamedEnv
+    from fittedq.errors import EnvError, UserError
+    from fittedq.maximize.base import AbstractMaximizer, Chunked, Effort, Solution, Status, exact, proven
+    from fittedq.maximize.exact.grid import Grid
+    from fittedq.maximize.exact.quadratic import QuadraticArgmax
+    from fittedq.maximize.exact.sweep import TreeSweep
+    from fittedq.maximize.exact.trees import TreeArgmax
+    from fittedq.maximize.local.ascent import ProjectedAscent
+    from fittedq.maximize.local.cem import CrossEntropy
+    from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+    from fittedq.maximize.proofs.proven import CertifiedArgmax
+    from fittedq.runs.report import Report
+    from fittedq.runs.run import Run
+    from fittedq.runs.schedule import Schedule
+    from fittedq.settings import code_setting, setting
+    from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
+    from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Update
+    from fittedq.template.greedy import AbstractGreedy, PartlySolved, PolicyAction, Smoothed, Solved
+    from fittedq.template.losses import AbstractLoss, Imitate, Improve, Regress, TuneTemperature
+    from fittedq.template.rollout import (
+        AbstractTail,
+        CriticTail,
+        ImproveThrough,
+        Likelihood,
+        NoTail,
+        Rollout,
+        RolloutBellman,
+        ValueTail,
+    )
+    from fittedq.template.targets import (
+        AbstractCombine,
+        AbstractNodes,
+        AbstractTarget,
+        Bellman,
+        BellmanFromValue,
+        FirstCritic,
+        Labelled,
+        MeanOverCritics,
+        MinOverCritics,
+        Quadrature,
+        SmoothBellman,
+        SoftValue,
+        UniformSamples,
+    )
+    from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Greedy, Transition
 
     __version__: str
 
 __all__ = [
+    "DDPG",
+    "FQI",
+    "NFQCA",
+    "SAC",
+    "SVG",
+    "TD3",
+    "AbstractActionSet",
+    "AbstractCombine",
+    "AbstractCritic",
+    "AbstractExploration",
+    "AbstractFeatures",
+    "AbstractFit",
+    "AbstractFollow",
+    "AbstractGreedy",
+    "AbstractJaxEnv",
+    "AbstractLoss",
+    "AbstractMaximizer",
+    "AbstractModel",
+    "AbstractNodes",
+    "AbstractPhysics",
+    "AbstractPolicy",
+    "AbstractTail",
+    "AbstractTarget",
+    "AbstractValue",
+    "ActingStatus",
     "Agent",
+    "Algorithm",
+    "AmortizedFQI",
+    "Approximators",
+    "Bellman",
+    "BellmanFromValue",
     "Box",
+    "Budget",
+    "CertifiedArgmax",
+    "Chunked",
+    "Composed",
+    "Copy",
+    "CriticTail",
+    "CrossEntropy",
+    "Custom",
     "Dataset",
+    "Descend",
+    "DeterministicPolicy",
+    "Effort",
+    "EnvError",
+    "ExplicitFQI",
+    "FirstCritic",
+    "FittedAlgorithm",
+    "Forest",
+    "Gap",
+    "Gaussian",
+    "GaussianModel",
+    "Greedy",
+    "Grid",
+    "GrowTrees",
+    "Imitate",
+    "Improve",
+    "ImproveThrough",
+    "KnownModel",
+    "Labelled",
+    "LearnerState",
+    "LeastSquares",
+    "Likelihood",
     "Limits",
+    "LinearCritic",
+    "MeanOverCritics",
+    "MinOverCritics",
     "Mixed",
+    "Mlp",
+    "NamedEnv",
+    "NetworkAlgorithm",
+    "NoTail",
+    "OrnsteinUhlenbeck",
+    "OwnNoise",
+    "PartlySolved",
+    "Periodic",
+    "PolicyAction",
+    "Polyak",
+    "Polynomial",
     "Polytope",
+    "Predicted",
+    "ProjectedAscent",
+    "ProjectedLBFGS",
+    "QNetwork",
+    "QuadraticArgmax",
+    "Quadrature",
+    "RadialBasis",
+    "Regress",
+    "Report",
+    "Rollout",
+    "RolloutBellman",
+    "Run",
+    "SACValue",
+    "Schedule",
+    "SmoothBellman",
+    "SmoothFQI",
+    "Smoothed",
+    "SoftValue",
+    "Solution",
+    "Solved",
+    "SolvingAlgorithm",
     "StateBox",
+    "Status",
+    "Sync",
+    "TanhGaussianPolicy",
     "Transition",
+    "TreeArgmax",
+    "TreeCritic",
+    "TreeSweep",
+    "TuneTemperature",
+    "UniformSamples",
+    "Update",
     "UserError",
+    "VNetwork",
+    "ValueTail",
+    "code_setting",
+    "exact",
     "fit",
     "load",
+    "proven",
     "resume",
+    "setting",
     "stream",
     "train",
 ]
 
 _HOMES = {
-    "fittedq.actions.base": ("Box",),
-    "fittedq.actions.limits": ("Limits",),
-    "fittedq.actions.mixed": ("Mixed",),
-    "fittedq.actions.polytope": ("Polytope",),
-    "fittedq.actions.state_box": ("StateBox",),
-    "fittedq.agent": ("Agent",),
-    "fittedq.api": ("fit", "load", "resume", "stream", "train"),
-    "fittedq.data.dataset": ("Dataset",),
-    "fittedq.errors": ("UserError",),
-    "fittedq.types": ("Transition",),
+    "fittedq.acting.noise": "AbstractExploration Gaussian OrnsteinUhlenbeck OwnNoise",
+    "fittedq.acting.status": "ActingStatus",
+    "fittedq.actions.base": "AbstractActionSet Box",
+    "fittedq.actions.limits": "Limits",
+    "fittedq.actions.mixed": "Mixed",
+    "fittedq.actions.polytope": "Polytope",
+    "fittedq.actions.state_box": "StateBox",
+    "fittedq.agent": "Agent",
+    "fittedq.algorithms.amortized_fqi": "AmortizedFQI",
+    "fittedq.algorithms.base": "Algorithm NetworkAlgorithm",
+    "fittedq.algorithms.composed": "Composed",
+    "fittedq.algorithms.ddpg": "DDPG",
+    "fittedq.algorithms.explicit_fqi": "ExplicitFQI",
+    "fittedq.algorithms.fitted": "FittedAlgorithm SolvingAlgorithm",
+    "fittedq.algorithms.nfqca": "NFQCA",
+    "fittedq.algorithms.sac": "SAC",
+    "fittedq.algorithms.sac_v": "SACValue",
+    "fittedq.algorithms.smooth_fqi": "SmoothFQI",
+    "fittedq.algorithms.svg": "SVG",
+    "fittedq.algorithms.td3": "TD3",
+    "fittedq.api": "fit load resume stream train",
+    "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
+    "fittedq.approx.models": "AbstractModel GaussianModel KnownModel Predicted",
+    "fittedq.approx.networks": "DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
+    "fittedq.approx.trees": "Forest TreeCritic",
+    "fittedq.data.dataset": "Dataset",
+    "fittedq.diagnose.gap": "Gap",
+    "fittedq.envs.native": "AbstractJaxEnv AbstractPhysics",
+    "fittedq.envs.registry": "NamedEnv",
+    "fittedq.errors": "EnvError UserError",
+    "fittedq.maximize.base": "AbstractMaximizer Chunked Effort Solution Status exact proven",
+    "fittedq.maximize.exact.grid": "Grid",
+    "fittedq.maximize.exact.quadratic": "QuadraticArgmax",
+    "fittedq.maximize.exact.sweep": "TreeSweep",
+    "fittedq.maximize.exact.trees": "TreeArgmax",
+    "fittedq.maximize.local.ascent": "ProjectedAscent",
+    "fittedq.maximize.local.cem": "CrossEntropy",
+    "fittedq.maximize.local.lbfgs": "ProjectedLBFGS",
+    "fittedq.maximize.proofs.proven": "CertifiedArgmax",
+    "fittedq.runs.report": "Report",
+    "fittedq.runs.run": "Run",
+    "fittedq.runs.schedule": "Schedule",
+    "fittedq.settings": "code_setting setting",
+    "fittedq.template.fits": "AbstractFit Budget Descend GrowTrees LeastSquares",
+    "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
+    "fittedq.template.greedy": "AbstractGreedy PartlySolved PolicyAction Smoothed Solved",
+    "fittedq.template.losses": "AbstractLoss Imitate Improve Regress TuneTemperature",
+    "fittedq.template.rollout": (
+        "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
+    ),
+    "fittedq.template.targets": (
+        "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue FirstCritic Labelled "
+        "MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue UniformSamples"
+    ),
+    "fittedq.types": "AbstractCritic AbstractPolicy AbstractValue Approximators Greedy Transition",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+"""Where each public name is defined."""
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 class _Package(ModuleType):

@@ -17,14 +17,15 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 
-from fittedq import algorithms, memory
+from fittedq import memory
 from fittedq.acting.episodes import episodes, episodes_at_once, returns, whole_episodes
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import described
 from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.saved import as_saved, code_names, code_to_act, restored
 from fittedq.approx.host import host_view, refuse_forked, to_host
-from fittedq.approx.linear import AbstractFeatures
+from fittedq.code import by_name, refuse_unknown
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
 from fittedq.envs.gym import EnvLike
@@ -35,7 +36,7 @@ from fittedq.errors import UserError, in_one_line
 from fittedq.files import AGENT, load_folder, place, save_folder
 from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
-from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
+from fittedq.settings import MOST_SEED, whole
 from fittedq.template.losses import Regress
 from fittedq.trainers.base import never
 from fittedq.trainers.state import from_arrays, to_arrays
@@ -300,16 +301,15 @@ class Agent:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
     @staticmethod
-    def load(
-        path: str | Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
-    ) -> Agent:
+    def load(path: str | Path, code: Any = None) -> Agent:
         """The agent of `save`; its networks are built from its settings, its environment is not.
 
-        `action_set` is needed where its bounds are functions of the state, `features` where it was fitted with features
-        of the user's: no file holds code.
+        No file holds code. What the agent needs of it is given again as `code`: the algorithm, where it is not in the
+        registry, or a dictionary by name, {"features": φ}, or {"action_set": s} where its bounds are functions of the
+        state.
         """
         arrays, manifest = load_folder(place(path, "path"), AGENT)
-        return _rebuilt(arrays, manifest.get("agent"), str(path), action_set, features)
+        return _rebuilt(arrays, manifest.get("agent"), str(path), by_name(code))
 
     def _described(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(tensors, JSON): all there is to say of an agent, save code of the user's."""
@@ -318,7 +318,7 @@ class Agent:
             arrays |= to_arrays("moments", self.moments)
         return arrays, {
             "algorithm": self.algorithm.name,
-            "settings": as_dict(self.algorithm),
+            "settings": as_saved(self.algorithm),
             "obs_size": self.obs_size,
             "action_set": self.action_set.describe(),
             "normalized": self.moments is not None,
@@ -329,18 +329,11 @@ class Agent:
 
     def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
         """Its own bytes, tensors and JSON, for `pickle` and other processes."""
-        code = [
-            words
-            for words, given in (
-                ("the bounds of its actions are functions of the state (action_set=)", self.action_set.reads_obs),
-                ("its features are yours (features=)", getattr(self.algorithm, "features", None) is not None),
-            )
-            if given
-        ]
+        code = code_to_act(self.algorithm) + ["action_set"] * self.action_set.reads_obs
         if code:
             raise UserError(
-                f"agent: {' and '.join(code)}, and no bytes hold code; save it, and load it where it is needed with "
-                "them given again."
+                f"agent: {' and '.join(code)} {'is' if len(code) == 1 else 'are'} code, and no bytes hold code; save "
+                "it, and load it where it is needed with code=…."
             )
         arrays, agent = self._described()
         return _from_bytes, (json.dumps(agent), safetensors.numpy.save(arrays))
@@ -363,20 +356,12 @@ class Agent:
         return rows, single
 
 
-def _rebuilt(
-    arrays: dict[str, np.ndarray],
-    saved: Any,
-    where: str,
-    action_set: AbstractActionSet | None = None,
-    features: AbstractFeatures | None = None,
-) -> Agent:
+def _rebuilt(arrays: dict[str, np.ndarray], saved: Any, where: str, code: Mapping[str, Any]) -> Agent:
     """The agent that `Agent._described` tells of; `where` it was found, for sentences."""
     try:
-        cls = algorithms.find(saved["algorithm"])
-        (settings,) = split_settings(from_json(saved["settings"]), cls)
-        code: dict[str, Any] = {} if features is None else {"features": features}
-        algorithm = cls(**settings, **code)
-        obs_size, action_set = int(saved["obs_size"]), described(_description(saved), action_set)
+        algorithm = restored(saved["algorithm"], saved["settings"], code, where, to_act=True)
+        refuse_unknown(code, code_names(algorithm))
+        obs_size, action_set = int(saved["obs_size"]), described(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
         size = memory.networks(algorithm.layers(obs_size, action_set.size), batch=0)
@@ -396,7 +381,7 @@ def _rebuilt(
 
 
 def _from_bytes(agent: str, tensors: bytes) -> Agent:
-    return _rebuilt(safetensors.numpy.load(tensors), json.loads(agent), "an agent's bytes")
+    return _rebuilt(safetensors.numpy.load(tensors), json.loads(agent), "an agent's bytes", {})
 
 
 def _description(saved: Mapping[str, Any]) -> Any:

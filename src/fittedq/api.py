@@ -11,7 +11,7 @@ from typing import Any
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
-from fittedq.approx.linear import AbstractFeatures
+from fittedq.algorithms.base import Algorithm
 from fittedq.data.dataset import Dataset
 from fittedq.files import place
 from fittedq.runs.progress import shown
@@ -20,9 +20,12 @@ from fittedq.runs.run import resume as continued
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule
 
+Code = Algorithm | type[Algorithm] | Mapping[str, Any] | None
+"""What no file holds, given again: an algorithm that is not in the registry, or objects by name."""
+
 
 def train(
-    algorithm: str,
+    algorithm: str | Algorithm | type[Algorithm],
     env: AnyEnv,
     *,
     steps: int,
@@ -40,6 +43,9 @@ def train(
     **settings: Any,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
+
+    `algorithm` is a name (`fittedq list`), a class, or one with its settings, such as `TD3(gamma=0.9)` or a method
+    `Composed` from slots; settings given beside it come first.
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
@@ -69,7 +75,7 @@ def train(
 
 
 def fit(
-    algorithm: str,
+    algorithm: str | Algorithm | type[Algorithm],
     dataset: Dataset | str | Path,
     *,
     steps: int | None = None,
@@ -89,7 +95,8 @@ def fit(
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
-    the dataset's box for the controller, as in `train`; the rows stay. `stop_when` and `start` are `train`'s.
+    the dataset's box for the controller, as in `train`; the rows stay. `algorithm`, `stop_when` and `start` are
+    `train`'s.
     `features=` (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and
     `FitSettings`'.
     """
@@ -112,7 +119,7 @@ def fit(
 
 
 def stream(
-    algorithm: str,
+    algorithm: str | Algorithm | type[Algorithm],
     env: AnyEnv | None = None,
     *,
     steps: int | None = None,
@@ -164,9 +171,7 @@ def resume(
     steps: int | None = None,
     set: Mapping[str, Any] | None = None,
     env: AnyEnv | None = None,
-    action_set: AbstractActionSet | None = None,
-    features: AbstractFeatures | None = None,
-    model: Any = None,
+    code: Code = None,
     trust_code: Sequence[str] = (),
     stop_when: str | Rule | None = None,
 ) -> Agent:
@@ -176,36 +181,25 @@ def resume(
     as {"critic_learning_rate": 1e-4}, and what is looked at (eval_every, eval_episodes, gap_every, checkpoint_every).
     The run's history tells it. What the networks were made with, γ and the data stay.
 
-    `env` is needed where `train` was given an environment rather than an id, `action_set` where its bounds are
-    functions of the state, `features` or `model` where the run was given some. A module, file or wrapper that only the
-    run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a rule belongs to a
-    call, not to the run.
+    `env` is needed where `train` was given an environment rather than an id. No file holds code; what the run has of it
+    is given again as `code`: the algorithm, where it is not in the registry, or a dictionary by name, such as
+    {"features": φ}, {"model": f}, or {"action_set": s} where its bounds are functions of the state. A module, file or
+    wrapper that only the run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a
+    rule belongs to a call, not to the run.
     """
-    code = {"features": features, "model": model}
     return _to_the_end(
-        continued(
-            place(folder, "folder"),
-            steps=steps,
-            changes=set,
-            env=env,
-            action_set=action_set,
-            trust_code=trust_code,
-            **code,
-        ),
+        continued(place(folder, "folder"), steps=steps, changes=set, env=env, code=code, trust_code=trust_code),
         stop_when,
         progress=False,
     )
 
 
-def load(
-    path: str | Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
-) -> Agent:
+def load(path: str | Path, code: Code = None) -> Agent:
     """The agent saved at `path` by `Agent.save`, or the best one of a run folder.
 
-    `action_set` is needed where its bounds are functions of the state, `features` where `fit` was given some: no file
-    holds code.
+    `code` is what no file holds, as in `resume`; a model is not needed to act.
     """
-    return find_agent(place(path, "path"), action_set, features)
+    return find_agent(place(path, "path"), code)
 
 
 def _agent(start: Agent | str | Path | None) -> Agent | None:

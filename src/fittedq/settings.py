@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fittedq.code import again, sketch
 from fittedq.errors import UserError, nearest
 
 MOST_SEED = 2**32 - 1
@@ -41,6 +42,11 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def code_setting(about: str, *, to_act: bool) -> Any:
+    """A dataclass field for code of the user's, None by default, which no file holds; `to_act`: agents need it too."""
+    return dataclasses.field(default=None, metadata={"code": about, "to_act": to_act})
+
+
 def whole(value: Any, argument: str, low: int = 0, high: int | None = None) -> int:
     """`value`, Python's or NumPy's, as a whole number of at least `low` and at most `high`, or a UserError."""
     number = _python(value)
@@ -66,12 +72,33 @@ def _python(value: Any) -> Any:
 
 def described(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields made by `setting`: those that files and command lines hold. What is left is code."""
-    return [field for field in dataclasses.fields(cls) if "about" in field.metadata]
+    return [field for field in _fields(cls) if "about" in field.metadata]
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
     """The values of the settings."""
     return {field.name: getattr(settings, field.name) for field in described(type(settings))}
+
+
+def code_fields(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields made by `code_setting`."""
+    return [field for field in _fields(cls) if "code" in field.metadata]
+
+
+def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """The settings as JSON; of code only what it looks like: {"code": its sketch}."""
+    values = {name: held(value) for name, value in as_dict(settings).items()}
+    code = {field.name: getattr(settings, field.name) for field in code_fields(type(settings))}
+    return values | {name: {"code": sketch(value)} for name, value in code.items() if value is not None}
+
+
+def held(value: Any) -> Any:
+    # JSON has lists only; a configuration read back must compare equal.
+    return list(value) if isinstance(value, tuple) else value
 
 
 def check(settings: Any) -> None:
@@ -152,14 +179,33 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings read back from JSON, which has lists for tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+def from_json(
+    cls: type, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, to_act: bool
+) -> dict[str, Any]:
+    """The settings of `cls` that `as_json` wrote into the file at `where`, with their `code` given again.
+
+    An agent, which is to act only, goes without the code that only training needs.
+    """
+    idle = {field.name for field in code_fields(cls) if to_act and not field.metadata["to_act"]}
+    return {
+        name: _read(name, value, code, where) for name, value in saved.items() if name not in idle or name in code
+    } | {field.name: code[field.name] for field in code_fields(cls) if field.name in code}
+
+
+def is_code(value: Any) -> bool:
+    """Whether a file says of this that it is code."""
+    return isinstance(value, dict) and isinstance(value.get("code"), str)
+
+
+def _read(name: str, value: Any, code: Mapping[str, Any], where: str) -> Any:
+    if is_code(value):
+        return again(name, value["code"], code.get(name), where)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:
     """`settings` by the dataclass that has each key; an unknown key is refused and the nearest valid one offered."""
-    names = [{field.name for field in dataclasses.fields(group)} for group in groups]
+    names = [{field.name for field in (*described(group), *code_fields(group))} for group in groups]
     for key in settings:
         if not any(key in group for group in names):
             raise UserError(f"setting {key!r} is unknown; {nearest(key, set().union(*names))}")

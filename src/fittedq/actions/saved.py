@@ -29,7 +29,8 @@ def described(description: Any, given: AbstractActionSet | None = None) -> Abstr
         return given
     if description["kind"] not in KINDS:
         raise UserError(
-            "action set: its bounds are functions of the state, which no file holds; give it again (action_set=)."
+            "action set: its bounds are functions of the state, which no file holds; give it again "
+            "(code={'action_set': …})."
         )
     return KINDS[description["kind"]](description)
 

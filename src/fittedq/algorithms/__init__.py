@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.ddpg import DDPG
@@ -19,10 +23,29 @@ REGISTRY: dict[str, type[Algorithm]] = {
 }
 
 
+Asked = str | Algorithm | type[Algorithm]
+"""An algorithm as a user names it: by the registry's name, a class, or one with its settings."""
+
+
 def find(name: str) -> type[Algorithm]:
     """The registered algorithm of that name, or a UserError with the nearest ones."""
     if not isinstance(name, str):
-        raise UserError(f"found {name!r}, expected a name of: {', '.join(REGISTRY)}.", argument="algorithm")
+        raise UserError(
+            f"found {name!r}, expected an algorithm, or a name of: {', '.join(REGISTRY)}.", argument="algorithm"
+        )
     if name not in REGISTRY:
         raise UserError(f"algorithm {name!r} is unknown; {nearest(name, REGISTRY)}")
     return REGISTRY[name]
+
+
+def class_of(algorithm: Asked) -> type[Algorithm]:
+    """The class of an algorithm, however it was named."""
+    cls = algorithm if isinstance(algorithm, type) else type(algorithm)
+    return cls if issubclass(cls, Algorithm) else find(algorithm)  # pyright: ignore[reportArgumentType]
+
+
+def made(algorithm: Asked, settings: Mapping[str, Any]) -> Algorithm:
+    """The algorithm with these settings; they come before those that one made in Python has."""
+    if isinstance(algorithm, Algorithm):
+        return dataclasses.replace(cast(Any, algorithm), **settings) if settings else algorithm
+    return class_of(algorithm)(**settings)

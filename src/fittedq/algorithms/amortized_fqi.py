@@ -29,6 +29,8 @@ from fittedq.types import Approximators
 
 @dataclass(frozen=True, kw_only=True)
 class AmortizedFQI(SolvingAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "amortized_fqi"
     title: ClassVar[str] = "Amortized fitted Q-iteration"
 

@@ -34,12 +34,11 @@ def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
     return -action_set.size + float(np.sum(np.log(action_set.half_width)))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Algorithm(abc.ABC):
-    """The settings every algorithm shares. Subclasses are final, and each is one page."""
+    """What training asks of a method: first networks, an instance of the template, exploration."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    name: ClassVar[str] = "own"
+    title: ClassVar[str] = "A method of the user's own"
     online: ClassVar[bool] = True
     """Whether it learns a policy that can collect data."""
     offline_steps: ClassVar[int] = 50_000
@@ -47,18 +46,10 @@ class Algorithm(abc.ABC):
     buffer: ClassVar[str] = "FIFO replay"
     """Where transitions are kept while it collects them."""
 
-    gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
-    hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
-    activation: str = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS)
-    n_critics: int = setting(1, "size of the critic ensemble", low=1)
-    layer_norm: bool = setting(False, "layer norm in the critics")
-    dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
-    policy_learning_rate: float = setting(3e-4, "Adam's step for the policy", above=0.0)
-    critic_learning_rate: float = setting(3e-4, "Adam's step for the critics (and the value network)", above=0.0)
-    tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
-
-    def __post_init__(self) -> None:
-        check(self)
+    @property
+    @abc.abstractmethod
+    def discount(self) -> float:
+        """γ."""
 
     @abc.abstractmethod
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
@@ -98,15 +89,41 @@ class Algorithm(abc.ABC):
 
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
         """(members, widths from input to output) of its networks: what `memory.networks` counts."""
-        return [
-            (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
-            (1, (obs_size, *self.hidden, action_size)),
-        ]
+        del obs_size, action_size
+        return []
 
     @property
     def actions_per_state(self) -> int:
         """Actions at which it evaluates q for one state at once."""
         return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAlgorithm(Algorithm, abc.ABC):
+    """The settings that methods on networks share. Subclasses are final, and each is one page."""
+
+    gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
+    hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
+    activation: str = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS)
+    n_critics: int = setting(1, "size of the critic ensemble", low=1)
+    layer_norm: bool = setting(False, "layer norm in the critics")
+    dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
+    policy_learning_rate: float = setting(3e-4, "Adam's step for the policy", above=0.0)
+    critic_learning_rate: float = setting(3e-4, "Adam's step for the critics (and the value network)", above=0.0)
+    tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def discount(self) -> float:
+        return self.gamma
+
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        return [
+            (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
+            (1, (obs_size, *self.hidden, action_size)),
+        ]
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""

@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import NetworkAlgorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -30,7 +30,9 @@ from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPG(Algorithm):
+class DDPG(NetworkAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "ddpg"
     title: ClassVar[str] = "Deep deterministic policy gradient"
 

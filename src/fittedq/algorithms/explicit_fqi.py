@@ -25,6 +25,8 @@ from fittedq.types import Approximators
 
 @dataclass(frozen=True, kw_only=True)
 class ExplicitFQI(SolvingAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "explicit_fqi"
     title: ClassVar[str] = "Explicit fitted Q-iteration"
     online: ClassVar[bool] = False

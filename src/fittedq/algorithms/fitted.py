@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import NetworkAlgorithm
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
@@ -25,7 +25,7 @@ from fittedq.maximize.exact.grid import Grid
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
-from fittedq.settings import setting
+from fittedq.settings import code_setting, setting
 from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
@@ -49,7 +49,7 @@ OPTIMIZERS = {"adam": optax.adam, "rprop": partial(optax.rprop, max_step_size=0.
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedAlgorithm(Algorithm, abc.ABC):
+class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
 
     offline_steps: ClassVar[int] = 40
@@ -115,11 +115,8 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
     maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "certified", "exact"))
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
-    features: AbstractFeatures | None = None
-    """Features of the user's, in which q is linear (`approximator=features`): code, given again to what is loaded.
-
-    They see observations as fitted: normalized, unless `normalize_obs` is false.
-    """
+    features: AbstractFeatures | None = code_setting("features of (s, a) in which q is linear", to_act=True)
+    """They see observations as fitted: normalized, unless `normalize_obs` is false."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,8 +124,8 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
             object.__setattr__(self, "approximator", "features")
         elif self.approximator == "features":
             raise UserError(
-                "setting approximator: found features without any; give them (features=…), also where a run is "
-                "resumed or an agent is loaded: no file holds code."
+                "setting approximator: found features without any; give them (features=…). No file holds code: where a "
+                "run is resumed or an agent is loaded they are given again (code={'features': …})."
             )
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:

@@ -28,6 +28,8 @@ from fittedq.types import Approximators
 
 @dataclass(frozen=True, kw_only=True)
 class NFQCA(FittedAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "nfqca"
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
 

@@ -21,7 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -33,7 +33,9 @@ from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAC(Algorithm):
+class SAC(NetworkAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "sac"
     title: ClassVar[str] = "Soft actor-critic, twin targets, automatic temperature"
 

@@ -21,7 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -32,7 +32,9 @@ from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACValue(Algorithm):
+class SACValue(NetworkAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "sac_v"
     title: ClassVar[str] = "Soft actor-critic with a value network"
 

@@ -26,6 +26,8 @@ from fittedq.types import Approximators
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothFQI(SolvingAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "smooth_fqi"
     title: ClassVar[str] = "Smooth fitted Q-iteration"
     online: ClassVar[bool] = False

@@ -22,12 +22,12 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import DYNAMICS
-from fittedq.settings import setting
+from fittedq.settings import code_setting, setting
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.gradients import gradient_health, longest_sound, model_error, windows
@@ -42,7 +42,9 @@ MEASURED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class SVG(Algorithm):
+class SVG(NetworkAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "svg"
     title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
 
@@ -71,8 +73,9 @@ class SVG(Algorithm):
         "a learned model, or known physics: env is the environment's",
         choices=("learned", "env", "own", *DYNAMICS),
     )
-    model: AbstractModel | Dynamics | None = None
-    """A model of the user's, or f(s, a, ξ) → (s', r, terminated) in JAX (`dynamics=own`): code, which no file holds."""
+    model: AbstractModel | Dynamics | None = code_setting(
+        "a model, or f(s, a, ξ) → (s', r, terminated) in JAX (dynamics=own)", to_act=False
+    )
     n_models: int = setting(5, "networks of the learned model", low=1)
     model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
     model_learning_rate: float = setting(1e-3, "Adam's step for the model", above=0.0)
@@ -202,7 +205,11 @@ class SVG(Algorithm):
         if self.dynamics in ("own", "env") and self.model is None and self.horizon != "0":
             raise UserError(
                 f"setting dynamics: {self.dynamics} needs the model itself; give "
-                + ("model=…." if self.dynamics == "own" else "a JAX environment to train in.")
+                + (
+                    "model=…, or, where a run is resumed, code={'model': …}."
+                    if self.dynamics == "own"
+                    else "a JAX environment to train in."
+                )
             )
         updates: tuple[Update, ...] = ()
         if self.learns_model:

@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, Algorithm
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -29,7 +29,9 @@ from fittedq.types import Approximators
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3(Algorithm):
+class TD3(NetworkAlgorithm):
+    __doc__ = __doc__
+
     name: ClassVar[str] = "td3"
     title: ClassVar[str] = "Twin delayed deep deterministic policy gradient"
 

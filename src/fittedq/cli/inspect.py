@@ -132,7 +132,7 @@ class Inspect(NamesEnv, TrustsFile):
             reward = np.asarray(rows.reward, float)
             bounds = agent.value_range((float(reward.min()), float(reward.max())))
             q = agent.critic_value(seen, np.asarray(rows.action))
-            figures |= promise_figures(q, rows, agent.algorithm.gamma, bounds)
+            figures |= promise_figures(q, rows, agent.algorithm.discount, bounds)
         best, last = self.path / "best", self.path / "last"
         if best.is_dir() and last.is_dir():
             before, after = (

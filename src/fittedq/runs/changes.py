@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms import made
 from fittedq.algorithms.base import Algorithm
 from fittedq.errors import UserError, nearest
 from fittedq.runs.schedule import Schedule
+from fittedq.settings import held, is_code
 from fittedq.trainers.state import to_arrays
 
 ANOTHER = "begin another run; `start` takes the networks of this one along"
@@ -32,6 +34,7 @@ KEPT = {
     "replay_size": "the replay was laid out with it",
 }
 """Why these stay. What shapes or starts the networks is found out by making them (`check_networks`)."""
+CODE = "it is code, given again as it was"
 
 
 def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -40,8 +43,9 @@ def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[
     for name, value in given.items():
         if name not in looks and name not in settings and name not in KEPT:
             raise UserError(f"{name!r} is unknown; {nearest(name, [*looks, *settings])}", argument="set")
-        if name in KEPT and as_json(value) != settings.get(name, config.get(name)):
-            raise UserError(f"a run keeps its {name}: {KEPT[name]}; {ANOTHER}.", argument="set")
+        why = CODE if is_code(settings.get(name)) else KEPT.get(name)
+        if why is not None and held(value) != settings.get(name, config.get(name)):
+            raise UserError(f"a run keeps its {name}: {why}; {ANOTHER}.", argument="set")
     return (
         {name: value for name, value in given.items() if name in looks},
         {name: value for name, value in given.items() if name in settings},
@@ -57,7 +61,7 @@ def check_networks(
     """
     now = _first_networks(algorithm, obs_size, action_set)
     for name, value in before.items():
-        then = _first_networks(dataclasses.replace(algorithm, **{name: value}), obs_size, action_set)
+        then = _first_networks(made(algorithm, {name: value}), obs_size, action_set)
         if now.keys() != then.keys() or not all(np.array_equal(now[leaf], then[leaf]) for leaf in now):
             raise UserError(
                 f"a run keeps its {name}: its networks began with it, and are part of the checkpoint; {ANOTHER}.",
@@ -68,11 +72,6 @@ def check_networks(
 def _first_networks(algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet) -> dict[str, np.ndarray]:
     key = jax.random.key_data(jax.random.key(0))
     return to_arrays("nets", jax.jit(lambda key: algorithm.networks(obs_size, action_set, key))(key))
-
-
-def as_json(value: Any) -> Any:
-    """A setting as a configuration holds it: JSON has lists only."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 # ---------------------------------------------------------------------- the history in a configuration

@@ -24,8 +24,9 @@ from fittedq.actions.saved import described, plain
 from fittedq.agent import Agent
 from fittedq.algorithms.base import Algorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.approx.linear import AbstractFeatures
+from fittedq.algorithms.saved import as_saved, code_names, restored
 from fittedq.approx.models import KnownModel
+from fittedq.code import by_name, refuse_unknown
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.flat import FlatEnv
@@ -37,13 +38,13 @@ from fittedq.errors import EnvError, UserError
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint
-from fittedq.runs.changes import as_json, check_networks, split_changes
+from fittedq.runs.changes import check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
-from fittedq.settings import MOST_SEED, as_dict, from_json, split_settings, whole
+from fittedq.settings import MOST_SEED, as_dict, as_json, from_json, split_settings, whole
 from fittedq.settings import described as described_fields
 from fittedq.trainers.base import AbstractTrainer, Progress, never, train
 from fittedq.trainers.batches import BatchTrainer
@@ -68,7 +69,7 @@ class Run:
 
     def __init__(
         self,
-        algorithm: str,
+        algorithm: algorithms.Asked,
         env: AnyEnv | None,
         schedule: Schedule,
         *,
@@ -81,7 +82,7 @@ class Run:
         start: Agent | None = None,
     ):
         keep_programs()
-        cls = algorithms.find(algorithm)
+        cls = algorithms.class_of(algorithm)
         fitted = issubclass(cls, FittedAlgorithm)
         loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings
         given, loop_given = split_settings(settings or {}, cls, loop_settings)
@@ -94,12 +95,14 @@ class Run:
         self.env_name, self.eval_name = _named(env), _named(eval_env)
         env, eval_env = resolved(env), resolved(eval_env)
         self.env = env
-        if given.get("dynamics") == "env" and given.get("model") is None and env is not None:
-            given["model"] = physics(env)
-        self.algorithm: Algorithm = cls(**given)
+        self.algorithm: Algorithm = algorithms.made(algorithm, given)
+        self._saved = as_saved(self.algorithm)
+        if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and env is not None:
+            # The environment's own physics: given again with it, so no file names it.
+            self.algorithm = algorithms.made(self.algorithm, {"model": physics(env)})
         if env is not None and not cls.online:
             raise UserError(
-                f"algorithm {algorithm!r} learns no policy to collect data with, it learns from a dataset alone; give "
+                f"algorithm {cls.name!r} learns no policy to collect data with, it learns from a dataset alone; give "
                 "one here (fittedq data collect makes one), and the environment only for evaluations.",
                 argument="data",
             )
@@ -215,7 +218,6 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
-        settings = as_dict(self.algorithm) | as_dict(self.train_settings)
         return {
             "algorithm": self.algorithm.name,
             "env": None if self.env_name is None else self.env_name.describe(),
@@ -224,7 +226,7 @@ class Run:
             "action_set": plain(self.trainer.action_set.describe()),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
-            "settings": {name: as_json(value) for name, value in settings.items()},
+            "settings": self._saved | as_json(self.train_settings),
             "versions": versions(),
             **({} if self._origin_of_start is None else {"start": self._origin_of_start}),
         }
@@ -469,14 +471,13 @@ def resume(
     steps: int | None = None,
     changes: Mapping[str, Any] | None = None,
     env: AnyEnv | None = None,
-    action_set: AbstractActionSet | None = None,
+    code: Any = None,
     trust_code: Sequence[str] = (),
-    **code: Any,
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.
 
     `steps` extends it; `changes` are other settings, and other values of the schedule, from here on. `env` stands in
-    for an environment that has no id, `action_set` and `code` (features=, model=) for what no file holds. Modules,
+    for an environment that has no id, `code` for what no file holds: the algorithm, or a dictionary by name. Modules,
     files and wrappers that only the run's settings name are imported where `trust_code` names them too.
     """
     opened = RunFolder(folder)
@@ -498,16 +499,16 @@ def resume(
         schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
         if steps is not None:
             schedule = dataclasses.replace(schedule, steps=steps)
+        algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}")
         run = Run(
-            config["algorithm"],
+            algorithm,
             env.trusted(trust_code) if isinstance(env, NamedEnv) else env,
             schedule,
             data=data,
             eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
-            action_set=_saved_set(config, action_set),
+            action_set=_saved_set(config, by_name(code).get("action_set")),
             seed=config["seed"],
-            settings=from_json(config["settings"] | settings)
-            | {name: part for name, part in code.items() if part is not None},
+            settings=loop_settings,
         )
         undone.callback(run.trainer.close)
         run.folder = opened
@@ -523,7 +524,8 @@ def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) 
     now = run.config()
     before = {name: value for name, value in config["settings"].items() if now["settings"].get(name, value) != value}
     own = {field.name for field in described_fields(type(run.algorithm))}
-    then = from_json({name: value for name, value in before.items() if name in own})
+    saved = {name: value for name, value in before.items() if name in own}
+    then = from_json(type(run.algorithm), saved, {}, "the run", to_act=False)
     check_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
     if asked.get("eval_every") and not now["eval_every"]:
         raise UserError("found no environment to evaluate in; the run has none.", argument="eval_every")
@@ -550,22 +552,33 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
         folder.change(step, changes)
 
 
+def _saved_algorithm(
+    config: Mapping[str, Any], changes: Mapping[str, Any], code: Mapping[str, Any], where: str
+) -> tuple[Algorithm, dict[str, Any]]:
+    """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
+    loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in described_fields(cls)}
+    saved: dict[str, Any] = config["settings"]
+    own = {name: value for name, value in saved.items() if name not in loops}
+    algorithm = restored(config["algorithm"], own, code, where, to_act=False)
+    refuse_unknown(code, code_names(algorithm))
+    algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})
+    return algorithm, {name: value for name, value in {**saved, **changes}.items() if name in loops}
+
+
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:
     """The run's action set; a box is the environment's own, and comes from there."""
     saved = config.get("action_set")
     return None if saved is None or saved["kind"] == "box" else described(saved, given)
 
 
-def find_agent(
-    path: Path, action_set: AbstractActionSet | None = None, features: AbstractFeatures | None = None
-) -> Agent:
+def find_agent(path: Path, code: Any = None) -> Agent:
     """The agent of an agent folder, or the best (else the last) of a run folder."""
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):
             if candidate.is_dir():
                 try:
                     RunFolder(path).check_agent(candidate)
-                    return Agent.load(candidate, action_set, features)
+                    return Agent.load(candidate, code)
                 except UserError as error:
                     if not _damaged(candidate):
                         raise
@@ -574,7 +587,7 @@ def find_agent(
                     todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
                     raise UserError(f"{error} {todo}") from None
         raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    return Agent.load(path, action_set, features)
+    return Agent.load(path, code)
 
 
 def learned_from(path: Path) -> Path | None:

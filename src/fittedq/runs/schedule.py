@@ -26,9 +26,9 @@ class Schedule:
     """Steps between looks at the amortization gap on some of the states learned from; 0: none."""
 
     @staticmethod
-    def offline(algorithm: str, steps: int | None = None, **given: int) -> Schedule:
+    def offline(algorithm: algorithms.Asked, steps: int | None = None, **given: int) -> Schedule:
         """Defaults for learning from a dataset: iterations are long, updates are short."""
-        cls = algorithms.find(algorithm)
+        cls = algorithms.class_of(algorithm)
         fitted = issubclass(cls, FittedAlgorithm)
         every = {"report_every": 1, "eval_every": 10, "checkpoint_every": 10} if fitted else {}
         return Schedule(steps=cls.offline_steps if steps is None else steps, **{**every, **given})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -12,10 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import Algorithm, NetworkAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
+from fittedq.settings import as_dict
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Approximators
@@ -124,15 +124,17 @@ class Watch:
 
     @property
     def _rewards(self) -> str:
-        return f"rewards between {self.low:.3g} and {self.high:.3g} with gamma {self._algorithm.gamma:g}"
+        return f"rewards between {self.low:.3g} and {self.high:.3g} with gamma {self._algorithm.discount:g}"
 
     @property
     def _reach(self) -> float:
         """max |r| / (1 − γ)."""
-        return max(abs(self.low), abs(self.high)) / (1.0 - self._algorithm.gamma)
+        return max(abs(self.low), abs(self.high)) / (1.0 - self._algorithm.discount)
 
     def _judge_steps(self) -> None:
         """Adam's first step moves every weight by the learning rate; in a layer they start within ±1/√(its inputs)."""
+        if not isinstance(self._algorithm, NetworkAlgorithm):
+            return
         start = max(self._algorithm.hidden, default=1) ** -0.5
         for component in ("critic", "policy"):
             rate = getattr(self._algorithm, name := f"{component}_learning_rate")
@@ -160,10 +162,11 @@ class Watch:
         """What to try."""
         if self.low <= self.high and self._reach > LARGE:
             return f"scale the rewards down to about 1 (they reach {max(abs(self.low), abs(self.high)):.3g})"
-        names = {field.name for field in dataclasses.fields(self._algorithm)}
-        setting = f"{component.removeprefix('log_')}_learning_rate"
-        setting = setting if setting in names else "critic_learning_rate"
-        return f"lower {setting} (it is {getattr(self._algorithm, setting):g}) or gamma"
+        settings = as_dict(self._algorithm)
+        names = (f"{component.removeprefix('log_')}_learning_rate", "critic_learning_rate")
+        name = next((name for name in names if name in settings), None)
+        rate = "the learning rate" if name is None else f"{name} (it is {settings[name]:g})"
+        return f"lower {rate} or gamma"
 
     def _say(self, kind: str, sentence: str) -> None:
         if kind not in self._said:

@@ -1,0 +1,74 @@
+"""A method of one's own, put together from the slots of the template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+from jaxtyping import PRNGKeyArray
+
+from fittedq.acting.noise import AbstractExploration
+from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.base import Algorithm
+from fittedq.errors import UserError
+from fittedq.template.fqi import FQI
+from fittedq.template.greedy import Solved, SolvedPolicy
+from fittedq.template.slots import parts
+from fittedq.types import Approximators
+
+Networks = Callable[[int, AbstractActionSet, PRNGKeyArray], Approximators]
+"""(observation's size, action set, key) → the first approximators; the `networks` of any algorithm is one."""
+
+
+class Composed(Algorithm, eqx.Module):
+    """`fqi`, a greedy step, updates in order and a sync rule written by hand, as a method to train.
+
+    `networks` makes the first approximators: those that updates, targets and the greedy step name. `exploration` is
+    what perturbs the policy while data is collected; from a dataset alone it is idle.
+
+    It is code, which no file holds: a saved run or agent knows what its slots look like, and asks for the same
+    composition again (`fittedq.load(path, code=method)`). What functions close over, an optimizer's learning rate say,
+    cannot be compared.
+    """
+
+    name: ClassVar[str] = "composed"
+    title: ClassVar[str] = "Composed from slots by hand"
+
+    _fqi: FQI
+    _networks: Networks = eqx.field(static=True)
+    _exploration: AbstractExploration
+
+    def __init__(self, *, fqi: FQI, networks: Networks, exploration: AbstractExploration):
+        for name, value, kind in (("fqi", fqi, FQI), ("exploration", exploration, AbstractExploration)):
+            if not isinstance(value, kind):
+                raise UserError(f"found {type(value).__name__}, expected {kind.__name__}.", argument=name)
+        if not callable(networks):
+            raise UserError(
+                f"found {type(networks).__name__}, expected a function of (obs_size, action_set, key), such as "
+                "TD3().networks.",
+                argument="networks",
+            )
+        self._fqi, self._networks, self._exploration = fqi, networks, exploration
+
+    @property
+    def discount(self) -> float:
+        """γ of the first slot that has one; 0 where none has."""
+        return next((float(part.gamma) for part in parts(self._fqi) if hasattr(part, "gamma")), 0.0)
+
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+        nets = self._networks(obs_size, action_set, key)
+        if not isinstance(nets, Approximators):
+            raise UserError(f"it returned {type(nets).__name__}, expected Approximators.", argument="networks")
+        return nets
+
+    def template(self, action_set: AbstractActionSet) -> FQI:
+        return self._fqi
+
+    def exploration(self) -> AbstractExploration:
+        return self._exploration
+
+    def controller(self, nets: Approximators) -> Any:
+        if nets.policy is None and isinstance(self._fqi.greedy, Solved):
+            return SolvedPolicy(self._fqi.greedy, nets.critic)
+        return super().controller(nets)

@@ -1,0 +1,197 @@
+"""The template is open: a method from slots, or a class of one's own, trains, saves and resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fittedq
+from fittedq import (
+    DDPG,
+    FQI,
+    TD3,
+    Agent,
+    Bellman,
+    Composed,
+    Descend,
+    FirstCritic,
+    Gaussian,
+    Improve,
+    MinOverCritics,
+    PolicyAction,
+    Polyak,
+    Regress,
+    Smoothed,
+    Sync,
+    Update,
+    UserError,
+    setting,
+)
+from fittedq.code import sketch
+from fittedq.types import Transition
+
+TINY: dict[str, Any] = {"batch_size": 8, "random_steps": 10, "replay_size": 100}
+OBS = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]], np.float32)
+
+
+def composed(clip: float = 0.5, *, hidden: int = 4) -> Composed:
+    """The README's TD3."""
+    fit = Descend(optax.adam(3e-4))
+    return Composed(
+        fqi=FQI(
+            greedy=Smoothed(PolicyAction(), sigma=0.2, clip=clip),
+            updates=(
+                Update("critic", Regress(Bellman(0.99, MinOverCritics(subset=2))), fit),
+                Update("policy", Improve(FirstCritic()), fit, every=2),
+            ),
+            sync=Sync(critic=Polyak(0.005, every=2), policy=Polyak(0.005, every=2)),
+        ),
+        networks=TD3(hidden=(hidden,)).networks,
+        exploration=Gaussian(0.1),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cautious(TD3):
+    """A method of the user's own, with a setting."""
+
+    name: ClassVar[str] = "cautious"
+    caution: float = setting(0.5, "share of the box that is used", above=0.0, high=1.0)
+
+
+@pytest.fixture(scope="module")
+def registered() -> Agent:
+    return fittedq.train("td3", "Pendulum-v1", steps=30, hidden=(4,), **TINY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the composed method, 30 steps long."""
+    path = tmp_path_factory.mktemp("composed") / "run"
+    fittedq.train(composed(), "Pendulum-v1", steps=30, out=path, **TINY)
+    return path
+
+
+def test_a_hand_written_td3_is_td3_to_the_bit(folder: Path, registered: Agent) -> None:
+    np.testing.assert_array_equal(fittedq.load(folder, code=composed()).act(OBS), registered.act(OBS))
+
+
+def test_an_algorithm_is_named_made_or_a_class_and_settings_beside_it_come_first(registered: Agent) -> None:
+    for algorithm in (TD3, TD3(gamma=0.5, hidden=(9,))):
+        agent = fittedq.train(algorithm, "Pendulum-v1", steps=30, gamma=0.99, hidden=(4,), **TINY)
+        assert agent.algorithm == registered.algorithm
+        np.testing.assert_array_equal(agent.act(OBS), registered.act(OBS))
+
+
+def test_a_composed_run_resumes_as_if_it_had_not_stopped(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    longer = fittedq.resume(copy, steps=40, code=composed())
+    straight = fittedq.train(composed(), "Pendulum-v1", steps=40, **TINY)
+    np.testing.assert_array_equal(longer.act(OBS), straight.act(OBS))
+
+
+def test_files_ask_for_the_composition_again_and_know_another(folder: Path) -> None:
+    for again in (fittedq.load, fittedq.resume):
+        with pytest.raises(UserError, match=r"its algorithm is code, which no file holds: Composed\(fqi=.*code=METHOD"):
+            again(folder)
+        with pytest.raises(UserError, match=r"(?s)code: found algorithm .*clip=0.25.*, expected .*clip=0.5"):
+            again(folder, code=composed(clip=0.25))
+        with pytest.raises(UserError, match=r"code: found algorithm TD3.*expected Composed"):
+            again(folder, code=TD3)
+        with pytest.raises(UserError, match="code: found 3, expected an algorithm"):
+            again(folder, code=3)
+        with pytest.raises(UserError, match="code: found 'features', which is none of its code"):
+            again(folder, code={"algorithm": composed(), "features": 3})
+    with pytest.raises(UserError, match=r"hidden=\(9\)"):
+        fittedq.load(folder, code=composed(hidden=9))
+
+
+def test_a_class_of_ones_own_keeps_its_settings_in_the_file(tmp_path: Path) -> None:
+    agent = fittedq.train(Cautious, "Pendulum-v1", steps=12, caution=0.25, hidden=(4,), **TINY)
+    agent.save(tmp_path / "agent")
+    for code in (Cautious, Cautious(caution=0.25, hidden=(4,)), {"algorithm": Cautious}):
+        again = fittedq.load(tmp_path / "agent", code=code)
+        assert again.algorithm == agent.algorithm
+        np.testing.assert_array_equal(again.act(OBS), agent.act(OBS))
+    with pytest.raises(UserError, match="its algorithm is code, which no file holds: Cautious"):
+        fittedq.load(tmp_path / "agent")
+    with pytest.raises(UserError, match=r"code: found caution = 0\.5, expected 0\.25"):
+        fittedq.load(tmp_path / "agent", code=Cautious(hidden=(4,)))
+    with pytest.raises(UserError, match="agent: algorithm is code"):
+        agent.__reduce__()
+
+
+def test_a_registered_algorithm_needs_no_code_and_takes_no_other(registered: Agent, tmp_path: Path) -> None:
+    registered.save(tmp_path / "agent")
+    assert fittedq.load(tmp_path / "agent", code=TD3).algorithm == registered.algorithm
+    with pytest.raises(UserError, match="found algorithm DDPG, expected TD3"):
+        fittedq.load(tmp_path / "agent", code=DDPG)
+
+
+def test_what_is_no_method_is_one_sentence() -> None:
+    slots: dict[str, Any] = {"fqi": composed().template(None), "networks": TD3().networks, "exploration": Gaussian(0.1)}  # type: ignore[arg-type]
+    for name, words in (
+        ("fqi", "fqi: found str, expected FQI"),
+        ("networks", "networks: found str, expected a function of"),
+        ("exploration", "exploration: found str, expected AbstractExploration"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Composed(**slots | {name: "td3"})
+    critic_only = lambda *sizes: fittedq.Approximators(critic=TD3().networks(*sizes).critic)  # noqa: E731
+    lacking = Composed(**slots | {"networks": critic_only})
+    with pytest.raises(UserError, match="needs a policy, and there is none among the networks"):
+        fittedq.train(lacking, "Pendulum-v1", steps=10, **TINY)
+    with pytest.raises(UserError, match="setting 'gamma' is unknown"):
+        fittedq.train(composed(), "Pendulum-v1", steps=10, gamma=0.9, **TINY)
+
+
+def test_a_sketch_tells_structures_apart_and_is_the_same_in_every_process() -> None:
+    assert sketch(composed()) == sketch(composed())
+    assert "0x" not in sketch(composed())
+    others = [composed(clip=0.4), TD3(), TD3, jnp.sin, lambda x: x, np.zeros(3), np.zeros((3, 1)), optax.adam(1e-3)]
+    texts = [sketch(other) for other in others]
+    assert len(set(texts)) == len(texts)
+    assert sketch({"a": (1, None)}) == "{a: (1, None)}"
+    assert sketch(Transition(*[np.zeros(2, np.float32)] * 6)).startswith("Transition(obs=float32[2], action=float32[2]")
+
+
+def test_a_composed_method_learns_from_a_dataset_too() -> None:
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(40, 3)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
+    rows = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(40, bool)}
+    data = fittedq.Dataset.from_arrays(**rows, action_low=-1, action_high=1)
+    agent = fittedq.fit(composed(), data, steps=2, batch_size=8)
+    assert np.abs(agent.act(OBS)).max() <= 1.0
+    assert jax.tree.leaves(agent.nets.critic)
+
+
+def test_the_readmes_first_block_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = (Path(__file__).parent.parent / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "steps=10_000, " in block
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block.replace("steps=10_000, ", "steps=12, random_steps=10, batch_size=8, "), names)
+    assert isinstance(names["agent"], Agent)
+    assert (tmp_path / "runs" / "my-td3" / "last").is_dir()
+
+
+def test_every_public_name_has_a_docstring_of_its_own() -> None:
+    public = {name: getattr(fittedq, name) for name in fittedq.__all__}
+    assert [name for name, value in public.items() if not (value.__doc__ or "").strip()] == []
+    inherited = [
+        name
+        for name, value in public.items()
+        if isinstance(value, type) and any(value.__doc__ == base.__doc__ for base in value.__mro__[1:])
+    ]
+    made = [name for name, value in public.items() if (value.__doc__ or "").startswith(f"{name}(")]
+    assert (inherited, made) == ([], []), "a dataclass without a docstring gets its signature for one"
