@@ -14,8 +14,10 @@ from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
+from fittedq.errors import UserError
 from fittedq.settings import check, setting
 from fittedq.template.fqi import FQI
+from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractCritic, Approximators, Transition
 
@@ -69,8 +71,16 @@ class Algorithm(abc.ABC):
         return {"buffer": buffer, **self.template(Box((-1.0,), (1.0,))).describe()}
 
     def controller(self, nets: Approximators) -> Any:
-        """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0."""
-        return host_view(nets.policy)
+        """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0.
+
+        Its policy, or, where it learns none, the solver of its greedy step.
+        """
+        if nets.policy is not None:
+            return host_view(nets.policy)
+        greedy = self.template(nets.critic.action_set).greedy
+        if not isinstance(greedy, Solved):
+            raise UserError(f"{self.name}: it has neither a policy nor a greedy step that solves; give it one of them.")
+        return SolvedPolicy(greedy, nets.critic)
 
     @property
     def measure_every(self) -> int:
@@ -87,10 +97,9 @@ class Algorithm(abc.ABC):
         del rows, stride, key
         return nets, {}
 
+    @abc.abstractmethod
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
         """(members, widths from input to output) of its networks: what `memory.networks` counts."""
-        del obs_size, action_size
-        return []
 
     @property
     def actions_per_state(self) -> int:

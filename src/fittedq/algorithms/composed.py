@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
@@ -13,7 +13,6 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI
-from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.slots import parts
 from fittedq.types import Approximators
 
@@ -68,7 +67,7 @@ class Composed(Algorithm, eqx.Module):
     def exploration(self) -> AbstractExploration:
         return self._exploration
 
-    def controller(self, nets: Approximators) -> Any:
-        if nets.policy is None and isinstance(self._fqi.greedy, Solved):
-            return SolvedPolicy(self._fqi.greedy, nets.critic)
-        return super().controller(nets)
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        """None: the networks are known once they are made."""
+        del obs_size, action_size
+        return []

@@ -18,7 +18,6 @@ from jaxtyping import PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.template.fqi import FQI, Copy, Sync, Update
-from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Approximators
 
@@ -41,6 +40,3 @@ class ExplicitFQI(SolvingAlgorithm):
             updates=(Update("critic", self.regression(target), self.critic_fit()),),
             sync=Sync(critic=Copy()),
         )
-
-    def controller(self, nets: Approximators) -> SolvedPolicy:
-        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
