@@ -83,7 +83,6 @@ OVERRIDES = {
     "Likelihood.prepare": "only a model keeps statistics of its data; every other loss leaves its component as it is",
     "SVG.measure": "only a method with a model measures; the others have nothing to say",
     "SVG.measure_every": "as `measure`",
-    "SmoothFQI.controller": "its policy is the Boltzmann distribution of its critic",
     "DDPG.critic_optimizer": "the published weight decay",
     "SVG.policy_optimizer": "gradients through a model are clipped",
     "SolvingAlgorithm.critic": "q by trees and features too, not by networks alone",

@@ -19,7 +19,6 @@ from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
-from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.types import Approximators
 
@@ -63,6 +62,3 @@ class SmoothFQI(SolvingAlgorithm):
             updates=(Update("critic", self.regression(target), self.critic_fit()),),
             sync=Sync(critic=Copy()),
         )
-
-    def controller(self, nets: Approximators) -> SolvedPolicy:
-        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
