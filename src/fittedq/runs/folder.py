@@ -75,7 +75,7 @@ class RunFolder:
     def _refuse_all_but(self, config: dict[str, Any]) -> None:
         """A UserError unless the folder is free, or holds a run of this configuration that came to no checkpoint."""
         if self.config_file.exists():
-            same = comparable(self.config()) == comparable(config)
+            same = what_binds(self.config()) == what_binds(config)
             if self.begun or not same:
                 finished = self._finished
                 raise UserError(
@@ -140,7 +140,7 @@ class RunFolder:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint of this run says of it: the digest of its settings, and what resuming it changed so far."""
         config = self._config or self.config()
-        return {"settings": digest_of(comparable(config)), "history": config["history"]}
+        return {"settings": digest_of(what_binds(config)), "history": config["history"]}
 
     def check_agent(self, path: Path) -> None:
         """A UserError where another run than this saved the agent's folder at `path`."""
@@ -276,7 +276,7 @@ class RunFolder:
         return self.curve_file
 
 
-def comparable(config: dict[str, Any]) -> dict[str, Any]:
+def what_binds(config: dict[str, Any]) -> dict[str, Any]:
     """What must agree for one run to continue another: all but how long, how often looked at, versions, and what was
     changed by resuming."""
     same = {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed")}
