@@ -170,6 +170,9 @@ class Recorder(AbstractTrainer):
     def moments(self) -> None:
         raise NotImplementedError
 
+    def begin_with(self, nets: Approximators, moments: Any) -> None:
+        raise NotImplementedError
+
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, 1), np.float32)
 

@@ -41,6 +41,9 @@ class Collector(AbstractTrainer):
     def moments(self) -> None:
         raise NotImplementedError
 
+    def begin_with(self, nets: Approximators, moments: Any) -> None:
+        raise NotImplementedError
+
     def seen_obs(self, count: int) -> np.ndarray:
         raise NotImplementedError
 
