@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,13 @@ import numpy as np
 
 Arr = jax.Array | np.ndarray
 """An array on either side: the same formula serves the compiled learner (JAX) and acting on the host (NumPy)."""
+
+
+Scalar = float | Arr
+"""One number: Python's, or an array without axes."""
+
+Tree: TypeAlias = Any
+"""Any tree of arrays: a component, an optimizer's state, a regression set."""
 
 
 HOST_TYPES = (np.ndarray, np.generic)
@@ -36,6 +43,6 @@ def inwards(low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
     return low, xp.maximum(low, high)
 
 
-def strong(tree: Any) -> Any:
+def strong(tree: Tree) -> Tree:
     """The same arrays without weak types, which would compile a second program for the same shapes."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)

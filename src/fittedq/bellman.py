@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Scalar, Tree, namespace
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -46,7 +45,7 @@ def value_range(
     return (reward[0] + steps * low if gamma else reward[0]), reward[1] + steps * high
 
 
-def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Any) -> Float[Arr, "*b"]:
+def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Scalar) -> Float[Arr, "*b"]:
     """q(s, a) − β log π(a | s), whose mean over a ~ π is the soft value of π at s.
 
     With β = 0 it is q itself, the deterministic case.
@@ -55,7 +54,7 @@ def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Any
     return q - temperature * log_prob
 
 
-def smooth_max(q: Float[Arr, "*b k"], log_weight: Float[Arr, "*#b k"], temperature: Any) -> Float[Arr, "*b"]:
+def smooth_max(q: Float[Arr, "*b k"], log_weight: Float[Arr, "*#b k"], temperature: Scalar) -> Float[Arr, "*b"]:
     """v_β(s) = β log Σ_k exp(log_weight_k + q(s, a_k) / β) ≈ β log ∫_A exp(q(s, a) / β) da.
 
     `log_weight` holds log quadrature weights, or −log(K · proposal density) for K samples. Needs a bounded A;
@@ -66,7 +65,7 @@ def smooth_max(q: Float[Arr, "*b k"], log_weight: Float[Arr, "*#b k"], temperatu
 
 
 def boltzmann_log_density(
-    q: Float[Arr, "*b k"], smooth_value: Float[Arr, "*b"], temperature: Any
+    q: Float[Arr, "*b k"], smooth_value: Float[Arr, "*b"], temperature: Scalar
 ) -> Float[Arr, "*b k"]:
     """log π*(a | s) = (q(s, a) − v_β(s)) / β. Source: chapter, "Soft Actor-Critic"."""
     return (q - smooth_value[..., None]) / temperature
@@ -134,6 +133,6 @@ def temperature_loss(
     return -jnp.exp(log_temperature) * jnp.mean(log_prob + target_entropy)
 
 
-def polyak(frozen: Any, live: Any, rate: Any) -> Any:
+def polyak(frozen: Tree, live: Tree, rate: Scalar) -> Tree:
     """θ̄ ← τ θ + (1 − τ) θ̄; τ = 1 copies, τ = 0 keeps. Works on any pytree."""
     return jax.tree.map(lambda slow, fast: rate * fast + (1.0 - rate) * slow, frozen, live)

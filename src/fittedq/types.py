@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Scalar, Tree, namespace
 from fittedq.bellman import least
 
 
@@ -121,13 +121,13 @@ class Approximators(eqx.Module):
     horizon: Any = None
     """Steps through the model, where that number is measured rather than set."""
 
-    def replace(self, component: str, value: Any) -> Approximators:
+    def replace(self, component: str, value: Tree) -> Approximators:
         """These components with one exchanged."""
         parts = self.parts()
         parts[component] = value
         return Approximators(**parts)
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Tree]:
         """Components by name."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
@@ -137,7 +137,7 @@ class Approximators(eqx.Module):
         return Approximators(**{name: theirs[name] if mine[name] is None else mine[name] for name in COMPONENTS})
 
     @property
-    def temperature(self) -> Any:
+    def temperature(self) -> Scalar:
         """β = exp(log_temperature); 0 where there is none, the hard case."""
         return 0.0 if self.log_temperature is None else jnp.exp(self.log_temperature)
 
@@ -146,7 +146,7 @@ COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temper
 
 
 @functools.singledispatch
-def sized_part(component: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def sized_part(component: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     """A component in the shapes of its saved `arrays`, by their names in it. Classes that grow with their data register
     how; all others are what they are."""
     del arrays

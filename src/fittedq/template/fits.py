@@ -5,20 +5,21 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from fittedq.approx.linear import LinearCritic, RadialBasis
 from fittedq.approx.trees import TreeCritic
-from fittedq.arrays import strong
+from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.losses import AbstractLoss, Metrics
+from fittedq.template.targets import Labelled
 from fittedq.types import Approximators
 
 STEPS_PER_CALL = 64
@@ -28,13 +29,13 @@ STEPS_PER_CALL = 64
 class WholeFit(NamedTuple):
     """What a fit to all of a dataset's D starts from."""
 
-    component: Any
-    state: Any
+    component: Tree
+    state: Tree
     """What `AbstractFit.init` gave, or the last fit left."""
-    first: Any
+    first: Tree
     """The component that the run started from."""
     nets: Approximators
-    data: Any
+    data: Tree
     """D, on the host."""
     rng: np.random.Generator
     key: PRNGKeyArray
@@ -45,8 +46,8 @@ class WholeFit(NamedTuple):
 class Fitted(NamedTuple):
     """How far a fit is."""
 
-    component: Any
-    state: Any
+    component: Tree
+    state: Tree
     done: float
     """The share of it that is done; 1 once it is over."""
     steps: int
@@ -61,17 +62,17 @@ class AbstractFit(eqx.Module):
     """As `FQI.check` reads it."""
 
     @abc.abstractmethod
-    def init(self, component: Any) -> Any:
+    def init(self, component: Tree) -> Tree:
         """The state that goes from fit to fit, such as an optimizer's moments."""
 
     @abc.abstractmethod
-    def prepared(self, component: Any, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Any:
+    def prepared(self, component: Tree, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Tree:
         """The component with what has to be read off a dataset's (s, a) before its first fit."""
 
     @abc.abstractmethod
     def __call__(
-        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
-    ) -> tuple[Any, Any, Metrics]:
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+    ) -> tuple[Tree, Tree, Metrics]:
         """(component, state, metrics) after one fit to a batch's D, inside a compiled update."""
 
     @abc.abstractmethod
@@ -100,15 +101,15 @@ class Descend(AbstractFit):
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     budget: Budget = Budget()
 
-    def init(self, component: Any) -> Any:
+    def init(self, component: Tree) -> Tree:
         return self.optimizer.init(component)
 
-    def prepared(self, component: Any, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Any:
+    def prepared(self, component: Tree, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]) -> Tree:
         return component
 
     def step(
-        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, rows: Any, key: PRNGKeyArray
-    ) -> tuple[Any, Any, Metrics]:
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, rows: Tree, key: PRNGKeyArray
+    ) -> tuple[Tree, Tree, Metrics]:
         """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(component, nets, rows, key)
         change, state = self.optimizer.update(gradient, state, component)
@@ -116,20 +117,20 @@ class Descend(AbstractFit):
         return optax.apply_updates(component, change), state, metrics
 
     def __call__(
-        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
-    ) -> tuple[Any, Any, Metrics]:
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+    ) -> tuple[Tree, Tree, Metrics]:
         """The metrics are those of the last gradient step."""
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
         if self.budget.epochs == 1 and minibatch == size:
             return self.step(loss, component, state, nets, data, key)
 
-        def epoch(carry: Any, epoch_key: PRNGKeyArray) -> tuple[Any, Metrics]:
+        def epoch(carry: Tree, epoch_key: PRNGKeyArray) -> tuple[Tree, Metrics]:
             order_key, step_key = jax.random.split(epoch_key)
             steps = size // minibatch
             order = jax.random.permutation(order_key, size)[: steps * minibatch].reshape(steps, minibatch)
 
-            def step(carry: Any, inputs: tuple[Any, PRNGKeyArray]) -> tuple[Any, Metrics]:
+            def step(carry: Tree, inputs: tuple[Tree, PRNGKeyArray]) -> tuple[Tree, Metrics]:
                 indices, key = inputs
                 rows = jax.tree.map(lambda leaf: leaf[indices], data)
                 component, state, metrics = self.step(loss, carry[0], carry[1], nets, rows, key)
@@ -150,10 +151,12 @@ class _Descent:
     def __init__(self, fit: Descend, loss: AbstractLoss):
         self._fit, self._loss = fit, loss
 
-        def steps(component: Any, state: Any, nets: Any, block: Any, keys: Any) -> Any:
+        def steps(
+            component: Tree, state: Tree, nets: Approximators, block: Tree, keys: Array
+        ) -> tuple[Tree, Tree, Metrics]:
             """One gradient step per minibatch of `block` [K, b, …]."""
 
-            def step(carry: Any, inputs: Any) -> Any:
+            def step(carry: Tree, inputs: tuple[Tree, Array]) -> tuple[Tree, Metrics]:
                 rows, key = inputs
                 component, state, figures = fit.step(loss, carry[0], carry[1], nets, rows, key)
                 return (component, state), figures
@@ -215,15 +218,15 @@ class AbstractOwnFit(AbstractFit):
     needs: ClassVar[frozenset[str]] = frozenset({"dataset"})
 
     @abc.abstractmethod
-    def fitted(self, component: Any, data: Any, rng: np.random.Generator) -> Any:
+    def fitted(self, component: Tree, data: Tree, rng: np.random.Generator) -> Tree:
         """The component, fitted to D."""
 
-    def init(self, component: Any) -> Any:
+    def init(self, component: Tree) -> Tree:
         return ()
 
     def __call__(
-        self, loss: AbstractLoss, component: Any, state: Any, nets: Approximators, data: Any, key: PRNGKeyArray
-    ) -> tuple[Any, Any, Metrics]:
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+    ) -> tuple[Tree, Tree, Metrics]:
         raise UserError(
             f"{type(self).__name__}: fits all of a dataset at once, and found batches; expected Descend(…) there."
         )
@@ -251,7 +254,7 @@ class LeastSquares(AbstractOwnFit):
             return component
         return dataclasses.replace(component, features=RadialBasis.from_data(inputs, self.centers))
 
-    def fitted(self, component: LinearCritic, data: Any, rng: np.random.Generator) -> LinearCritic:
+    def fitted(self, component: LinearCritic, data: Labelled, rng: np.random.Generator) -> LinearCritic:
         return component.fit(_inputs(data), np.asarray(data.y), self.ridge)
 
 
@@ -266,17 +269,17 @@ class GrowTrees(AbstractOwnFit):
     ) -> TreeCritic:
         return component
 
-    def fitted(self, component: TreeCritic, data: Any, rng: np.random.Generator) -> TreeCritic:
+    def fitted(self, component: TreeCritic, data: Labelled, rng: np.random.Generator) -> TreeCritic:
         return component.fit(_inputs(data), np.asarray(data.y), seed=int(rng.integers(2**31)))
 
 
-def _inputs(data: Any) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(data: Labelled) -> tuple[np.ndarray, np.ndarray]:
     """(s, a) of a regression set."""
     obs, action = (np.asarray(part) for part in data.inputs)
     return obs, action
 
 
-def first_row(gradient: Any) -> Any:
+def first_row(gradient: Tree) -> Arr:
     """The first row [*lead, out] of the gradient's first matrix [*lead, in, out], or its first leaf where none is one.
 
     The first layer's gradient is Σ_b x_b δ_bᵀ, with δ the errors that came back through all others: one that is not

@@ -12,13 +12,14 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
 from fittedq.errors import UserError
 from fittedq.template.fits import AbstractFit
@@ -44,7 +45,7 @@ class Update(eqx.Module):
 
     def label(
         self, nets: Approximators, frozen: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
-    ) -> Any:
+    ) -> Tree:
         """D, under the frozen components."""
         return jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, key))
 
@@ -52,12 +53,12 @@ class Update(eqx.Module):
         self,
         nets: Approximators,
         frozen: Approximators,
-        state: Any,
+        state: Tree,
         batch: Transition,
         greedy: Greedy | None,
         label_key: PRNGKeyArray,
         fit_key: PRNGKeyArray,
-    ) -> tuple[Any, Any, Metrics]:
+    ) -> tuple[Tree, Tree, Metrics]:
         """(component, state of the fit, metrics)."""
         data = self.label(nets, frozen, batch, greedy, label_key)
         component = self.loss.prepare(getattr(nets, self.component), data)
@@ -75,7 +76,7 @@ class Tick(eqx.Module):
     phase: int | None = eqx.field(static=True, default=None)
     period: int = eqx.field(static=True, default=1)
 
-    def every(self, calls: int) -> Any:
+    def every(self, calls: int) -> bool | Array:
         """Whether this call is a multiple of `calls`: a Python bool where that is known, else traced."""
         if calls == 1:
             return True
@@ -83,7 +84,7 @@ class Tick(eqx.Module):
             return self.phase % calls == 0
         return self.count % calls == 0
 
-    def choose(self, calls: int, rate: float) -> Any:
+    def choose(self, calls: int, rate: float) -> Scalar:
         """`rate` on every `calls`-th call, else 0."""
         due = self.every(calls)
         return (rate if due else 0.0) if isinstance(due, bool) else jnp.where(due, rate, 0.0)
@@ -93,14 +94,14 @@ class AbstractFollow(eqx.Module):
     """How a frozen copy follows its live component: θ̄ ← rate · θ + (1 − rate) · θ̄, θ always the newest."""
 
     @abc.abstractmethod
-    def rate(self, tick: Tick) -> Any:
+    def rate(self, tick: Tick) -> Scalar:
         """The share taken over after this call."""
 
 
 class Copy(AbstractFollow):
     """θ̄ = θ of the previous iteration."""
 
-    def rate(self, tick: Tick) -> Any:
+    def rate(self, tick: Tick) -> Scalar:
         return 1.0
 
 
@@ -109,7 +110,7 @@ class Periodic(AbstractFollow):
 
     period: int = eqx.field(static=True)
 
-    def rate(self, tick: Tick) -> Any:
+    def rate(self, tick: Tick) -> Scalar:
         return tick.choose(self.period, 1.0)
 
 
@@ -119,7 +120,7 @@ class Polyak(AbstractFollow):
     tau: float = eqx.field(static=True)
     every: int = eqx.field(static=True, default=1)
 
-    def rate(self, tick: Tick) -> Any:
+    def rate(self, tick: Tick) -> Scalar:
         return tick.choose(self.every, self.tau)
 
 
@@ -143,11 +144,13 @@ class Sync(eqx.Module):
         )
 
     def __call__(self, frozen: Approximators, nets: Approximators, tick: Tick) -> Approximators:
-        def follow(name: str) -> Any:
+        def follow(name: str) -> Tree:
             rule, copy = getattr(self, name), getattr(frozen, name)
-            rate = None if rule is None else rule.rate(tick)
-            kept = rate is None or (isinstance(rate, float) and rate == 0.0)
-            return copy if kept else polyak(copy, getattr(nets, name), rate)
+            if rule is None:
+                return copy
+            rate = rule.rate(tick)
+            never = isinstance(rate, float) and rate == 0.0
+            return copy if never else polyak(copy, getattr(nets, name), rate)
 
         return Approximators(**{name: follow(name) for name in COMPONENTS})
 
@@ -160,7 +163,7 @@ FAULTS = 16
 """Places that a fault has room for."""
 
 
-def fault_after(fault: Int[Array, ""], step: Int[Array, ""], figures: Sequence[Any]) -> Int[Array, ""]:
+def fault_after(fault: Int[Array, ""], step: Int[Array, ""], figures: Sequence[Scalar]) -> Int[Array, ""]:
     """step · FAULTS + place of the first figure that is not finite, once and for all; 0 while there was none.
 
     It stays: what an optimizer makes of an infinite loss may look finite again. One word, and no reduction: each
@@ -178,7 +181,7 @@ class LearnerState(eqx.Module):
 
     nets: Approximators
     frozen: Approximators
-    optimizer_states: tuple[Any, ...]
+    optimizer_states: tuple[Tree, ...]
     metrics: tuple[Metrics, ...]
     key: PRNGKeyArray
     step: Int[Array, ""]
@@ -251,11 +254,11 @@ class FQI(eqx.Module):
             "sync": "; ".join(f"{', '.join(names)}: {rule}" for rule, names in rules.items()) or ABSENT,
         }
 
-    def fit_states(self, nets: Approximators) -> tuple[Any, ...]:
+    def fit_states(self, nets: Approximators) -> tuple[Tree, ...]:
         """What each update's fit starts with."""
         return tuple(update.fit.init(getattr(nets, update.component)) for update in self.updates)
 
-    def prepared(self, nets: Approximators, inputs: tuple[Any, Any]) -> Approximators:
+    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
         """`nets` with what has to be read off a dataset's (s, a) before the first fit."""
         for update in self.updates:
             nets = nets.replace(update.component, update.fit.prepared(getattr(nets, update.component), inputs))
@@ -304,7 +307,7 @@ class FQI(eqx.Module):
         tick: Tick,
         greedy_key: PRNGKeyArray,
         keys: Sequence[PRNGKeyArray],
-    ) -> tuple[Approximators, tuple[Any, ...], tuple[Metrics, ...]]:
+    ) -> tuple[Approximators, tuple[Tree, ...], tuple[Metrics, ...]]:
         nets, frozen = state.nets, state.frozen
         greedy = None
         if self.greedy is not None:
@@ -315,7 +318,7 @@ class FQI(eqx.Module):
 
             def run(
                 update: Update = update, nets: Approximators = nets, index: int = index
-            ) -> tuple[Any, Any, Metrics]:
+            ) -> tuple[Tree, Tree, Metrics]:
                 return update(nets, frozen, optimizer_states[index], batch, greedy, *keys[2 * index : 2 * index + 2])
 
             skipped = (component, optimizer_states[index], metrics[index])

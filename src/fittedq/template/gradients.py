@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fittedq.approx.models import AbstractModel
 from fittedq.arrays import Arr
@@ -53,11 +52,13 @@ def gradient_health(
 
 
 @eqx.filter_jit
-def _gradients(rollout: Rollout, nets: Approximators, obs: Any, horizons: Any, key: Any) -> tuple[Any, Any]:
-    def one_horizon(horizon: Any) -> tuple[Any, Any]:
+def _gradients(
+    rollout: Rollout, nets: Approximators, obs: Float[Array, "b s"], horizons: Int[Array, "h"], key: PRNGKeyArray
+) -> tuple[Float[Array, "h"], Float[Array, "h"]]:
+    def one_horizon(horizon: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         until = nets.replace("horizon", horizon)
 
-        def gradient(state: Any, draw: Any) -> Any:
+        def gradient(state: Float[Array, "s"], draw: PRNGKeyArray) -> Float[Array, "w"]:
             slope = jax.grad(lambda policy: rollout(until, policy, state[None], draw)[0])(nets.policy)
             return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope)])
 
@@ -111,7 +112,7 @@ def model_error(model: AbstractModel, seen: Windows) -> Float[Arr, "k"]:
     seen = jax.tree.map(jnp.asarray, seen)
     deviation = jnp.std(seen.obs, axis=(0, 1)) + 1e-8
 
-    def step(state: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
+    def step(state: Float[Arr, "b s"], now: tuple[Arr, Arr]) -> tuple[Float[Arr, "b s"], Float[Arr, ""]]:
         action, after = now
         state = model(state, action, jnp.zeros_like(state)).next_obs
         return state, jnp.mean(jnp.sqrt(jnp.mean(((state - after) / deviation) ** 2, axis=1)))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import Approximators, Greedy, Transition
+from fittedq.types import AbstractPolicy, Approximators, Greedy, Transition
 
-Metrics = dict[str, Any]
+Metrics = dict[str, Scalar]
 
 
-class AbstractLoss(eqx.Module):
+Component = TypeVar("Component")
+Data = TypeVar("Data")
+
+
+class AbstractLoss(eqx.Module, Generic[Component, Data]):
     """`label` sees the frozen components over the live ones; the call the component fitted and the live ones."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -27,20 +31,20 @@ class AbstractLoss(eqx.Module):
     """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
     @abc.abstractmethod
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Data:
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
 
-    def prepare(self, component: Any, data: Any) -> Any:
+    def prepare(self, component: Component, data: Data) -> Component:
         """The component before it is fitted to D: one that keeps statistics of its data takes D's in."""
         return component
 
     @abc.abstractmethod
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: Component, nets: Approximators, data: Data, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]: ...
 
 
-class AbstractRegression(AbstractLoss):
+class AbstractRegression(AbstractLoss[Component, Labelled]):
     """A loss between f(x) and y, D = {(x, y)} as `target` labels it."""
 
     target: eqx.AbstractVar[AbstractTarget]
@@ -49,13 +53,13 @@ class AbstractRegression(AbstractLoss):
         return self.target(nets, batch, greedy, key)
 
 
-class Regress(AbstractRegression):
+class Regress(AbstractRegression[Tree]):
     """Σ_j mean_D (f_j(x) − y)²: every member of an ensemble is regressed on the same y."""
 
     target: AbstractTarget
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: Tree, nets: Approximators, data: Labelled, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         prediction = component(*data.inputs, key)
         loss = jnp.sum(jnp.mean((prediction - data.y) ** 2, axis=-1))
@@ -63,7 +67,7 @@ class Regress(AbstractRegression):
         return loss, {"loss": loss, **metrics}
 
 
-class Improve(AbstractLoss):
+class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
     """mean_s [β log π(a | s) − q(s, a)], a = π(s) or a ~ π(· | s): descend it, and π climbs q.
 
     With β = 0 this is the deterministic policy gradient's objective (chapter, NFQCA); otherwise it is
@@ -72,11 +76,13 @@ class Improve(AbstractLoss):
 
     combine: AbstractCombine
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(
+        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+    ) -> Float[Arr, "b s"]:
         return batch.obs
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: AbstractPolicy, nets: Approximators, data: Float[Arr, "b s"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         action_key, critic_key = jax.random.split(key)
         action, log_prob = component.sample(data, action_key)
@@ -85,18 +91,20 @@ class Improve(AbstractLoss):
         return loss, {"loss": loss, "log_prob": jnp.mean(log_prob)}
 
 
-class TuneTemperature(AbstractLoss):
+class TuneTemperature(AbstractLoss[Float[Arr, ""], Float[Arr, "b"]]):
     """−β · mean(log π(a' | s') + H̄), a' ~ π the action the greedy step drew: no further pass through the policy."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     target_entropy: float = eqx.field(static=True)
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(
+        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+    ) -> Float[Arr, "b"]:
         assert greedy is not None, "TuneTemperature needs the template's greedy step"
         return greedy.log_prob
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: Float[Arr, ""], nets: Approximators, data: Float[Arr, "b"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         loss = temperature_loss(component, data, self.target_entropy)
         return loss, {"temperature": jnp.exp(component), "entropy": -jnp.mean(data)}
@@ -110,7 +118,7 @@ class Imitated(eqx.Module):
     weight: Float[Arr, "b"]
 
 
-class Imitate(AbstractLoss):
+class Imitate(AbstractLoss[AbstractPolicy, Imitated]):
     """Σ_{B_opt} ‖(π(s') − a*(s')) / half_width‖² / |B_opt|, and 0 where B_opt is empty.
 
     Source: chapter, "Amortized Optimization", with B_opt a mask over the rows.
@@ -119,12 +127,12 @@ class Imitate(AbstractLoss):
     needs: ClassVar[frozenset[str]] = frozenset({"greedy", "solver"})
     solved_only: ClassVar[bool] = True
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Imitated:
         assert greedy is not None, "Imitate needs the template's greedy step"
         return Imitated(batch.next_obs, greedy.action, greedy.solved.astype(greedy.action.dtype))
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: AbstractPolicy, nets: Approximators, data: Imitated, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         action, _ = component.sample(data.obs, key)
         half_width = jnp.asarray(component.action_set.half_width, action.dtype)

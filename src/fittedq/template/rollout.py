@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
-from fittedq.arrays import Arr
+from fittedq.approx.models import GaussianModel
+from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
-from fittedq.types import Approximators, Greedy, Transition
+from fittedq.types import AbstractPolicy, Approximators, Greedy, Transition
+
+Drawn = tuple[Float[Arr, "b m"], Float[Arr, "b"]]
+"""(a, log π(a | s))."""
+Keys = tuple[PRNGKeyArray, PRNGKeyArray]
 
 
 class AbstractTail(eqx.Module):
@@ -22,7 +27,7 @@ class AbstractTail(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         """Its value at s_n; `action` is (a_n, log π) where it is given, and `keys` are the (action's, critic's)."""
 
@@ -33,10 +38,10 @@ class CriticTail(AbstractTail):
     combine: AbstractCombine
 
     def __call__(
-        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
-        action, log_prob = policy.sample(obs, keys[0]) if action is None else action
-        q = self.combine(nets.critic, obs, action, keys[1])
+        drawn, log_prob = policy.sample(obs, keys[0]) if action is None else action
+        q = self.combine(nets.critic, obs, drawn, keys[1])
         return soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature))
 
 
@@ -46,7 +51,7 @@ class ValueTail(AbstractTail):
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
 
     def __call__(
-        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         return nets.value(obs)
 
@@ -55,7 +60,7 @@ class NoTail(AbstractTail):
     """0: the episode ends at the horizon."""
 
     def __call__(
-        self, nets: Approximators, policy: Any, obs: Float[Arr, "b s"], action: Any, keys: Any
+        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         return jnp.zeros(obs.shape[0], obs.dtype)
 
@@ -78,10 +83,10 @@ class Rollout(eqx.Module):
     def __call__(
         self,
         nets: Approximators,
-        policy: Any,
+        policy: AbstractPolicy,
         obs: Float[Arr, "b s"],
         key: PRNGKeyArray,
-        first: tuple[Any, Any] | None = None,
+        first: Drawn | None = None,
         first_noise: Float[Arr, "b s"] | None = None,
     ) -> Float[Arr, "b"]:
         """J_n at each row; `first` is (a_0, log π(a_0 | s_0)) and `first_noise` ξ_0, where they come from data."""
@@ -90,7 +95,7 @@ class Rollout(eqx.Module):
             return self.tail(nets, policy, obs, first, (action_key, critic_key))
         temperature = jax.lax.stop_gradient(nets.temperature)
 
-        def step(carry: Any, index: Any, given: Any = None, noise: Any = None) -> tuple[Any, None]:
+        def step(carry: Tree, index: Scalar, given: Drawn | None = None, noise: Tree = None) -> tuple[Tree, None]:
             obs, weight, total = carry
             step_key, noise_key = jax.random.split(jax.random.fold_in(action_key, index))
             action, log_prob = policy.sample(obs, step_key) if given is None else given
@@ -109,7 +114,7 @@ class Rollout(eqx.Module):
         else:
             horizon = nets.horizon
 
-            def through(carry: Any, index: Any) -> tuple[Any, None]:
+            def through(carry: Tree, index: Scalar) -> tuple[Tree, None]:
                 return jax.lax.cond(
                     index < horizon, lambda carry: step(carry, index)[0], lambda carry: carry, carry
                 ), None
@@ -119,7 +124,7 @@ class Rollout(eqx.Module):
         return total + weight * self.tail(nets, policy, last, None, (tail_key, critic_key))
 
 
-class ImproveThrough(AbstractLoss):
+class ImproveThrough(AbstractLoss[Tree, Transition]):
     """−mean_s J_n(s): with n = 0 and a critic at the end it is `Improve`, to the bit.
 
     `inferred` replays the noise of the data: ε = σ_π⁻¹(u − μ_π) and ξ = σ_f⁻¹(s' − μ_f), detached, so that the first
@@ -129,11 +134,15 @@ class ImproveThrough(AbstractLoss):
     rollout: Rollout
     inferred: bool = eqx.field(static=True, default=False)
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
         return batch
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self,
+        component: Tree,
+        nets: Approximators,
+        data: Transition,
+        key: PRNGKeyArray,
     ) -> tuple[Float[Arr, ""], Metrics]:
         first = first_noise = None
         if self.inferred:
@@ -161,14 +170,14 @@ class RolloutBellman(AbstractTarget):
         return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
-def held_out(batch: Transition, one_in: int = 16) -> Any:
+def held_out(batch: Transition, one_in: int = 16) -> Bool[Arr, "b"]:
     """Which rows are never trained on: a function of the row, so a row of a replay stays where it is."""
     bits = jax.lax.bitcast_convert_type(jnp.asarray(batch.next_obs, jnp.float32), jnp.uint32)
     mixed = jnp.sum(bits * jnp.uint32(2654435761), axis=-1, dtype=jnp.uint32)
     return (mixed >> 16) % one_in == 0
 
 
-class Likelihood(AbstractLoss):
+class Likelihood(AbstractLoss[GaussianModel, Transition]):
     """−mean log p(s', r, terminated | s, a) over the rows of D that are not held out.
 
     It stops early: while the held-out rows' running loss is more than `max_overfit` nats per number above that of the
@@ -177,29 +186,29 @@ class Likelihood(AbstractLoss):
 
     max_overfit: float = eqx.field(static=True)
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Any:
+    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
         return batch
 
-    def prepare(self, component: Any, data: Any) -> Any:
+    def prepare(self, component: GaussianModel, data: Transition) -> GaussianModel:
         component = component.fold(data)
         trained, aside, _ = self._losses(component, data)
         per_number = jnp.stack([trained, aside])[None] / (data.obs.shape[-1] + 1)
         return eqx.tree_at(lambda model: model.losses, component, component.losses.fold(per_number, slowest=0.02))
 
     def __call__(
-        self, component: Any, nets: Approximators, data: Any, key: PRNGKeyArray
+        self, component: GaussianModel, nets: Approximators, data: Transition, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         trained, aside, error = self._losses(component, data)
         overfit = jax.lax.stop_gradient(component.losses.mean[1] - component.losses.mean[0])
         metrics = {"loss": trained, "held_out": aside, "held_out_error": error, "overfit": overfit}
         return jnp.where(overfit > self.max_overfit, 0.0, trained), metrics
 
-    def _losses(self, component: Any, data: Any) -> tuple[Any, Any, Any]:
+    def _losses(self, component: GaussianModel, data: Transition) -> tuple[Scalar, Scalar, Scalar]:
         """(mean loss of the trained rows, of the held-out ones, mean squared error of the held-out ones)."""
         loss, error = component.loss(data)
         aside = held_out(data).astype(loss.dtype)
 
-        def mean(values: Any, weight: Any) -> Any:
+        def mean(values: Float[Arr, "b"], weight: Float[Arr, "b"]) -> Scalar:
             return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
         return mean(loss, 1.0 - aside), mean(loss, aside), mean(error, aside)

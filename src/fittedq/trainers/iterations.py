@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.approx.host import to_host
-from fittedq.arrays import strong
+from fittedq.arrays import Arr, Tree, strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
@@ -25,7 +26,7 @@ from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, chunks, fille
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
-from fittedq.types import Approximators, Greedy, Transition, sized
+from fittedq.types import AbstractCritic, AbstractPolicy, Approximators, Greedy, Transition, sized
 
 PROBES = 20_000
 """Rows on which the change of q between iterations is measured."""
@@ -151,8 +152,8 @@ class FittedTrainer(AbstractTrainer):
         acting: np.ndarray | None,
         solutions: Solutions,
         n: int,
-        key: Any,
-    ) -> Any:
+        key: Array,
+    ) -> Tree:
         """D of one update over every row, on the host; None where it is empty."""
         update = self._fqi.updates[index]
         chosen = np.arange(self._rows.size)
@@ -273,24 +274,32 @@ class FittedTrainer(AbstractTrainer):
         self._work = None
 
 
-def _label(update: Update, nets: Any, frozen: Any, rows: Any, action: Any, solved: Any, key: Any) -> Any:
+def _label(
+    update: Update,
+    nets: Approximators,
+    frozen: Approximators,
+    rows: Float[Array, "b width"],
+    action: Float[Array, "b m"] | None,
+    solved: Bool[Array, "b"] | None,
+    key: Array,
+) -> Tree:
     obs_size = (rows.shape[1] - nets.critic.action_set.size - 3) // 2
     batch = Transition.unpack(rows, obs_size, nets.critic.action_set.size)
-    greedy = None if action is None else Greedy(action, jnp.zeros(rows.shape[0]), solved)
+    greedy = None if action is None or solved is None else Greedy(action, jnp.zeros(rows.shape[0]), solved)
     return update.label(nets, frozen, batch, greedy, key)
 
 
 @jax.jit
-def _chunk_values(critic: Any, obs: Any, action: Any) -> Any:
+def _chunk_values(critic: AbstractCritic, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Arr, "b"]:
     return critic.least(obs, action)
 
 
 @jax.jit
-def _chunk_modes(policy: Any, obs: Any) -> Any:
+def _chunk_modes(policy: AbstractPolicy, obs: Float[Array, "b s"]) -> Float[Arr, "b m"]:
     return policy.act(obs, jnp.zeros((obs.shape[0], policy.action_set.size), obs.dtype))
 
 
-def _values(critic: Any, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+def _values(critic: AbstractCritic, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [
             np.asarray(_chunk_values(critic, filled(obs[part]), filled(action[part])))[: len(part)]
@@ -299,7 +308,7 @@ def _values(critic: Any, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     )
 
 
-def _modes(policy: Any, obs: np.ndarray) -> np.ndarray:
+def _modes(policy: AbstractPolicy, obs: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [np.asarray(_chunk_modes(policy, filled(obs[part])))[: len(part)] for part in chunks(np.arange(len(obs)))]
     )

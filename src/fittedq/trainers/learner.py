@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.host import HostCopy, to_host
@@ -54,10 +55,10 @@ class Learner:
         self._period = fqi.period if fqi.period <= MAX_UNROLLED else 1
         """Programs are compiled for each phase of the period, and loops unrolled over it, so that none branches."""
 
-        def run(buffers: list[Any], rows: Any, phase: int | None) -> list[Any]:
+        def run(buffers: list[Array], rows: Array, phase: int | None) -> list[Array]:
             self.compilations += 1  # runs when JAX traces, which it does once per program
 
-            def learn(state: LearnerState, rows: Any) -> tuple[LearnerState, None]:
+            def learn(state: LearnerState, rows: Array) -> tuple[LearnerState, None]:
                 for index in range(rows.shape[0]):
                     now = None if phase is None else (phase + index) % self._period
                     state = fqi.learn(state, Transition.unpack(rows[index], obs_size, action_size), now)
@@ -110,7 +111,7 @@ class Learner:
         self._host_policy.refresh(self._buffers)
         self._policy_count = self._count
 
-    def _packed(self, state: LearnerState) -> list[Any]:
+    def _packed(self, state: LearnerState) -> list[Array]:
         # `device_put` may alias NumPy's memory, which must not be donated.
         return [jnp.array(buffer, copy=True) for buffer in self._packing.pack(to_host(state))]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
@@ -71,7 +71,7 @@ class RowsActing:
         self,
         nets: Approximators,
         n: int,
-        key: Any,
+        key: Array,
         next_obs: Callable[[np.ndarray], np.ndarray],
         solutions: Solutions,
         acting: np.ndarray,
@@ -95,7 +95,7 @@ class RowsActing:
             solutions.iteration[part] = n
             yield 0.2 + 0.8 * part[-1] / size
 
-    def _answers(self, nets: Approximators, obs: np.ndarray, starts: np.ndarray, key: Any) -> np.ndarray:
+    def _answers(self, nets: Approximators, obs: np.ndarray, starts: np.ndarray, key: Array) -> np.ndarray:
         assert self._solver is not None and self._solve is not None
         if self._solver.chosen(nets.critic).on_host:
             return np.asarray(self._solver(nets, obs, key, starts).action)
@@ -103,7 +103,7 @@ class RowsActing:
 
 
 @jax.jit
-def _gap(nets: Any, obs: Any, action: Any) -> Any:
+def _gap(nets: Approximators, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Array, "b"]:
     """q at an action less q at the policy's."""
     q = nets.critic.least
     return q(obs, action) - q(obs, nets.policy.act(obs, jnp.zeros_like(action)))

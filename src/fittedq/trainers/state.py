@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from fittedq import memory
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import Algorithm
 from fittedq.approx.models import KnownModel
-from fittedq.arrays import strong
+from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
 from fittedq.types import Approximators, Transition
@@ -29,7 +29,7 @@ def initial_state(
     fqi = algorithm.template(action_set)
     rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
 
-    def init(key: Any) -> LearnerState:
+    def init(key: Array) -> LearnerState:
         nets_key, learner_key = jax.random.split(key)
         nets = algorithm.networks(obs_size, action_set, nets_key)
         return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
@@ -54,14 +54,14 @@ def check_memory(
     memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
 
 
-def check_model(nets: Approximators, obs: Any) -> None:
+def check_model(nets: Approximators, obs: Float[Arr, "b s"]) -> None:
     """Try a known model, if there is one, at first states."""
     if isinstance(nets.model, KnownModel):
         still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
         nets.model.check(jnp.asarray(obs), nets.policy.action_set.project(jnp.asarray(still), jnp.asarray(obs)))
 
 
-def to_arrays(prefix: str, tree: Any) -> Arrays:
+def to_arrays(prefix: str, tree: Tree) -> Arrays:
     """Leaves by `prefix/path`, as copies on the host."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
@@ -69,7 +69,7 @@ def to_arrays(prefix: str, tree: Any) -> Arrays:
     }
 
 
-def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
+def from_arrays(prefix: str, like: Tree, arrays: Arrays) -> Tree:
     """The tree of `like`'s shape from `to_arrays`'s output; a UserError for a missing or mis-shaped leaf."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     values = []
