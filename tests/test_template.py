@@ -19,7 +19,7 @@ from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.template.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
-from fittedq.types import AbstractCritic, Approximators, Greedy, Transition
+from fittedq.types import AbstractCritic, AbstractPolicy, Approximators, Greedy, Transition
 
 KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])
@@ -112,11 +112,14 @@ def test_exploration_is_in_half_widths_and_stays_in_the_set():
         np.testing.assert_allclose(explored, [[12], [-10]], rtol=1e-6)
 
 
-class Constant(eqx.Module):
+class Constant(AbstractPolicy):
     """π(s) = the same action everywhere."""
 
     action: jax.Array
     action_set: Box
+
+    def act(self, obs, normal):
+        return jnp.broadcast_to(self.action, (obs.shape[0], 1))
 
     def sample(self, obs, key):
         return jnp.broadcast_to(self.action, (obs.shape[0], 1)), jnp.zeros(obs.shape[0])
