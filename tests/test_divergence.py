@@ -208,7 +208,7 @@ def test_a_run_says_in_its_metrics_and_at_its_end_what_it_warned_of(
 ) -> None:
     run = Run("ddpg", Host(1e6), Schedule(steps=20, eval_every=0), settings=TINY, folder=tmp_path / "run")
     run.start()
-    assert follow(run, as_json=False) == 0
+    assert follow(run, None, as_json=False) == 0
     told = capsys.readouterr().err
     assert told.count("warning: rewards between 1e+06 and 1e+06") == 2
     assert told.index("Done") < told.rindex("warning")

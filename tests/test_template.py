@@ -127,7 +127,7 @@ class Constant(AbstractPolicy):
 
 def test_imitation_is_the_mean_square_over_solved_rows_in_half_widths():
     """Errors of 20, 40 and 100 are 1, 2 and 5 half-widths; the last row is not solved."""
-    policy = Constant(jnp.asarray([0.0]), WIDE)
+    policy = Constant(action=jnp.asarray([0.0]), action_set=WIDE)
     data = Imitated(jnp.zeros((3, 1)), jnp.asarray([[20.0], [-40.0], [100.0]]), jnp.asarray([1.0, 1.0, 0.0]))
     loss, figures = Imitate()(policy, Approximators(), data, KEY)
     assert float(loss) == (1 + 4) / 2
