@@ -315,7 +315,7 @@ def test_a_runs_replay_is_imported_oldest_first(
     said: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    settings = [*TINY, "--set", "replay_size=50"]
+    settings = ["replay_size=50" if word.startswith("replay_size=") else word for word in TINY]
     assert (
         main(["train", "ddpg", "Pendulum-v1", "--steps", "70", "--out", str(run), "--eval-every", "0", *settings]) == 0
     )

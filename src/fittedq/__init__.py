@@ -293,7 +293,7 @@ class _Package(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+        return sorted(["__version__", *__all__])
 
 
 sys.modules[__name__].__class__ = _Package

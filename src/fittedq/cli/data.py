@@ -236,7 +236,7 @@ def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_
     for note in notes:
         terminal.print(f"note: {note}", soft_wrap=True)
     asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
-    print(f"{out}: {len(dataset):,} transitions{asked} in {episodes:,} episodes.")
+    print(f"{out}: {len(dataset):,} transitions{asked} in {episodes:,} episode{'s' * (episodes != 1)}.")
 
 
 def _show(path: Path, quality: Quality) -> None:

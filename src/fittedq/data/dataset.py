@@ -457,13 +457,13 @@ class Faults:
             raise UserError(
                 f"{self._label}: {_rows(self._not_finite, 'holds', 'hold')} NaN or infinity "
                 f"({_listed(self._first_not_finite, self._not_finite)}; the first row is row 0), expected finite "
-                "numbers; correct or drop these rows (fittedq data import --drop-bad does)."
+                "numbers; correct or drop these rows (from a file, fittedq data import --drop-bad does)."
             )
         if self._outside:
             raise UserError(
                 f"{self._label}: {_rows(self._outside, 'has', 'have')} an action outside the declared bounds "
                 f"({_listed(self._first_outside, self._outside)}; the first row is row 0); give bounds that hold them, "
-                "clip them, or drop these rows (fittedq data import --drop-bad does)."
+                "clip them, or drop these rows (from a file, fittedq data import --drop-bad does)."
             )
 
 

@@ -50,8 +50,8 @@ def action_box(space: gymnasium.Space) -> Box:
     """The action set of a space, or a UserError for one that is not a finite box."""
     if not isinstance(space, gymnasium.spaces.Box):
         raise UserError(
-            f"action space: found {space}, expected a Box of continuous actions; this library is for those "
-            "(for discrete actions, take a DQN)."
+            f"action space: found {space}, expected a Box of continuous actions; flatten one of several parts into a "
+            "Box with a wrapper, and for discrete actions take another library's DQN."
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"action space: found a Box of {space.dtype}, expected a float dtype.")

@@ -197,9 +197,11 @@ def _made(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
             made = getattr(module, inner, None)
             if not callable(made):
                 ids = [key for key in gymnasium.registry if _registered_by(key, part)]
+                own = {name: one for name, one in vars(module).items() if callable(one)}
+                classes = [name for name, one in own.items() if getattr(one, "__module__", "") == module.__name__]
                 raise UserError(
                     f"{called}: {part} registers no {inner!r} and has no class of that name; "
-                    f"{nearest(inner, [*ids, *vars(module)])}"
+                    f"{nearest(inner, [*ids, *classes])}"
                 )
             return _checked(_called(called, lambda: made(**kwargs)), called)
         name = inner

@@ -327,7 +327,8 @@ def refuse_not_finite(rows: Float[np.ndarray, "b s"], layout: AbstractLayout, na
     row, column = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])
     each = next(itertools.islice(layout.names(name), column, None))
     where = f" in row {row}" if len(rows) > 1 else ""
-    raise UserError(f"{each} is {rows[row, column]}{where}, expected a finite number{hint}.")
+    size = " below 3.4e38 in size, as 32-bit floats hold" * bool(np.isinf(rows[row, column]))
+    raise UserError(f"{each} is {rows[row, column]}{where}, expected a finite number{size}{hint}.")
 
 
 def _whole(values: Any, low: int = 0) -> tuple[int, ...]:
