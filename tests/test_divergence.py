@@ -19,7 +19,9 @@ from gymnasium import spaces
 
 import fittedq
 from fittedq.actions.base import Box
+from fittedq.actions.mixed import Mixed
 from fittedq.algorithms import find
+from fittedq.approx.host import host_view, to_host
 from fittedq.approx.networks import Mlp
 from fittedq.cli.train import follow
 from fittedq.data.dataset import Dataset
@@ -195,10 +197,11 @@ def test_values_are_judged_by_the_rewards_seen_once() -> None:
     watch.see([-3.0, 2.0])
     largest = watch.largest(fqi.updates[0].loss.target, state.nets)
     assert largest == 6.0
-    watch.judge_values(FAR * largest, largest)
+    obs = np.zeros((4, 2), np.float32)
+    watch.judge_values(FAR * largest, largest, obs)
     assert watch.told() == []
-    watch.judge_values(1.01 * FAR * largest, largest)
-    watch.judge_values(9e9, largest)
+    watch.judge_values(1.01 * FAR * largest, largest, obs)
+    watch.judge_values(9e9, largest, obs)
     (sentence,) = watch.told()
     assert "allow at most 6: it diverges; lower critic_learning_rate" in sentence
 
@@ -214,3 +217,51 @@ def test_a_run_says_in_its_metrics_and_at_its_end_what_it_warned_of(
     assert told.index("Done") < told.rindex("warning")
     (record,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(record["warnings"]) == 1
+
+
+def test_nothing_is_said_of_values_where_one_side_is_not_known() -> None:
+    """Entropy has no lower end: in a box of |A| < 1 it pulls q below anything that the rewards say."""
+    sac, thin = find("sac")(hidden=(8,), gamma=0.9), Box([-0.01], [0.01])
+    fqi, state = initial_state(sac, 2, thin, 4, seed=0)
+    watch = Watch(sac, fqi, thin)
+    watch.see([-0.0175, 0.0])
+    largest = watch.largest(fqi.updates[0].loss.target, state.nets)
+    assert largest == np.inf
+    assert "largest_value" not in watch.check(to_host(state))
+    assert not watch.doubts(1e30, largest)
+
+
+def test_values_that_a_new_critic_has_of_itself_are_no_divergence() -> None:
+    td3 = find("td3")(hidden=(8,), gamma=0.5)
+    fqi, state = initial_state(td3, 2, BOX, 4, seed=7)
+    watch = Watch(td3, fqi, BOX)
+    watch.see([0.0, 0.0])
+    obs = 1e4 * np.random.default_rng(0).standard_normal((64, 2), np.float32)
+    own = float(np.abs(host_view(state.nets.critic)(obs, np.zeros((64, 1), np.float32))).max())
+    assert own > 10 * FAR
+    assert watch.doubts(own, 0.0)
+    watch.judge_values(own, 0.0, obs)
+    assert watch.told() == []
+    watch.judge_values(FAR**2 * own, 0.0, obs)
+    assert "it diverges" in watch.told()[0]
+
+
+def test_only_what_was_updated_can_have_stopped_learning() -> None:
+    td3 = find("td3")(hidden=(8,), policy_delay=3)
+    fqi, state = initial_state(td3, 2, BOX, 4, seed=0)
+    watch = Watch(td3, fqi, BOX)
+    figures = watch.check(to_host(state))
+    assert figures["critic/gradient"] == figures["policy/gradient"] == 0.0
+    assert [watch.still(figures, step) for step in (0, 1, 2, 3)] == [[], ["critic"], ["critic"], ["critic", "policy"]]
+
+
+@pytest.mark.parametrize("action_set", [BOX, Mixed(BOX, (0,))], ids=["box", "whole"])
+def test_a_policy_is_dead_where_states_differ_and_its_numbers_do_not(action_set: Any) -> None:
+    ddpg = find("ddpg")(hidden=(8,))
+    fqi, state = initial_state(ddpg, 2, action_set, 4, seed=0)
+    dead = eqx.tree_at(lambda nets: nets.policy.net.weights[-1], state.nets, replace_fn=jnp.zeros_like)
+    obs = 1e-3 * np.random.default_rng(0).standard_normal((8, 2), np.float32)
+    for nets, seen, expected in ((state.nets, obs, 0), (dead, obs, 1), (state.nets, obs[:1].repeat(8, 0), 0)):
+        watch = Watch(ddpg, fqi, action_set)
+        watch.judge_spread("policy", nets, seen)
+        assert len(watch.told()) == expected

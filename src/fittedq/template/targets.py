@@ -92,6 +92,10 @@ class AbstractTarget(eqx.Module):
         Where actions are drawn it holds the mean over them, not every draw.
         """
 
+    def largest(self, nets: Approximators, reward: tuple[float, float]) -> float:
+        """max |label| of the fixed point; ∞ where either end of `value_range` is unknown."""
+        return max(abs(bound) for bound in self.value_range(nets, reward))
+
     def settled(
         self, data: Labelled, nets: Approximators, reward: tuple[float, float]
     ) -> tuple[Labelled, dict[str, float]]:
@@ -103,7 +107,7 @@ class AbstractTarget(eqx.Module):
                 low, high = np.asarray(bounds).astype(np.float32)
             data = Labelled(data.inputs, np.clip(data.y, low, high))
         figures = {"max_abs_target": float(np.abs(data.y).max())}
-        largest = max(abs(bound) for bound in bounds)
+        largest = self.largest(nets, reward)
         return data, figures | {"largest_value": largest} if math.isfinite(largest) else figures
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,9 +73,16 @@ class AbstractTrainer(abc.ABC):
     def examined(self, state: LearnerState) -> dict[str, float]:
         """The figures of a learner's state on the host; a UserError where learning has diverged."""
         figures = self.watch.check(state)
-        for component in self.watch.still(figures):
-            self.watch.judge_spread(component, state.nets, self.seen_obs(EXAMINED))
+        self.judge(figures.get("critic/max_abs", 0.0), figures, state.nets, int(state.step))
         return figures
+
+    def judge(self, value: float, figures: Mapping[str, float], nets: Approximators, step: int) -> None:
+        """Have the watch look at some states where a critic's largest |value|, or a gradient, gives it cause to."""
+        largest = figures.get("largest_value", math.inf)
+        if self.watch.doubts(value, largest):
+            self.watch.judge_values(value, largest, self.seen_obs(EXAMINED))
+        for component in self.watch.still(figures, step):
+            self.watch.judge_spread(component, nets, self.seen_obs(EXAMINED))
 
     @abc.abstractmethod
     def nets(self) -> Approximators:

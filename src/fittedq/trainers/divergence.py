@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.algorithms.base import Algorithm, NetworkAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
@@ -18,11 +18,11 @@ from fittedq.errors import UserError
 from fittedq.settings import as_dict
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
 from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, Approximators
+from fittedq.types import COMPONENTS, AbstractCritic, Approximators
 
 FAR = 10.0
-"""How many times the largest value that rewards allow a critic may reach unsaid: a new critic's values
-have a size of their own, whatever the rewards."""
+"""How many times the largest value that rewards allow a critic may reach unsaid, and how many times those of a new
+critic: they have a size of their own, whatever the rewards."""
 LARGE = 1e6
 """Values that networks hardly learn: they start near 0, and a step moves no weight by more than the learning rate."""
 OVERFLOW = math.sqrt(float(np.finfo(np.float32).max)) / 2
@@ -33,10 +33,12 @@ class Watch:
     """The rewards that a run has seen, and what there is to say of them and of its figures: each sentence once."""
 
     def __init__(self, algorithm: Algorithm, fqi: FQI, action_set: AbstractActionSet):
-        self._algorithm, self._fqi, self._action_set = algorithm, fqi, host_view(action_set)
+        self._algorithm, self._fqi, self._action_set = algorithm, fqi, action_set
         self.low, self.high = math.inf, -math.inf
         self._said: dict[str, str] = {}
         self._untold: list[str] = []
+        self._new: AbstractCritic | None = None
+        """A critic that has learned nothing, once one was asked for."""
         self._judge_steps()
 
     def see(self, rewards: Any) -> None:
@@ -66,8 +68,7 @@ class Watch:
         for update in self._fqi.updates:
             if update.component == "critic" and update.target is not None:
                 largest = self.largest(update.target, state.frozen.over(state.nets))
-                figures["largest_value"] = largest
-                self.judge_values(figures.get("critic/max_abs", 0.0), largest)
+                figures |= {"largest_value": largest} if math.isfinite(largest) else {}
         return figures
 
     def check_networks(self, nets: Approximators, when: str) -> None:
@@ -81,38 +82,41 @@ class Watch:
                 self.diverged(when, component, "largest parameter")
 
     def largest(self, target: AbstractTarget, nets: Approximators) -> float:
-        """The largest |value| that the rewards seen allow; 0 before any was seen."""
-        if self.low > self.high:
-            return 0.0
-        ends = [abs(end) for end in target.value_range(nets, (self.low, self.high)) if math.isfinite(end)]
-        return max([*ends, self._reach])
+        """The largest |value| that the rewards seen allow; ∞ where nothing is known of one side, or none was seen."""
+        return target.largest(nets, (self.low, self.high)) if self.low <= self.high else math.inf
 
-    def judge_values(self, value: float, largest: float) -> None:
-        """Warn where a critic's largest |value| is far above the largest that the rewards seen allow."""
-        if value > FAR * max(largest, 1.0):
+    @staticmethod
+    def doubts(value: float, largest: float) -> bool:
+        """Whether a critic's largest |value| is far above the largest that the rewards seen allow."""
+        return value > FAR * max(largest, 1.0)
+
+    def judge_values(self, value: float, largest: float, obs: Float[np.ndarray, "b s"]) -> None:
+        """Warn where that is so, and the value far above those of a new critic in such states: where it has grown."""
+        if self.doubts(value, largest) and value > FAR * self._own_size(obs):
             self._say(
                 "values",
                 f"the critic's values reach {value:.3g}, but {self._rewards} allow at most {largest:.3g}: it diverges; "
                 f"{self._advice('critic')}.",
             )
 
-    @staticmethod
-    def still(figures: Mapping[str, float]) -> list[str]:
-        """The critic and the policy, where their gradient is nothing but zeros."""
-        return [name for name in ("critic", "policy") if figures.get(f"{name}/gradient") == 0.0]
+    def still(self, figures: Mapping[str, float], step: int) -> list[str]:
+        """The critic and the policy, where `step` calls have updated them and their gradient is nothing but zeros."""
+        updated = {update.component for update in self._fqi.updates if step >= update.every}
+        return [name for name in ("critic", "policy") if name in updated and figures.get(f"{name}/gradient") == 0.0]
 
     def judge_spread(self, component: str, nets: Approximators, obs: Float[np.ndarray, "b s"]) -> None:
         """Warn where a component that has no gradient gives every state the same answer: its units are dead."""
-        rng = np.random.default_rng(0)
-        normal = rng.standard_normal((len(obs), self._action_set.size), np.float32)
         if component == "critic":
-            unit = np.tanh(normal)
-            outputs = np.asarray(host_view(nets.critic)(obs, np.asarray(self._action_set.from_unit(unit), np.float32)))
+            outputs, differ = self._values(nets.critic, obs), len(obs) > 1
             what = "the critic gives every state and action the same value"
         else:
-            outputs = np.asarray(host_view(nets.policy).act(obs, 0 * normal)).T
+            policy = host_view(nets.policy)
+            if self._action_set.integer:  # what is rounded to the same numbers may differ
+                policy.action_set = host_view(Box(self._action_set.low, self._action_set.high))
+            outputs = np.asarray(policy.act(obs, np.zeros((len(obs), self._action_set.size), np.float32))).T
+            differ = bool((obs != obs[:1]).any())
             what = "the policy takes the same action in every state"
-        if len(obs) > 1 and np.ptp(outputs, axis=-1).max() == 0.0:
+        if differ and np.ptp(outputs, axis=-1).max() == 0.0:
             self._say(component, f"{what} and has stopped learning: its gradient is 0; {self._advice(component)}.")
 
     def diverged(self, when: str, component: str, figure: str, hint: str = "") -> NoReturn:
@@ -121,6 +125,19 @@ class Watch:
             f"learning diverged {when}: of the {component.removeprefix('log_')}, the {figure} is not finite; "
             f"{self._advice(component)}{hint} (what was saved before is intact)."
         )
+
+    def _values(self, critic: AbstractCritic, obs: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "n b"]:
+        """q_j at these states and some actions."""
+        unit = np.tanh(np.random.default_rng(0).standard_normal((len(obs), self._action_set.size), np.float32))
+        return np.asarray(host_view(critic)(obs, np.asarray(self._action_set.from_unit(unit), np.float32)))
+
+    def _own_size(self, obs: Float[np.ndarray, "b s"]) -> float:
+        """max |q_j| of a critic that has learned nothing."""
+        if self._new is None:
+            key = jax.random.key_data(jax.random.key(0))
+            self._new = self._algorithm.networks(obs.shape[1], self._action_set, key).critic
+            assert self._new is not None
+        return float(np.abs(self._values(self._new, obs)).max(initial=0.0))
 
     @property
     def _rewards(self) -> str:

@@ -13,14 +13,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.approx.host import to_host
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fits import WholeFit
 from fittedq.template.fqi import Update
-from fittedq.trainers.base import EXAMINED, AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, chunks, filled, reward_range, spread
 from fittedq.trainers.settings import FitSettings
@@ -136,9 +135,7 @@ class FittedTrainer(AbstractTrainer):
         metrics |= self._changes(before, nets, probe, solutions, n)
         self._check_finite(n, metrics)
         self.watch.check_networks(nets, f"in iteration {n}")
-        self.watch.judge_values(metrics.get("max_abs_target", 0.0), metrics.get("largest_value", np.inf))
-        for component in self.watch.still(metrics):
-            self.watch.judge_spread(component, to_host(nets), self.seen_obs(EXAMINED))
+        self.judge(metrics.get("max_abs_target", 0.0), metrics, nets, n)
         self._nets, self._optimizer_states = nets, tuple(states)
         self._solutions = solutions
         self._metrics, self.updates, self.step = metrics, updates, n
