@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from fittedq import (
     Bellman,
     Composed,
     Descend,
+    ExplicitFQI,
     FirstCritic,
     Gaussian,
     Improve,
@@ -35,6 +38,7 @@ from fittedq import (
     setting,
 )
 from fittedq.code import sketch
+from fittedq.settings import as_json, from_json
 from fittedq.types import Transition
 
 TINY: dict[str, Any] = {"batch_size": 8, "random_steps": 10, "replay_size": 100}
@@ -166,13 +170,111 @@ def test_a_sketch_tells_structures_apart_and_is_the_same_in_every_process() -> N
 
 
 def test_a_composed_method_learns_from_a_dataset_too() -> None:
+    agent = fittedq.fit(composed(), a_log(), steps=2, batch_size=8)
+    assert np.abs(agent.act(OBS)).max() <= 1.0
+
+
+def a_log() -> fittedq.Dataset:
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(40, 3)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
     rows = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(40, bool)}
-    data = fittedq.Dataset.from_arrays(**rows, action_low=-1, action_high=1)
-    agent = fittedq.fit(composed(), data, steps=2, batch_size=8)
-    assert np.abs(agent.act(OBS)).max() <= 1.0
-    assert jax.tree.leaves(agent.nets.critic)
+    return fittedq.Dataset.from_arrays(**rows, action_low=-1, action_high=1)
+
+
+QUICK: dict[str, Any] = {"hidden": (4,), "n_critics": 1, "epochs": 1, "minibatch": 40}
+
+
+def test_a_maximizer_of_ours_is_data_and_one_of_the_users_is_code(tmp_path: Path) -> None:
+    ascent = fittedq.ProjectedAscent(steps=3)
+    agent = fittedq.fit("explicit_fqi", a_log(), steps=1, maximizer=ascent, **QUICK)
+    agent.save(tmp_path / "ours")
+    saved = as_json(agent.algorithm)["maximizer"]
+    assert saved == {"kind": "ProjectedAscent", "steps": 3} | {
+        name: getattr(ascent, name) for name in ("learning_rate", "power", "momentum", "square_decay", "tolerance")
+    }
+    again = fittedq.load(tmp_path / "ours")
+    assert again.algorithm == agent.algorithm
+    np.testing.assert_array_equal(again.act(OBS), agent.act(OBS))
+
+    chunked = Agent(ExplicitFQI(maximizer=fittedq.Chunked(ascent, 20), **QUICK), 3, agent.action_set, agent.nets)
+    chunked.save(tmp_path / "agent")
+    with pytest.raises(UserError, match=r"its maximizer is code.*Chunked\(inner=ProjectedAscent\("):
+        fittedq.load(tmp_path / "agent")
+    again = fittedq.load(tmp_path / "agent", code={"maximizer": fittedq.Chunked(ascent, 20)})
+    np.testing.assert_array_equal(again.act(OBS), agent.act(OBS))
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"kind": "os.system", "steps": 3},
+        {"kind": "ProjectedAscent", "steps": "3"},
+        {"kind": "ProjectedAscent", "steps": 10**9},
+        {"kind": "ProjectedAscent", "tolerance": float("nan")},
+        {"kind": "ProjectedAscent", "strides": 3},
+        {"kind": ["ProjectedAscent"]},
+        {},
+    ],
+    ids=str,
+)
+def test_what_a_file_says_of_a_maximizer_is_checked(saved: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"FILE: setting maximizer: found .*; it is damaged"):
+        from_json(ExplicitFQI, {"maximizer": saved}, {}, "FILE", to_act=True)
+
+
+def wave(x: Any) -> Any:
+    return jnp.sin(2 * x)
+
+
+@pytest.mark.parametrize("activation", [jnp.sin, wave], ids=["sin", "wave"])
+def test_an_activation_is_a_function_too_on_the_host_as_on_the_device(activation: Any, tmp_path: Path) -> None:
+    algorithm = TD3(hidden=(4,), activation=activation)
+    nets = algorithm.networks(3, fittedq.Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
+    agent = Agent(algorithm, 3, nets.policy.action_set, nets)
+    on_device = np.asarray(nets.policy.act(jnp.asarray(OBS), jnp.zeros((2, 1))))
+    np.testing.assert_allclose(agent.act(OBS), on_device, rtol=1e-5, atol=1e-6)
+    agent.save(tmp_path / "agent")
+    with pytest.raises(UserError, match=f"its activation is code, which no file holds: {sketch(activation)};"):
+        fittedq.load(tmp_path / "agent")
+    again = fittedq.load(tmp_path / "agent", code={"activation": activation})
+    np.testing.assert_array_equal(again.act(OBS), agent.act(OBS))
+    with pytest.raises(UserError, match=f"no sound linear bounds are known for the activation {sketch(activation)};"):
+        agent.gap(OBS)
+
+
+def test_objects_of_the_wrong_kind_are_one_sentence() -> None:
+    for key, value, words in (
+        ("maximizer", 3, "setting maximizer: found 3, expected a word, or an AbstractMaximizer"),
+        ("maximizer", fittedq.ProjectedAscent, "setting maximizer: found <class .*, expected a word"),
+        ("activation", 3, "setting activation: found 3, expected a word, or a function"),
+        ("approximator", lambda *sizes: 3, "setting approximator: it made a int, expected an AbstractCritic"),
+    ):
+        with pytest.raises(UserError, match=words):
+            fittedq.fit("explicit_fqi", a_log(), steps=1, **QUICK | {key: value})
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "arguments", "said"),
+    [
+        ("your_own_method.py", ("run", "40"), "resumed to 140 steps"),
+        ("your_own_critic.py", ("400", "200"), "loaded with the critic given again: True"),
+    ],
+)
+def test_the_examples_of_ones_own_run(example: str, arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / example), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    if example == "your_own_method.py":
+        lines = done.stdout.splitlines()
+        acts = {line.split("it acts ")[1] for line in lines if line.startswith(("trained", "loaded"))}
+        assert len(acts) == 1, "loaded in a new process, the agent acts as it did"
+    else:
+        assert float(done.stdout.split("greedy action: ")[1].split()[0]) < 0.4  # the action's range is 4
 
 
 def test_the_readmes_first_block_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from fittedq.errors import UserError, nearest
 
 MOST_SEED = 2**32 - 1
 """Beyond it JAX's seeds repeat."""
+MOST_NUMBER = 1_000_000
+"""What a file may ask of a solver: steps, samples, starts."""
 MOST_ITEMS = 100
 """Entries of a setting that is a list, such as the widths of hidden layers."""
 
@@ -29,8 +32,14 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: Iterable[str] | None = None,
+    takes: Any = None,
+    kinds: tuple[type, ...] = (),
 ) -> Any:
-    """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`."""
+    """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`.
+
+    In place of the word or number, an object that is a `takes`. Files hold those of our own classes `kinds` as data,
+    {"kind": name, field: number, …}; others are code.
+    """
     metadata = {
         "about": about,
         "low": low,
@@ -38,6 +47,8 @@ def setting(
         "above": above,
         "below": below,
         "choices": None if choices is None else tuple(choices),
+        "takes": takes,
+        "kinds": kinds,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -91,14 +102,25 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 def as_json(settings: Any) -> dict[str, Any]:
     """The settings as JSON; of code only what it looks like: {"code": its sketch}."""
-    values = {name: held(value) for name, value in as_dict(settings).items()}
+    values = {
+        field.name: held(getattr(settings, field.name), field.metadata["kinds"]) for field in described(type(settings))
+    }
     code = {field.name: getattr(settings, field.name) for field in code_fields(type(settings))}
     return values | {name: {"code": sketch(value)} for name, value in code.items() if value is not None}
 
 
-def held(value: Any) -> Any:
+def held(value: Any, kinds: tuple[type, ...] = ()) -> Any:
     # JSON has lists only; a configuration read back must compare equal.
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value) in kinds:
+        return {
+            "kind": type(value).__name__,
+            **{field.name: getattr(value, field.name) for field in _fields(type(value))},
+        }
+    return {"code": sketch(value)}
 
 
 def check(settings: Any) -> None:
@@ -121,16 +143,18 @@ KINDS = {
 def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], several: bool = False) -> Any:
     """`value` as the field's type, or a UserError; one of `several`, where the setting is a list."""
     value = _python(value)
-    kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
-    kind = next(kind for kind in kinds if kind is not type(None))
+    if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
+        return value
+    kind = next(kind for kind in kinds if kind in KINDS or typing.get_origin(kind) is tuple)
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
         if len(items) > MOST_ITEMS:
             raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
         return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata, True) for item in items)
-    expected = KINDS[kind][several]
+    expected = KINDS[kind][several] + ("" if metadata["takes"] is None else f", or {_an(metadata['takes'])}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -152,6 +176,10 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
     if choices is not None and value not in choices:
         raise UserError(f"setting {name}: found {value!r}; {nearest(str(value), choices)}")
     return value
+
+
+def _an(takes: Any) -> str:
+    return "a function" if takes is Callable else f"an {takes.__name__}"
 
 
 def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[str, Any]:
@@ -187,8 +215,11 @@ def from_json(
     An agent, which is to act only, goes without the code that only training needs.
     """
     idle = {field.name for field in code_fields(cls) if to_act and not field.metadata["to_act"]}
+    kinds = {field.name: field.metadata["kinds"] for field in described(cls)}
     return {
-        name: _read(name, value, code, where) for name, value in saved.items() if name not in idle or name in code
+        name: _read(name, value, code, where, kinds.get(name, ()))
+        for name, value in saved.items()
+        if name not in idle or name in code
     } | {field.name: code[field.name] for field in code_fields(cls) if field.name in code}
 
 
@@ -197,10 +228,28 @@ def is_code(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("code"), str)
 
 
-def _read(name: str, value: Any, code: Mapping[str, Any], where: str) -> Any:
+def _read(name: str, value: Any, code: Mapping[str, Any], where: str, kinds: tuple[type, ...]) -> Any:
     if is_code(value):
         return again(name, value["code"], code.get(name), where)
+    if isinstance(value, dict):
+        return _made_again(name, value, where, {kind.__name__: kind for kind in kinds})
     return tuple(value) if isinstance(value, list) else value
+
+
+def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[str, type]) -> Any:
+    """One of our own classes from its numbers, each of the kind and, where it is whole, the size that it may have."""
+    kind = kinds.get(str(saved.get("kind")))
+    numbers = {field: value for field, value in saved.items() if field != "kind"}
+    fields = {} if kind is None else {field.name: field.default for field in _fields(kind)}
+    wrong = [
+        field
+        for field, value in numbers.items()
+        if type(value) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER
+    ]
+    if kind is None or wrong:
+        found = f"{saved.get('kind')!r}" if kind is None else f"{wrong[0]} = {numbers[wrong[0]]!r}"
+        raise UserError(f"{where}: setting {name}: found {found}, as in none of {', '.join(kinds)}; it is damaged.")
+    return kind(**numbers)
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
-from fittedq.approx.networks import ACTIVATIONS, QNetwork
+from fittedq.approx.networks import ACTIVATIONS, Activation, QNetwork
 from fittedq.errors import UserError
 from fittedq.settings import check, setting
 from fittedq.template.fqi import FQI
@@ -113,7 +114,7 @@ class NetworkAlgorithm(Algorithm, abc.ABC):
 
     gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
     hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
-    activation: str = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS)
+    activation: Activation = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable)
     n_critics: int = setting(1, "size of the critic ensemble", low=1)
     layer_norm: bool = setting(False, "layer norm in the critics")
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)

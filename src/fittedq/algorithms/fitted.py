@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -107,13 +108,22 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
 class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     """Fitted methods that solve max_a q(s', a), with any approximator of q."""
 
-    approximator: str = setting("network", "how q is represented", choices=APPROXIMATORS)
+    approximator: str | Callable[[int, AbstractActionSet, PRNGKeyArray], AbstractCritic] = setting(
+        "network", "how q is represented", choices=APPROXIMATORS, takes=Callable
+    )
+    """In Python also (observation's size, action set, key) → a critic of the user's own, fitted by the optimizer."""
     n_trees: int = setting(50, "trees in an ensemble", low=1)
     min_samples_leaf: int = setting(1, "rows in a leaf, at least (more where the data are noisy)", low=1)
     degree: int = setting(2, "total degree of polynomial features", low=1)
     n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
-    maximizer: str = setting("auto", "how the argmax is solved", choices=("auto", *MAXIMIZERS, "certified", "exact"))
+    maximizer: str | AbstractMaximizer = setting(
+        "auto",
+        "how the argmax is solved",
+        choices=("auto", *MAXIMIZERS, "certified", "exact"),
+        takes=AbstractMaximizer,
+        kinds=tuple(map(type, MAXIMIZERS.values())),
+    )
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
     features: AbstractFeatures | None = code_setting("features of (s, a) in which q is linear", to_act=True)
     """They see observations as fitted: normalized, unless `normalize_obs` is false."""
@@ -134,6 +144,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         return critic
 
     def _approximator(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
+        if not isinstance(self.approximator, str):
+            critic = self.approximator(obs_size, action_set, key)
+            if not isinstance(critic, AbstractCritic):
+                raise UserError(f"setting approximator: it made a {type(critic).__name__}, expected an AbstractCritic.")
+            return critic
         if self.approximator in TREES:
             forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
             return TreeCritic.start(action_set, forest)
@@ -152,7 +167,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
             return super().layers(obs_size, action_size)
         size = obs_size + action_size
         features = {"polynomial": math.comb(size + self.degree, size), "radial": self.n_centers}
-        count = features.get(self.approximator, 1)
+        count = features.get(str(self.approximator), 1)
         # Least squares hold a matrix of features by features.
         return [(1, (size, count, count)), (self.n_trees, (size, 1))]
 
@@ -162,7 +177,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
 
     def critic_fit(self) -> AbstractFit:
         """How q is fitted, as it is represented."""
-        if self.approximator == "network":
+        if self.approximator == "network" or not isinstance(self.approximator, str):
             return self.descend(self.critic_learning_rate, self.epochs)
         if self.approximator in TREES:
             return GrowTrees()
@@ -173,4 +188,6 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         # Small steps do not change a whole number: each setting of them needs a start of its own.
         settings = len(action_set.whole.settings) or MOST_STARTS if action_set.integer else 1
         starts = max(self.random_starts, min(settings, MOST_STARTS))
+        if isinstance(self.maximizer, AbstractMaximizer):
+            return Solved(self.maximizer, starts)
         return Solved(MAXIMIZERS.get(self.maximizer), starts, RULES.get(self.maximizer, auto))

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr, namespace
 from fittedq.bellman import squashed_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
@@ -31,6 +32,24 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "softplus": lambda x: namespace(x).logaddexp(x, 0 * x),
     "elu": lambda x: namespace(x).where(x > 0, x, namespace(x).expm1(namespace(x).minimum(x, 0))),
 }
+
+Activation = str | Callable[[Any], Any]
+"""A word of `ACTIVATIONS`, or a function of an array, element by element, in `jax.numpy`."""
+
+
+def activated(activation: Activation, x: Float[Arr, "..."]) -> Float[Arr, "..."]:
+    """activation(x), where x is."""
+    if isinstance(activation, str):
+        return ACTIVATIONS[activation](x)
+    if namespace(x) is not np:
+        return activation(x)
+    # JAX's own functions have their like in NumPy, which spares acting a dispatch.
+    name = getattr(activation, "__name__", "")
+    if getattr(jnp, name, None) is activation and hasattr(np, name):
+        return getattr(np, name)(x)
+    refuse_forked("an activation of your own")
+    return np.asarray(activation(x), x.dtype)
+
 
 LOG_STD_RANGE = (-20.0, 2.0)
 """Clamp of log σ, as in the authors' code of SAC."""
@@ -48,7 +67,7 @@ class Mlp(eqx.Module):
     biases: tuple[Any, ...]
     gains: tuple[Any, ...]
     shifts: tuple[Any, ...]
-    activation: str = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
 
     def __init__(
@@ -57,7 +76,7 @@ class Mlp(eqx.Module):
         key: PRNGKeyArray,
         *,
         lead: tuple[int, ...] = (),
-        activation: str = "relu",
+        activation: Activation = "relu",
         layer_norm: bool = False,
         dropout: float = 0.0,
     ):
@@ -75,7 +94,7 @@ class Mlp(eqx.Module):
         self.activation, self.dropout = activation, dropout
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
-        xp, activation = namespace(x, self.weights[0]), ACTIVATIONS[self.activation]
+        xp = namespace(x, self.weights[0])
         last, lead = len(self.weights) - 1, self.weights[0].shape[:-2]
         if lead:
             # One product per member; left to broadcasting, XLA makes one wide product and transposes its result.
@@ -91,7 +110,7 @@ class Mlp(eqx.Module):
                 centered = x - x.mean(-1, keepdims=True)
                 scale = xp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
                 x = centered / scale * self.gains[layer] + self.shifts[layer]
-            x = activation(x)
+            x = activated(self.activation, x)
         return x
 
 
@@ -110,7 +129,7 @@ class QNetwork(AbstractCritic):
         key: PRNGKeyArray,
         *,
         n_critics: int = 1,
-        activation: str = "relu",
+        activation: Activation = "relu",
         layer_norm: bool = False,
         dropout: float = 0.0,
     ):
@@ -137,7 +156,7 @@ class VNetwork(AbstractValue):
 
     net: Mlp
 
-    def __init__(self, obs_size: int, widths: Sequence[int], key: PRNGKeyArray, *, activation: str = "relu"):
+    def __init__(self, obs_size: int, widths: Sequence[int], key: PRNGKeyArray, *, activation: Activation = "relu"):
         self.net = Mlp((obs_size, *widths, 1), key, activation=activation)
 
     def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]:
@@ -157,7 +176,7 @@ class DeterministicPolicy(AbstractPolicy):
         widths: Sequence[int],
         key: PRNGKeyArray,
         *,
-        activation: str = "relu",
+        activation: Activation = "relu",
     ):
         self.net = Mlp((obs_size, *widths, action_set.size), key, activation=activation)
         self.action_set = action_set
@@ -188,7 +207,7 @@ class TanhGaussianPolicy(AbstractPolicy):
         widths: Sequence[int],
         key: PRNGKeyArray,
         *,
-        activation: str = "relu",
+        activation: Activation = "relu",
     ):
         self.net = Mlp((obs_size, *widths, 2 * action_set.size), key, activation=activation)
         self.action_set = action_set

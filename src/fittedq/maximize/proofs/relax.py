@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fittedq.approx.networks import ACTIVATIONS
+from fittedq.approx.networks import ACTIVATIONS, Activation
+from fittedq.code import sketch
 from fittedq.errors import UserError, nearest
 
 CELLS = 4
@@ -115,12 +116,13 @@ RELAXATIONS: dict[str, Relaxation] = {
 """Keys are those of `ACTIVATIONS`; the constants are rounded up."""
 
 
-def relaxation(activation: str) -> Relaxation:
+def relaxation(activation: Activation) -> Relaxation:
     """The bounds of `activation`, or a UserError that names those there are."""
-    if activation not in RELAXATIONS:
+    if not isinstance(activation, str) or activation not in RELAXATIONS:
+        name = sketch(activation)
         raise UserError(
-            f"certified maximum: no sound linear bounds are known for the activation {activation!r}; "
+            f"certified maximum: no sound linear bounds are known for the activation {name}; "
             f"use a local maximizer, or train the critic with one of {', '.join(RELAXATIONS)} "
-            f"({nearest(activation, RELAXATIONS)})"
+            f"({nearest(name, RELAXATIONS)})"
         )
     return RELAXATIONS[activation]
