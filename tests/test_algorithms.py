@@ -16,7 +16,7 @@ from fittedq.acting.noise import explore
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms import REGISTRY
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.bellman import polyak
 from fittedq.envs.gym import GymSource
@@ -60,7 +60,7 @@ def equal(one, other) -> bool:
 class Started:
     """An algorithm, its template, and the states before and after each of its first calls."""
 
-    algorithm: Algorithm
+    algorithm: AbstractAlgorithm
     fqi: FQI
     learn: Callable[[LearnerState, Transition], LearnerState]
     data: list[Transition]
@@ -75,7 +75,7 @@ OWN_TINY = {"svg": {"model_hidden": (8,), "n_models": 2}} | {
 }
 
 
-def tiny(name: str) -> Algorithm:
+def tiny(name: str) -> AbstractAlgorithm:
     return REGISTRY[name](**TINY, **OWN_TINY.get(name, {}))
 
 

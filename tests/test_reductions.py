@@ -90,7 +90,7 @@ def nfqca(algorithm: DDPG, epochs: int) -> FQI:
                 Regress(Bellman(algorithm.gamma, FirstCritic())),
                 Descend(algorithm.critic_optimizer(), budget),
             ),
-            Update("policy", Improve(FirstCritic()), Descend(algorithm.policy_optimizer(), budget)),
+            Update("policy", Improve(FirstCritic()), Descend(optax.adam(algorithm.policy_learning_rate), budget)),
         ),
         sync=Sync(critic=Copy(), policy=Copy()),
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fittedq.actions.state_box import StateBox
     from fittedq.agent import Agent
     from fittedq.algorithms.amortized_fqi import AmortizedFQI
-    from fittedq.algorithms.base import Algorithm, NetworkAlgorithm
+    from fittedq.algorithms.base import AbstractAlgorithm, NetworkAlgorithm
     from fittedq.algorithms.composed import Composed
     from fittedq.algorithms.ddpg import DDPG
     from fittedq.algorithms.explicit_fqi import ExplicitFQI
@@ -97,6 +97,7 @@ __all__ = [
     "SVG",
     "TD3",
     "AbstractActionSet",
+    "AbstractAlgorithm",
     "AbstractCombine",
     "AbstractCritic",
     "AbstractExploration",
@@ -116,7 +117,6 @@ __all__ = [
     "AbstractValue",
     "ActingStatus",
     "Agent",
-    "Algorithm",
     "AmortizedFQI",
     "Approximators",
     "Bellman",
@@ -226,7 +226,7 @@ _HOMES = {
     "fittedq.actions.state_box": "StateBox",
     "fittedq.agent": "Agent",
     "fittedq.algorithms.amortized_fqi": "AmortizedFQI",
-    "fittedq.algorithms.base": "Algorithm NetworkAlgorithm",
+    "fittedq.algorithms.base": "AbstractAlgorithm NetworkAlgorithm",
     "fittedq.algorithms.composed": "Composed",
     "fittedq.algorithms.ddpg": "DDPG",
     "fittedq.algorithms.explicit_fqi": "ExplicitFQI",

@@ -22,7 +22,7 @@ from fittedq.acting.episodes import episodes, episodes_at_once, returns, whole_e
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import described
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import as_saved, code_names, code_to_act, restored
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.code import by_name, refuse_unknown
@@ -48,7 +48,7 @@ class Agent:
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: AbstractAlgorithm,
         obs_size: int,
         action_set: AbstractActionSet,
         nets: Approximators,
@@ -280,7 +280,7 @@ class Agent:
         return rows._replace(obs=obs, next_obs=next_obs)
 
     def measure(self, rows: Transition) -> dict[str, float]:
-        """`Algorithm.measure` of this agent along consecutive transitions in the environment's units."""
+        """`AbstractAlgorithm.measure` of this agent along consecutive transitions in the environment's units."""
         refuse_forked("measuring")
         key = jax.random.key_data(jax.random.key(0))
         return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]

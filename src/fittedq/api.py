@@ -11,7 +11,7 @@ from typing import Any
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.data.dataset import Dataset
 from fittedq.files import place
 from fittedq.runs.progress import shown
@@ -20,12 +20,12 @@ from fittedq.runs.run import resume as continued
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule
 
-Code = Algorithm | type[Algorithm] | Mapping[str, Any] | None
+Code = AbstractAlgorithm | type[AbstractAlgorithm] | Mapping[str, Any] | None
 """What no file holds, given again: an algorithm that is not in the registry, or objects by name."""
 
 
 def train(
-    algorithm: str | Algorithm | type[Algorithm],
+    algorithm: str | AbstractAlgorithm | type[AbstractAlgorithm],
     env: AnyEnv,
     *,
     steps: int,
@@ -75,7 +75,7 @@ def train(
 
 
 def fit(
-    algorithm: str | Algorithm | type[Algorithm],
+    algorithm: str | AbstractAlgorithm | type[AbstractAlgorithm],
     dataset: Dataset | str | Path,
     *,
     steps: int | None = None,
@@ -119,7 +119,7 @@ def fit(
 
 
 def stream(
-    algorithm: str | Algorithm | type[Algorithm],
+    algorithm: str | AbstractAlgorithm | type[AbstractAlgorithm],
     env: AnyEnv | None = None,
     *,
     steps: int | None = None,

@@ -123,12 +123,18 @@ def held(value: Any, kinds: tuple[type, ...] = ()) -> Any:
     return {"code": sketch(value)}
 
 
+def settle(settings: Any, name: str, value: Any) -> None:
+    """Give a frozen setting the value that follows from what was asked for. For `__post_init__` alone: nothing has seen
+    the settings yet."""
+    object.__setattr__(settings, name, value)
+
+
 def check(settings: Any) -> None:
     """Raise UserError for the first field outside what its `setting` accepts."""
     hints = typing.get_type_hints(type(settings))
     for field in described(type(settings)):
         value = getattr(settings, field.name)
-        object.__setattr__(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
+        settle(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 
 
 KINDS = {

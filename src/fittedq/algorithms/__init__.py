@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.nfqca import NFQCA
@@ -18,16 +18,16 @@ from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
 from fittedq.errors import UserError, nearest
 
-REGISTRY: dict[str, type[Algorithm]] = {
+REGISTRY: dict[str, type[AbstractAlgorithm]] = {
     cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG)
 }
 
 
-Asked = str | Algorithm | type[Algorithm]
+Asked = str | AbstractAlgorithm | type[AbstractAlgorithm]
 """An algorithm as a user names it: by the registry's name, a class, or one with its settings."""
 
 
-def find(name: str) -> type[Algorithm]:
+def find(name: str) -> type[AbstractAlgorithm]:
     """The registered algorithm of that name, or a UserError with the nearest ones."""
     if not isinstance(name, str):
         raise UserError(
@@ -38,14 +38,14 @@ def find(name: str) -> type[Algorithm]:
     return REGISTRY[name]
 
 
-def class_of(algorithm: Asked) -> type[Algorithm]:
+def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:
     """The class of an algorithm, however it was named."""
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return cls if issubclass(cls, Algorithm) else find(algorithm)  # pyright: ignore[reportArgumentType]
+    return cls if issubclass(cls, AbstractAlgorithm) else find(algorithm)  # pyright: ignore[reportArgumentType]
 
 
-def made(algorithm: Asked, settings: Mapping[str, Any]) -> Algorithm:
+def made(algorithm: Asked, settings: Mapping[str, Any]) -> AbstractAlgorithm:
     """The algorithm with these settings; they come before those that one made in Python has."""
-    if isinstance(algorithm, Algorithm):
+    if isinstance(algorithm, AbstractAlgorithm):
         return dataclasses.replace(cast(Any, algorithm), **settings) if settings else algorithm
     return class_of(algorithm)(**settings)

@@ -46,7 +46,7 @@ class AmortizedFQI(SolvingAlgorithm):
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
         return Approximators(
-            critic=self.critic(obs_size, action_set, critic_key),
+            critic=self.approximation(obs_size, action_set, critic_key),
             policy=self.deterministic_policy(obs_size, action_set, policy_key),
         )
 

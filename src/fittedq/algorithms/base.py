@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration
@@ -37,7 +36,7 @@ def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
     return -action_set.size + float(np.sum(np.log(action_set.half_width)))
 
 
-class Algorithm(abc.ABC):
+class AbstractAlgorithm(abc.ABC):
     """What training asks of a method: first networks, an instance of the template, exploration."""
 
     name: ClassVar[str] = "own"
@@ -109,7 +108,7 @@ class Algorithm(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkAlgorithm(Algorithm, abc.ABC):
+class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings that methods on networks share. Subclasses are final, and each is one page."""
 
     gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
@@ -147,9 +146,3 @@ class NetworkAlgorithm(Algorithm, abc.ABC):
             layer_norm=self.layer_norm,
             dropout=self.dropout,
         )
-
-    def critic_optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.critic_learning_rate)
-
-    def policy_optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.policy_learning_rate)

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI
 from fittedq.template.slots import parts
@@ -20,7 +20,7 @@ Networks = Callable[[int, AbstractActionSet, PRNGKeyArray], Approximators]
 """(observation's size, action set, key) → the first approximators; the `networks` of any algorithm is one."""
 
 
-class Composed(Algorithm, eqx.Module):
+class Composed(AbstractAlgorithm, eqx.Module):
     """`fqi`, a greedy step, updates in order and a sync rule written by hand, as a method to train.
 
     `networks` makes the first approximators: those that updates, targets and the greedy step name. `exploration` is

@@ -60,7 +60,7 @@ class DDPG(NetworkAlgorithm):
             greedy=PolicyAction(),
             updates=(
                 Update("critic", Regress(Bellman(self.gamma, FirstCritic())), Descend(self.critic_optimizer())),
-                Update("policy", Improve(FirstCritic()), Descend(self.policy_optimizer())),
+                Update("policy", Improve(FirstCritic()), Descend(optax.adam(self.policy_learning_rate))),
             ),
             sync=Sync(critic=follow, policy=follow),
         )

@@ -31,7 +31,7 @@ class ExplicitFQI(SolvingAlgorithm):
     online: ClassVar[bool] = False
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
-        return Approximators(critic=self.critic(obs_size, action_set, key))
+        return Approximators(critic=self.approximation(obs_size, action_set, key))
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())

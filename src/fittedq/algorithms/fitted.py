@@ -26,7 +26,7 @@ from fittedq.maximize.exact.grid import Grid
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
-from fittedq.settings import code_setting, setting
+from fittedq.settings import code_setting, setting, settle
 from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
@@ -78,7 +78,7 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
                     f"setting minibatch: found {self.minibatch} with optimizer = 'rprop', which needs all rows in each "
                     "step; leave it out, or choose adam."
                 )
-            object.__setattr__(self, "minibatch", None)
+            settle(self, "minibatch", None)
         if self.patience is not None and not self.held_out:
             raise UserError(
                 f"setting patience: found {self.patience} with held_out = 0, so there is no held-out loss to wait for; "
@@ -131,14 +131,15 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.features is not None:
-            object.__setattr__(self, "approximator", "features")
+            settle(self, "approximator", "features")
         elif self.approximator == "features":
             raise UserError(
                 "setting approximator: found features without any; give them (features=…). No file holds code: where a "
                 "run is resumed or an agent is loaded they are given again (code={'features': …})."
             )
 
-    def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
+    def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
+        """q as these settings represent it."""
         critic = self._approximator(obs_size, action_set, key)
         self.solved(action_set).chosen(critic)  # refused here, before anything is learned
         return critic
@@ -160,7 +161,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
             size = obs_size + action_set.size
             start = RadialBasis(np.zeros((self.n_centers, size), np.float32), np.ones(size, np.float32))
             return LinearCritic.start(start, obs_size, action_set)
-        return super().critic(obs_size, action_set, key)
+        return self.critic(obs_size, action_set, key)
 
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
         if self.approximator == "network":

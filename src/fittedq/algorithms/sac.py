@@ -58,8 +58,10 @@ class SAC(NetworkAlgorithm):
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
         updates = (
-            Update("critic", Regress(target), Descend(self.critic_optimizer())),
-            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(self.policy_optimizer())),
+            Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),
+            Update(
+                "policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(optax.adam(self.policy_learning_rate))
+            ),
         )
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))

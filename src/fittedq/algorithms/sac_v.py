@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
@@ -56,9 +57,13 @@ class SACValue(NetworkAlgorithm):
         value_target = SoftValue(MinOverCritics(subset=self.n_target_critics))
         return FQI(
             updates=(
-                Update("value", Regress(value_target), Descend(self.critic_optimizer())),
-                Update("critic", Regress(BellmanFromValue(self.gamma)), Descend(self.critic_optimizer())),
-                Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(self.policy_optimizer())),
+                Update("value", Regress(value_target), Descend(optax.adam(self.critic_learning_rate))),
+                Update("critic", Regress(BellmanFromValue(self.gamma)), Descend(optax.adam(self.critic_learning_rate))),
+                Update(
+                    "policy",
+                    Improve(POLICY_CRITICS[self.policy_critic]),
+                    Descend(optax.adam(self.policy_learning_rate)),
+                ),
             ),
             sync=Sync(value=Polyak(self.tau)),
         )

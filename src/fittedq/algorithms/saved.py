@@ -6,51 +6,53 @@ from collections.abc import Mapping
 from typing import Any
 
 from fittedq.algorithms import REGISTRY, find
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.code import again, sketch
 from fittedq.errors import UserError
 from fittedq.settings import as_json, code_fields, described, from_json, is_code, split_settings
 
 
-def as_saved(algorithm: Algorithm) -> dict[str, Any]:
+def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
     """Its settings as JSON; one that is not in the registry is code itself, under the name `algorithm`."""
     code = {} if REGISTRY.get(algorithm.name) is type(algorithm) else {"algorithm": {"code": _likeness(algorithm)}}
     return code | as_json(algorithm)
 
 
-def code_names(algorithm: Algorithm) -> set[str]:
+def code_names(algorithm: AbstractAlgorithm) -> set[str]:
     """The names under which its code can be given again."""
     return {"algorithm", "action_set", *(field.name for field in code_fields(type(algorithm))), *_coded(algorithm)}
 
 
-def code_to_act(algorithm: Algorithm) -> list[str]:
+def code_to_act(algorithm: AbstractAlgorithm) -> list[str]:
     """The names of the code without which it cannot act."""
     idle = {field.name for field in code_fields(type(algorithm)) if not field.metadata["to_act"]}
     return [name for name in _coded(algorithm) if name not in idle]
 
 
-def _coded(algorithm: Algorithm) -> list[str]:
+def _coded(algorithm: AbstractAlgorithm) -> list[str]:
     return [name for name, value in as_saved(algorithm).items() if is_code(value)]
 
 
-def _likeness(algorithm: Algorithm | type[Algorithm]) -> str:
+def _likeness(algorithm: AbstractAlgorithm | type[AbstractAlgorithm]) -> str:
     """What tells it from others, beside settings: of one that has settings the name of its class."""
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
     return sketch(cls if described(cls) else algorithm)
 
 
-def restored(name: str, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, to_act: bool) -> Algorithm:
+def restored(
+    name: str, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, to_act: bool
+) -> AbstractAlgorithm:
     """The algorithm of which `as_saved` told the file at `where`, its code given again; an agent's is only `to_act`."""
     settings = dict(saved)
     about, given = settings.pop("algorithm", None), code.get("algorithm")
     cls = given if isinstance(given, type) else type(given)
-    if given is not None and not issubclass(cls, Algorithm):
+    if given is not None and not issubclass(cls, AbstractAlgorithm):
         raise UserError(f"found {given!r}, expected an algorithm, or {{name: object}}.", argument="code")
     if is_code(about):
         again("algorithm", about["code"], given, where, None if given is None else _likeness(given))
     elif given is not None:
         again("algorithm", find(name).__qualname__, given, where, cls.__qualname__)
-    if isinstance(given, Algorithm):
+    if isinstance(given, AbstractAlgorithm):
         found = as_json(given)
         for key, value in settings.items():
             if found.get(key) != value:

@@ -37,7 +37,7 @@ class SmoothFQI(SolvingAlgorithm):
     samples: int = setting(64, "actions sampled per state", low=1)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
-        return Approximators(critic=self.critic(obs_size, action_set, key))
+        return Approximators(critic=self.approximation(obs_size, action_set, key))
 
     @property
     def actions_per_state(self) -> int:

@@ -27,7 +27,7 @@ from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownM
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import DYNAMICS
-from fittedq.settings import code_setting, setting
+from fittedq.settings import code_setting, setting, settle
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.gradients import gradient_health, longest_sound, model_error, windows
@@ -93,9 +93,9 @@ class SVG(NetworkAlgorithm):
 
     def __post_init__(self) -> None:
         if isinstance(self.horizon, int | float) and not isinstance(self.horizon, bool):
-            object.__setattr__(self, "horizon", f"{self.horizon:g}")
+            settle(self, "horizon", f"{self.horizon:g}")
         if self.model is not None and self.dynamics != "env":
-            object.__setattr__(self, "dynamics", "own")
+            settle(self, "dynamics", "own")
         super().__post_init__()
         if self.horizon not in ("inf", "auto") and not self.horizon.isdecimal():
             raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, …, auto or inf.")
@@ -114,7 +114,7 @@ class SVG(NetworkAlgorithm):
         if self.policy == "deterministic" and self.temperature != 0.0:
             if self.temperature is not None:
                 raise UserError("setting temperature: a deterministic policy has no entropy; expected 0.")
-            object.__setattr__(self, "temperature", 0.0)
+            settle(self, "temperature", 0.0)
 
     @property
     def endless(self) -> bool:
@@ -218,9 +218,13 @@ class SVG(NetworkAlgorithm):
             target = Bellman(self.gamma, MinOverCritics())
             if self.critic_target == "rollout":
                 target = RolloutBellman(self.gamma, Rollout(self.longest, self.gamma, CriticTail(MinOverCritics())))
-            updates += (Update("critic", Regress(target), Descend(self.critic_optimizer())),)
+            updates += (Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),)
             if self.tail == "v":
-                updates += (Update("value", Regress(SoftValue(MinOverCritics())), Descend(self.critic_optimizer())),)
+                updates += (
+                    Update(
+                        "value", Regress(SoftValue(MinOverCritics())), Descend(optax.adam(self.critic_learning_rate))
+                    ),
+                )
         improve = ImproveThrough(self.rollout(), inferred=self.noise == "inferred")
         updates += (Update("policy", improve, Descend(self.policy_optimizer())),)
         if self.temperature is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
+import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
@@ -57,8 +58,8 @@ class TD3(NetworkAlgorithm):
         return FQI(
             greedy=Smoothed(PolicyAction(), self.smoothing_sigma, self.smoothing_clip),
             updates=(
-                Update("critic", Regress(target), Descend(self.critic_optimizer())),
-                Update("policy", improve, Descend(self.policy_optimizer()), every=self.policy_delay),
+                Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),
+                Update("policy", improve, Descend(optax.adam(self.policy_learning_rate)), every=self.policy_delay),
             ),
             sync=Sync(critic=follow, policy=follow),
         )

@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.runs.progress import console
 from fittedq.settings import described
@@ -42,7 +42,7 @@ class List:
         return 0
 
 
-def _about(cls: type[Algorithm]) -> dict[str, str]:
+def _about(cls: type[AbstractAlgorithm]) -> dict[str, str]:
     return {"name": cls.name, "title": cls.title, **cls().describe()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms import made
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError, nearest
 from fittedq.runs.schedule import Schedule
 from fittedq.settings import held, is_code
@@ -53,7 +53,7 @@ def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[
 
 
 def check_networks(
-    algorithm: Algorithm, before: Mapping[str, Any], obs_size: int, action_set: AbstractActionSet
+    algorithm: AbstractAlgorithm, before: Mapping[str, Any], obs_size: int, action_set: AbstractActionSet
 ) -> None:
     """A UserError where `algorithm` would begin with other networks than under the settings `before`.
 
@@ -69,7 +69,9 @@ def check_networks(
             )
 
 
-def _first_networks(algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet) -> dict[str, np.ndarray]:
+def _first_networks(
+    algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet
+) -> dict[str, np.ndarray]:
     key = jax.random.key_data(jax.random.key(0))
     return to_arrays("nets", jax.jit(lambda key: algorithm.networks(obs_size, action_set, key))(key))
 

@@ -22,7 +22,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import described, plain
 from fittedq.agent import Agent
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.algorithms.saved import as_saved, code_names, restored
 from fittedq.approx.models import KnownModel
@@ -62,7 +62,7 @@ AnyEnv = EnvLike | AbstractJaxEnv
 
 
 class Run:
-    """Algorithm, source of data and trainer, put together and checked; with a folder where one is wanted.
+    """An algorithm, a source of data and a trainer, put together and checked; with a folder where one is wanted.
 
     The source is an environment, a dataset, or an environment whose replay starts with a dataset.
     """
@@ -95,7 +95,7 @@ class Run:
         self.env_name, self.eval_name = _named(env), _named(eval_env)
         env, eval_env = resolved(env), resolved(eval_env)
         self.env = env
-        self.algorithm: Algorithm = algorithms.made(algorithm, given)
+        self.algorithm: AbstractAlgorithm = algorithms.made(algorithm, given)
         self._saved = as_saved(self.algorithm)
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and env is not None:
             # The environment's own physics: given again with it, so no file names it.
@@ -554,7 +554,7 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
 
 def _saved_algorithm(
     config: Mapping[str, Any], changes: Mapping[str, Any], code: Mapping[str, Any], where: str
-) -> tuple[Algorithm, dict[str, Any]]:
+) -> tuple[AbstractAlgorithm, dict[str, Any]]:
     """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
     loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in described_fields(cls)}
     saved: dict[str, Any] = config["settings"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fittedq import algorithms
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.settings import whole
+from fittedq.settings import settle, whole
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,4 @@ class Schedule:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
-            object.__setattr__(self, field.name, whole(getattr(self, field.name), field.name, low))
+            settle(self, field.name, whole(getattr(self, field.name), field.name, low))

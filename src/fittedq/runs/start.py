@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fittedq.agent import Agent
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.networks import Mlp
 from fittedq.errors import UserError
 from fittedq.files import digest_of
@@ -18,7 +18,7 @@ from fittedq.trainers.state import from_arrays, to_arrays
 from fittedq.types import Approximators, sized
 
 
-def begin_with(trainer: AbstractTrainer, algorithm: Algorithm, agent: Agent, normalizes: bool) -> None:
+def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Agent, normalizes: bool) -> None:
     """Give `trainer` the agent's networks for all that the method learns, and its normalization of observations.
 
     What the method has and does not learn (known physics, a fixed temperature) stays its own. A UserError says which
@@ -34,7 +34,7 @@ def begin_with(trainer: AbstractTrainer, algorithm: Algorithm, agent: Agent, nor
     trainer.begin_with(_fitting(trainer.nets(), algorithm, agent), agent.moments)
 
 
-def _fitting(nets: Approximators, algorithm: Algorithm, agent: Agent) -> Approximators:
+def _fitting(nets: Approximators, algorithm: AbstractAlgorithm, agent: Agent) -> Approximators:
     """`nets` with the agent's weights in what the method learns."""
     updates = algorithm.template(agent.action_set).updates
     if any(isinstance(update.fit, Descend) and update.fit.budget.reset for update in updates):

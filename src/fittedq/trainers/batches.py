@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
@@ -26,7 +26,7 @@ from fittedq.types import Approximators
 class BatchTrainer(AbstractTrainer):
     """Any method of the template on batches of a fixed dataset; `step` counts updates."""
 
-    def __init__(self, algorithm: Algorithm, dataset: Dataset, settings: FitSettings, seed: int):
+    def __init__(self, algorithm: AbstractAlgorithm, dataset: Dataset, settings: FitSettings, seed: int):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None

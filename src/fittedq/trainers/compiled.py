@@ -12,7 +12,7 @@ import numpy as np
 
 from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.arrays import strong
 from fittedq.data.replay import DeviceReplay, ring_log
@@ -49,7 +49,7 @@ class CompiledTrainer(AbstractTrainer):
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        algorithm: AbstractAlgorithm,
         env: AbstractJaxEnv,
         settings: TrainSettings,
         seed: int,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet, Box
-from fittedq.algorithms.base import Algorithm, NetworkAlgorithm
+from fittedq.algorithms.base import AbstractAlgorithm, NetworkAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
@@ -32,7 +32,7 @@ OVERFLOW = math.sqrt(float(np.finfo(np.float32).max)) / 2
 class Watch:
     """The rewards that a run has seen, and what there is to say of them and of its figures: each sentence once."""
 
-    def __init__(self, algorithm: Algorithm, fqi: FQI, action_set: AbstractActionSet):
+    def __init__(self, algorithm: AbstractAlgorithm, fqi: FQI, action_set: AbstractActionSet):
         self._algorithm, self._fqi, self._action_set = algorithm, fqi, action_set
         self.low, self.high = math.inf, -math.inf
         self._said: dict[str, str] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from fittedq import memory
 from fittedq.acting.noise import explore
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.arrays import Arr
 from fittedq.data.dataset import Dataset
@@ -31,7 +31,12 @@ class HostTrainer(AbstractTrainer):
     """Gymnasium on the host, the learner compiled; with `chunk = 1` every action is the newest policy's."""
 
     def __init__(
-        self, algorithm: Algorithm, source: GymSource, settings: TrainSettings, seed: int, data: Dataset | None = None
+        self,
+        algorithm: AbstractAlgorithm,
+        source: GymSource,
+        settings: TrainSettings,
+        seed: int,
+        data: Dataset | None = None,
     ):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = source.obs_size, source.action_set

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import HostCopy, to_host
 from fittedq.approx.packing import Packing
 from fittedq.arrays import strong
@@ -22,9 +22,9 @@ MEASURED = 2_000
 
 
 def measured(
-    algorithm: Algorithm, state: LearnerState, rows: np.ndarray, stride: int, obs_size: int, seed: int
+    algorithm: AbstractAlgorithm, state: LearnerState, rows: np.ndarray, stride: int, obs_size: int, seed: int
 ) -> tuple[LearnerState, dict[str, float]]:
-    """The state with what `Algorithm.measure` sets, and its figures; drawn from the step, not from a stream."""
+    """The state with what `AbstractAlgorithm.measure` sets, and its figures; drawn from the step, not from a stream."""
     key = jax.random.fold_in(jax.random.key_data(jax.random.key(seed)), int(state.step))
     seen = Transition.unpack(rows, obs_size, rows.shape[1] - Transition.width(obs_size, 0))
     nets, figures = algorithm.measure(state.nets, seen, stride, key)

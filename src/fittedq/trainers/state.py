@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from fittedq import memory
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Algorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def initial_state(
-    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
+    algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
 ) -> tuple[FQI, LearnerState]:
     """The template and the first learner state; compiled, since eager initialization takes seconds."""
     check_memory(algorithm, obs_size, action_set, batch_size, f" and batch_size = {batch_size:,}")
@@ -44,7 +44,7 @@ def begun_with(fqi: FQI, state: LearnerState, nets: Approximators) -> LearnerSta
 
 
 def check_memory(
-    algorithm: Algorithm, obs_size: int, action_set: AbstractActionSet, batch: int, words: str = ""
+    algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet, batch: int, words: str = ""
 ) -> None:
     """A UserError where the algorithm's networks and a batch of so many rows need more memory than there is."""
     layers = algorithm.layers(obs_size, action_set.size)
