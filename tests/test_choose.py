@@ -50,6 +50,7 @@ def polynomial(action_set: AbstractActionSet, degree: int = 2) -> LinearCritic:
         (polynomial(CUT), "ProjectedAscent", None, "QuadraticArgmax"),
         (polynomial(Mixed(PLANE, [0])), "ProjectedAscent", None, "QuadraticArgmax"),
         (polynomial(LINE, 3), "ProjectedAscent", None, None),
+        (LinearCritic(Polynomial(1), np.zeros((2, 4), np.float32), LINE), "ProjectedAscent", None, None),
         (FunctionCritic(lambda s, a: a[:, 0], LINE), "ProjectedAscent", None, None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, AbstractCritic) else str(value),

@@ -119,7 +119,7 @@ class QuadraticArgmax(AbstractMaximizer[LinearCritic]):
 @proven.register
 def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
     del action_set, effort
-    return None if _polynomial(critic) is None else QuadraticArgmax()
+    return QuadraticArgmax() if critic.size == 1 and _polynomial(critic) is not None else None
 
 
 @exact.register
