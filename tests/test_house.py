@@ -84,6 +84,7 @@ OVERRIDES = {
     "SVG.measure": "only a method with a model measures; the others have nothing to say",
     "SVG.measure_every": "as `measure`",
     "SolvingAlgorithm.layers": "the memory of trees and features",
+    "SmoothFQI.controller": "its template solves nowhere: it integrates",
     "SVG.layers": "the memory of a model",
     "SolvingAlgorithm.actions_per_state": "starts of a solver",
     "SmoothFQI.actions_per_state": "nodes of an integral",

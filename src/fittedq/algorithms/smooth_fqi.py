@@ -19,6 +19,7 @@ from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
+from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
 from fittedq.types import Approximators
 
@@ -62,3 +63,7 @@ class SmoothFQI(SolvingAlgorithm):
             updates=(Update("critic", self.regression(target), self.critic_fit()),),
             sync=Sync(critic=Copy()),
         )
+
+    def controller(self, nets: Approximators) -> SolvedPolicy:
+        """The mode of π*, by a solver: the template has no greedy step, for its target integrates."""
+        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
