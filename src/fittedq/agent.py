@@ -28,9 +28,8 @@ from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.code import by_name, refuse_unknown
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
-from fittedq.envs.gym import EnvLike
-from fittedq.envs.native import AbstractJaxEnv
-from fittedq.envs.registry import NamedEnv, resolved
+from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
+from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import AGENT, load_folder, place, save_folder
@@ -62,7 +61,7 @@ class Agent:
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
         self._compiled_critic: AbstractCritic | None = None
         self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
-        self.env = NamedEnv(env) if isinstance(env, str) else env
+        self.env = name_of(env)
         """What it was trained on, by name; where only a file says so, code in it is not run unasked."""
         self.spaces = spaces or Spaces.flat(obs_size, action_set.size)
         """How observations are read and actions are shaped: the environment's, else flat vectors."""
@@ -221,7 +220,7 @@ class Agent:
 
     def evaluate(
         self,
-        env: EnvLike | AbstractJaxEnv,
+        env: AnyEnv | AbstractPlant,
         episodes: int = 10,
         seed: int = 0,
         *,
@@ -235,7 +234,7 @@ class Agent:
 
     def episodes(
         self,
-        env: EnvLike | AbstractJaxEnv,
+        env: AnyEnv | AbstractPlant,
         episodes: int,
         seed: int = 0,
         *,
@@ -247,32 +246,32 @@ class Agent:
         """The returns of `evaluate`, one by one as they come; fewer where `stop()`, asked after every step on the host,
         turns true."""
         episodes, seed = whole(episodes, "episodes", 1), whole(seed, "seed", high=MOST_SEED)
-        env, steps = resolved(env), checked(refine, trust, deadline)
-        if not isinstance(env, AbstractJaxEnv):
+        plant, steps = resolve(env), checked(refine, trust, deadline)
+        if not plant.compiled:
             act = partial(self.act_flat, refine=steps, trust=trust, deadline=deadline)
-            yield from islice(returns(act, env, self.obs_size, self.action_set, seed, stop), episodes)
+            yield from islice(returns(act, plant, self.obs_size, self.action_set, seed, stop), episodes)
             return
         if steps:
             raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
-        for rows in self._at_once(env, episodes, seed):
+        for rows in self._at_once(plant, episodes, seed):
             yield float(sum(rows.reward.tolist()))
 
-    def trajectory(self, env: EnvLike | AbstractJaxEnv, steps: int, seed: int = 0) -> Transition:
+    def trajectory(self, env: AnyEnv | AbstractPlant, steps: int, seed: int = 0) -> Transition:
         """At least `steps` transitions of π, three whole episodes or more, one after another, in the environment's
         units."""
         steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
-        env = resolved(env)
-        if isinstance(env, AbstractJaxEnv):
-            return whole_episodes(self._at_once(env, max(3, steps), seed), steps)
-        return whole_episodes(episodes(self.act_flat, env, self.obs_size, self.action_set, seed), steps)
+        plant = resolve(env)
+        if plant.compiled:
+            return whole_episodes(self._at_once(plant, max(3, steps), seed), steps)
+        return whole_episodes(episodes(self.act_flat, plant, self.obs_size, self.action_set, seed), steps)
 
-    def _at_once(self, env: AbstractJaxEnv, number: int, seed: int) -> list[Transition]:
+    def _at_once(self, plant: AbstractPlant, number: int, seed: int) -> list[Transition]:
         """Episodes of a JAX environment, in one compiled loop."""
         refuse_forked("evaluation in a compiled environment")
-        if env.obs_size != self.obs_size or env.action_set != self.action_set:
+        if plant.obs_size != self.obs_size or plant.action_set != self.action_set:
             raise UserError("environment: its observations or actions differ from those the agent was trained on.")
         policy, moments = jax.device_put((self.nets.policy, self.moments))
-        return episodes_at_once(policy, moments, env, number, seed)
+        return episodes_at_once(policy, moments, plant.env, number, seed)
 
     def as_seen(self, rows: Transition) -> Transition:
         """Transitions as the networks see them: normalized, where the agent normalizes."""

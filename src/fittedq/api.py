@@ -13,9 +13,10 @@ from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.data.dataset import Dataset
+from fittedq.envs.plant import AnyEnv
 from fittedq.files import place
 from fittedq.runs.progress import shown
-from fittedq.runs.run import AnyEnv, Run, find_agent
+from fittedq.runs.run import Run, find_agent
 from fittedq.runs.run import resume as continued
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule

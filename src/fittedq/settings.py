@@ -137,6 +137,12 @@ def check(settings: Any) -> None:
         settle(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 
 
+def check_counts(arguments: Any) -> None:
+    """`check` where all fields are whole numbers, each an argument of its own: it is named as such, or as its flag."""
+    for field in described(type(arguments)):
+        settle(arguments, field.name, whole(getattr(arguments, field.name), field.name, field.metadata["low"]))
+
+
 KINDS = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),

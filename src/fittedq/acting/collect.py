@@ -10,7 +10,8 @@ import numpy as np
 from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
 from fittedq.data.dataset import Writer
-from fittedq.envs.gym import EnvLike, GymSource
+from fittedq.envs.gym import GymSource
+from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.errors import UserError
 from fittedq.settings import MOST_SEED, real, whole
 from fittedq.types import Transition
@@ -24,7 +25,7 @@ BATCH, BATCH_SECONDS = 100, 1.0
 
 
 def collect(
-    env: EnvLike,
+    env: AnyEnv | AbstractPlant,
     steps: int,
     writer: Writer,
     *,
@@ -44,7 +45,7 @@ def collect(
     epsilon = real(epsilon, "epsilon", "a share between 0 and 1", high=1)
     if not policies:
         raise UserError("policies: found none, expected at least one.")
-    source = GymSource(env, seed=seed)
+    source = resolve(env).source(seed=seed)
     try:
         if source.n_envs != 1:
             raise UserError(

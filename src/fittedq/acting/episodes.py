@@ -15,8 +15,8 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import inside
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
-from fittedq.envs.gym import EnvLike, make_flat
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
+from fittedq.envs.plant import AbstractPlant
 from fittedq.envs.spaces import refuse_not_finite
 from fittedq.errors import EnvError, UserError
 from fittedq.types import AbstractPolicy, Transition
@@ -58,10 +58,15 @@ def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, who
 
 
 def returns(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int, stop: Callable[[], bool]
+    act: ActBatch,
+    plant: AbstractPlant,
+    obs_size: int,
+    action_set: AbstractActionSet,
+    seed: int,
+    stop: Callable[[], bool],
 ) -> Iterator[float]:
     """The returns of `episodes`, in memory that does not grow with them; asked after each step, `stop()` ends them."""
-    for steps in _played(act, env, obs_size, action_set, seed):
+    for steps in _played(act, plant, obs_size, action_set, seed):
         total = 0.0
         for step in steps:
             total += step.reward
@@ -71,21 +76,21 @@ def returns(
 
 
 def episodes(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int
+    act: ActBatch, plant: AbstractPlant, obs_size: int, action_set: AbstractActionSet, seed: int
 ) -> Iterator[Transition]:
     """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
 
     On an environment of its own, which closes with the iterator. `act` is flat: [b, s] to [b, m].
     """
-    for steps in _played(act, env, obs_size, action_set, seed):
+    for steps in _played(act, plant, obs_size, action_set, seed):
         yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
 
 
 def _played(
-    act: ActBatch, env: EnvLike, obs_size: int, action_set: AbstractActionSet, seed: int
+    act: ActBatch, plant: AbstractPlant, obs_size: int, action_set: AbstractActionSet, seed: int
 ) -> Iterator[Iterator[Step]]:
     """The steps of one episode after another; each is to be taken to its end before the next."""
-    made = make_flat(env)
+    made = plant.make()
     try:
         check_spaces(made, obs_size, action_set)
         for episode in count():

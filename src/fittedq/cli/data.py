@@ -15,7 +15,7 @@ from rich.table import Table
 from fittedq.acting.collect import Policy, collect
 from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
-from fittedq.cli.environments import NamesEnv
+from fittedq.cli.environments import LimitsActions, NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
@@ -23,8 +23,7 @@ from fittedq.data.importers import import_dataset, open_source, parse_map
 from fittedq.data.quality import Quality, Spread, check
 from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
-from fittedq.envs.gym import make_flat
-from fittedq.envs.registry import NamedEnv
+from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.errors import EnvError, UserError
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, counted
@@ -32,7 +31,7 @@ from fittedq.runs.run import find_agent
 
 
 @dataclass(frozen=True)
-class Collect(NamesEnv):
+class Collect(NamesEnv, LimitsActions):
     """Collect transitions from an environment; Ctrl-C keeps what was collected.
 
     Where the process is killed, the same command, given again, makes the dataset of what was collected.
@@ -59,12 +58,13 @@ class Collect(NamesEnv):
     def run(self) -> int:
         env = self.named(self.env)
         assert env is not None
+        plant = resolve(env, self.limits())
         if (left := rescued(self.out)) is not None:
             raise UserError(
                 f"A collection into {self.out} was killed; the {len(left):,} transitions that it left are now the "
                 "dataset there. Give another --out to collect more."
             )
-        policies = [self._policy(name, env) for name in self.policy or ("random",)]
+        policies = [self._policy(name, plant) for name in self.policy or ("random",)]
         origin = {
             "collect": env.describe(),
             "policies": list(self.policy) or ["random"],
@@ -75,7 +75,7 @@ class Collect(NamesEnv):
         with Writer(self.out, rescuable=origin) as writer:
             with interruptible() as interrupted:
                 collected = collect(
-                    env,
+                    plant,
                     self.steps,
                     writer,
                     policies=policies,
@@ -100,11 +100,11 @@ class Collect(NamesEnv):
             raise EnvError(f"{failure} The transitions before that are in {self.out}.") from failure
         return INTERRUPTED if interrupted else 0
 
-    def _policy(self, name: str, named: NamedEnv) -> Policy:
+    def _policy(self, name: str, plant: AbstractPlant) -> Policy:
         if name == "random":
             return None
         agent: Agent = find_agent(Path(name))
-        env = make_flat(named)
+        env = plant.make()
         try:
             check_spaces(env, agent.obs_size, agent.action_set)
         finally:

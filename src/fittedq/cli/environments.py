@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from fittedq.actions.limits import Limits
 from fittedq.envs.registry import NamedEnv, check_needed
 from fittedq.errors import UserError
 from fittedq.settings import parse_assignments
@@ -30,6 +31,20 @@ class NamesEnv:
         if self.env_kwargs or self.wrapper:
             raise UserError("--env-kwargs and --wrapper: found no environment that they belong to; name it too.")
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsActions:
+    """A command on which the user narrows an environment's actions."""
+
+    limit: Annotated[Words, tyro.conf.arg(metavar="INEQUALITY")] = ()
+    """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (a sum over all of them); may be given often."""
+    integer: tuple[int, ...] = ()
+    """Action dimensions that are whole numbers, counted from 0."""
+
+    def limits(self) -> Limits | None:
+        """The limits, if there are any."""
+        return Limits(self.limit, self.integer) if self.limit or self.integer else None
 
 
 @dataclass(frozen=True, kw_only=True)

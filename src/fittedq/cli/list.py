@@ -12,11 +12,10 @@ from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.runs.progress import console
 from fittedq.settings import described
 from fittedq.template.fqi import ABSENT
-from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
+from fittedq.trainers.choose import settings_of
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ def _about(cls: type[AbstractAlgorithm]) -> dict[str, str]:
 def _settings(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
     cls = find(algorithm)
-    collecting = GrowSettings if issubclass(cls, FittedAlgorithm) else TrainSettings
+    collecting = settings_of(cls, "host")
     own = {field.name: field for field in described(cls)}
     online = own | {field.name: field for field in described(collecting)} if cls.online else {}
-    from_data = own | {field.name: field for field in described(FitSettings)}
+    from_data = own | {field.name: field for field in described(settings_of(cls, "dataset"))}
     return [
         {
             "setting": name,

@@ -13,9 +13,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fittedq.actions.limits import Limits
 from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord, StopCondition
-from fittedq.cli.environments import NamesEnv
+from fittedq.cli.environments import LimitsActions, NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
@@ -34,7 +33,7 @@ EXPLODING = (
 
 
 @dataclass(frozen=True)
-class Train(NamesEnv):
+class Train(NamesEnv, LimitsActions):
     """Train a controller in an environment; Ctrl-C saves and stops, `fittedq resume` continues."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
@@ -54,10 +53,6 @@ class Train(NamesEnv):
     """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the algorithm or the training loop; may be given often. `fittedq list ALGORITHM` shows them."""
-    limit: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="INEQUALITY")] = ()
-    """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (a sum over all of them); may be given often."""
-    integer: tuple[int, ...] = ()
-    """Action dimensions that are whole numbers, counted from 0."""
     eval_every: MaybeInt = None
     """Steps between evaluations on separate seeds (5 000; 10 iterations); 0: none."""
     eval_episodes: int = 5
@@ -99,7 +94,7 @@ class Train(NamesEnv):
             settings=parse_assignments(self.set),
             folder=folder,
             eval_env=eval_env,
-            action_set=Limits(self.limit, self.integer) if self.limit or self.integer else None,
+            action_set=self.limits(),
             start=None if self.start is None else find_agent(self.start),
         )
         return follow(run, self.stop_when, as_json=self.json)

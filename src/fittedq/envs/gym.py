@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
-from fittedq.envs.registry import NamedEnv
+from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.simulator_log import redirect_mujoco
 from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
 from fittedq.envs.workers import AbstractFleet, Local, Workers
@@ -45,10 +45,8 @@ class Step(NamedTuple):
 
 def make_env(env: EnvLike) -> gymnasium.Env:
     """A fresh environment from an id, a callable, or an environment that has a spec."""
-    if isinstance(env, str):
-        return NamedEnv(env).make()
-    if isinstance(env, NamedEnv):
-        return env.make()
+    if (named := name_of(env)) is not None:
+        return named.make()
     if isinstance(env, gymnasium.Env):
         return _made_again(env)
     if not callable(env):

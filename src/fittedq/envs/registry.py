@@ -22,10 +22,9 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import VectorEnv
 
 from fittedq.envs.hosted import HostedEnv
-from fittedq.envs.native import AbstractJaxEnv, find_jax_env
+from fittedq.envs.native import find_jax_env
 from fittedq.errors import UserError, nearest
 
 
@@ -113,17 +112,10 @@ def check_needed(names: Sequence[str], *envs: NamedEnv | None) -> None:
             )
 
 
-def resolved(env: Any) -> Any:
-    """`env`, a text as the name it is, and a name `jax/…` as the compiled environment it stands for."""
+def name_of(env: Any) -> NamedEnv | None:
+    """The name that `env` is, as a text or already read; None where it is no name."""
     named = NamedEnv(env) if isinstance(env, str) else env
-    if not (callable(named) or isinstance(named, NamedEnv | gymnasium.Env | VectorEnv | AbstractJaxEnv | None)):
-        raise UserError(f"env: found {type(env).__name__}, expected a Gymnasium id, an environment or a callable.")
-    if not isinstance(named, NamedEnv) or not named.id.startswith("jax/"):
-        return named
-    if named.wrappers:
-        raise UserError(f"environment {named.id!r} is compiled: a Gymnasium wrapper cannot go around it; leave it out.")
-    named.check_trusted()
-    return find_jax_env(named.id, **named.kwargs)
+    return named if isinstance(named, NamedEnv) else None
 
 
 def find_code(name: str, called: str) -> Any:

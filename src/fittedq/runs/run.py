@@ -14,25 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from fittedq import algorithms
 from fittedq.acting.episodes import check_spaces
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.limits import Limits, narrowed
+from fittedq.actions.limits import Limits
 from fittedq.actions.saved import described, plain
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.algorithms.saved import as_saved, code_names, restored
 from fittedq.approx.models import KnownModel
 from fittedq.code import by_name, refuse_unknown
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
-from fittedq.envs.flat import FlatEnv
-from fittedq.envs.gym import EnvLike, GymSource, make_env, make_flat
-from fittedq.envs.native import AbstractJaxEnv, physics
-from fittedq.envs.registry import NamedEnv, check_needed, resolved
+from fittedq.envs.native import physics
+from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
+from fittedq.envs.registry import NamedEnv, check_needed, name_of
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
 from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
@@ -46,19 +43,12 @@ from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, from_json, split_settings, whole
 from fittedq.settings import described as described_fields
-from fittedq.trainers.base import AbstractTrainer, Progress, never, train
-from fittedq.trainers.batches import BatchTrainer
-from fittedq.trainers.compiled import CompiledTrainer
-from fittedq.trainers.growing import GrowingTrainer
-from fittedq.trainers.host import HostTrainer
-from fittedq.trainers.iterations import FittedTrainer
+from fittedq.trainers.base import Progress, never, train
+from fittedq.trainers.choose import Parts, choose
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
-
-
-AnyEnv = EnvLike | AbstractJaxEnv
 
 
 class Run:
@@ -83,37 +73,28 @@ class Run:
     ):
         keep_programs()
         cls = algorithms.class_of(algorithm)
-        fitted = issubclass(cls, FittedAlgorithm)
-        loop_settings = FitSettings if env is None else GrowSettings if fitted else TrainSettings
-        given, loop_given = split_settings(settings or {}, cls, loop_settings)
-        self.train_settings = loop_settings(**loop_given)
-        self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
-        self.data = None if data is None else data.limited(action_set)
-        self._wanted = action_set
         if env is None and data is None:
             raise UserError("train: found neither an environment nor a dataset; give one of them.")
-        self.env_name, self.eval_name = _named(env), _named(eval_env)
-        env, eval_env = resolved(env), resolved(eval_env)
-        self.env = env
+        self.plant: AbstractPlant | None = None if env is None else resolve(env, action_set)
+        self.eval_plant = self.plant if eval_env is None else resolve(eval_env, action_set)
+        self.eval_name = None if eval_env is None or self.eval_plant is None else self.eval_plant.name
+        if self.eval_plant is not None and schedule.eval_every:
+            self.eval_plant = self.eval_plant.single()
+        choice = choose(cls, self.plant)
+        given, loop_given = split_settings(settings or {}, cls, choice.settings)
+        self.train_settings = choice.settings(**loop_given)
+        self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
+        self.data = None if data is None else data.limited(action_set)
         self.algorithm: AbstractAlgorithm = algorithms.made(algorithm, given)
         self._saved = as_saved(self.algorithm)
-        if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and env is not None:
+        if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
-            self.algorithm = algorithms.made(self.algorithm, {"model": physics(env)})
-        if env is not None and not cls.online:
-            raise UserError(
-                f"algorithm {cls.name!r} learns no policy to collect data with, it learns from a dataset alone; give "
-                "one here (fittedq data collect makes one), and the environment only for evaluations.",
-                argument="data",
-            )
-        self.eval_env = env if eval_env is None else eval_env
-        if isinstance(self.eval_env, VectorEnv) and schedule.eval_every:
-            self.eval_env = _one_of(self.eval_env)
-        self.source: GymSource | None = None
-        self.spaces: Spaces | None = None
+            self.algorithm = algorithms.made(self.algorithm, {"model": physics(self.plant.env)})
+        parts = Parts(self.algorithm, self.plant, self.data, self.train_settings, self.seed)
+        self.trainer, self.source = choice.make(parts)
+        self.spaces: Spaces | None = None if self.source is None else self.source.spaces
         """What the environment hands out and takes, where there is one on the host."""
-        self.trainer = self._trainer()
-        if self.eval_env is None:
+        if self.eval_plant is None:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
         try:
             self._check_parts()
@@ -150,71 +131,32 @@ class Run:
             )
         if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel):
             raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
-        if self.data is not None and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv | None):
-            self._check_data(self.eval_env)
-        elif schedule.eval_every and not isinstance(self.eval_env, AbstractJaxEnv | VectorEnv | None):
-            self._check_apart(self.eval_env)
+        self._check_evaluation()
 
-    def _check_data(self, env: EnvLike) -> None:
-        """A UserError unless the environment has the dataset's sizes and bounds."""
-        made = make_flat(env)
-        try:
-            check_spaces(made, self.trainer.obs_size, self.trainer.action_set, "the dataset")
-            self.spaces = made.spaces
-        finally:
-            made.close()
-
-    def _check_apart(self, env: EnvLike) -> None:
-        """A UserError where evaluation would reset the environment that is trained in, or needs another agent."""
-        if env is self.env and not callable(env):
+    def _check_evaluation(self) -> None:
+        """A UserError where evaluation needs another agent, or would reset the environment that is trained in."""
+        plant, source = self.eval_plant, self.source
+        asked = self.schedule.eval_every or (self.plant is None and self.data is not None)
+        if plant is None or not asked or (plant is self.plant and plant.makes_new):
             return
-        made = make_env(env)
-        if self.source is not None and self.source.shares(made):
+        made = plant.make()
+        if source is not None and source.shares(made):
             raise UserError(
                 "the callable returns the environment that is trained in, expected a new one each time: evaluation "
                 "would reset it in the middle of an episode.",
                 argument="eval_env",
             )
-        flat = FlatEnv(made)
         try:
-            check_spaces(flat, self.trainer.obs_size, self.trainer.action_set)
+            whose = "the agent" if self.data is None else "the dataset"
+            check_spaces(made, self.trainer.obs_size, self.trainer.action_set, whose)
+            self.spaces = self.spaces or made.spaces
         finally:
-            flat.close()
+            made.close()
 
-    def _trainer(self) -> AbstractTrainer:
-        if self.env is None:
-            assert self.data is not None and isinstance(self.train_settings, FitSettings)
-            if isinstance(self.algorithm, FittedAlgorithm):
-                return FittedTrainer(self.algorithm, self.data, self.train_settings, self.seed)
-            return BatchTrainer(self.algorithm, self.data, self.train_settings, self.seed)
-        if isinstance(self.algorithm, FittedAlgorithm):
-            assert isinstance(self.train_settings, GrowSettings)
-            if isinstance(self.env, AbstractJaxEnv):
-                raise UserError(
-                    f"algorithm {self.algorithm.name!r} fits growing data on the host, not inside a compiled JAX "
-                    "environment; use the Gymnasium one, or collect a dataset first."
-                )
-            self.source = GymSource(self.env, seed=self.seed, action_set=self._wanted)
-            self.spaces = self.source.spaces
-            return GrowingTrainer(self.algorithm, self.source, self.train_settings, self.seed, self.data)
-        assert isinstance(self.train_settings, TrainSettings)
-        if isinstance(self.env, AbstractJaxEnv):
-            if self.data is not None:
-                raise UserError(
-                    "a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data"
-                )
-            action_set = narrowed(self.env.action_set, self._wanted, "the environment")
-            return CompiledTrainer(self.algorithm, self.env, self.train_settings, self.seed, action_set)
-        self.source = GymSource(
-            self.env,
-            n_envs=self.train_settings.n_envs,
-            asynchronous=self.train_settings.asynchronous,
-            seed=self.seed,
-            action_set=self._wanted,
-            env_timeout=self.train_settings.env_timeout,
-        )
-        self.spaces = self.source.spaces
-        return HostTrainer(self.algorithm, self.source, self.train_settings, self.seed, self.data)
+    @property
+    def env_name(self) -> NamedEnv | None:
+        """What the environment that is trained in is called, where it has a name."""
+        return None if self.plant is None else self.plant.name
 
     def config(self) -> dict[str, Any]:
         """What `resume` needs to make this run again."""
@@ -245,7 +187,7 @@ class Run:
         )
 
     def __repr__(self) -> str:
-        source = self.env_name or ("an environment of its own" if self.env is not None else f"{self.data!r}")
+        source = self.env_name or ("an environment of its own" if self.plant is not None else f"{self.data!r}")
         folder = "no folder" if self.folder is None else str(self.folder.path)
         return (
             f"Run({self.algorithm.name} on {source}, seed {self.seed}: step {self.trainer.step} of "
@@ -385,11 +327,11 @@ class Run:
         every = self.schedule.eval_every
         if (
             every
-            and self.eval_env is not None
+            and self.eval_plant is not None
             and not unfinished
             and (last or _crossed(every, before[0], progress.step))
         ):
-            returns = self._evaluated(self.eval_env, stop)
+            returns = self._evaluated(self.eval_plant, stop)
         return Report(
             step=progress.step,
             steps=self.schedule.steps,
@@ -409,7 +351,7 @@ class Run:
             live=partial(self._agent_at, progress.step),
         )
 
-    def _evaluated(self, env: AnyEnv, stop: Callable[[], bool]) -> list[float] | None:
+    def _evaluated(self, env: AbstractPlant, stop: Callable[[], bool]) -> list[float] | None:
         """The returns of an evaluation, whose agent is kept if it is the best so far; None where `stop()` ends it."""
         agent, episodes = self.agent(), self.schedule.eval_episodes
         returns = list(agent.episodes(env, episodes, self.seed, stop=stop))
@@ -485,8 +427,9 @@ def resume(
     with ExitStack() as undone:
         undone.callback(opened.close)
         saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
-        env = saved if env is None else env
-        check_needed(trust_code, env if isinstance(env, NamedEnv) else saved, saved_eval)
+        named = saved if env is None else name_of(env)
+        check_needed(trust_code, named or saved, saved_eval)
+        env = env if named is None else named.trusted(trust_code)
         path = config.get("data")
         data = None if path is None else Dataset.open(path)
         if env is None and data is None:
@@ -502,7 +445,7 @@ def resume(
         algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}")
         run = Run(
             algorithm,
-            env.trusted(trust_code) if isinstance(env, NamedEnv) else env,
+            env,
             schedule,
             data=data,
             eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
@@ -610,21 +553,6 @@ def _damaged(folder: Path) -> bool:
         return bool(faults(folder, AGENT))
     except UserError:
         return True
-
-
-def _named(env: AnyEnv | None) -> NamedEnv | None:
-    """The environment's name, where it has one."""
-    return NamedEnv(env) if isinstance(env, str) else env if isinstance(env, NamedEnv) else None
-
-
-def _one_of(vector: VectorEnv) -> NamedEnv:
-    """A single environment like those of `vector`."""
-    if vector.spec is None:
-        raise UserError(
-            "a vector environment without a spec cannot be evaluated on; give another.", argument="eval_env"
-        )
-    of_the_vector = ("num_envs", "vectorization_mode", "vector_kwargs")
-    return NamedEnv(vector.spec.id, {name: v for name, v in vector.spec.kwargs.items() if name not in of_the_vector})
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fittedq import algorithms
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.settings import settle, whole
+from fittedq.settings import check_counts, setting
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,12 @@ class Schedule:
     A step is one of the environment's; from a dataset it is an update, or an iteration of a fitted method.
     """
 
-    steps: int
-    report_every: int = 1_000
-    eval_every: int = 5_000
-    eval_episodes: int = 5
-    checkpoint_every: int = 10_000
-    gap_every: int = 0
-    """Steps between looks at the amortization gap on some of the states learned from; 0: none."""
+    steps: int = setting(dataclasses.MISSING, "steps in all", low=1)
+    report_every: int = setting(1_000, "steps between reports", low=1)
+    eval_every: int = setting(5_000, "steps between evaluations; 0: none", low=0)
+    eval_episodes: int = setting(5, "episodes in each evaluation", low=1)
+    checkpoint_every: int = setting(10_000, "steps between checkpoints; 0: only at the end", low=0)
+    gap_every: int = setting(0, "steps between looks at the gap on some of the states learned from; 0: none", low=0)
 
     @staticmethod
     def offline(algorithm: algorithms.Asked, steps: int | None = None, **given: int) -> Schedule:
@@ -34,6 +33,4 @@ class Schedule:
         return Schedule(steps=cls.offline_steps if steps is None else steps, **{**every, **given})
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            low = 0 if field.name in ("eval_every", "checkpoint_every", "gap_every") else 1
-            settle(self, field.name, whole(getattr(self, field.name), field.name, low))
+        check_counts(self)

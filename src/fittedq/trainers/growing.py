@@ -21,7 +21,7 @@ from fittedq.envs.gym import GymSource
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
-from fittedq.trainers.rows import reward_range
+from fittedq.trainers.rows import check_same_plant, reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, to_arrays
 from fittedq.types import Approximators, Transition, sized
@@ -49,6 +49,7 @@ class GrowingTrainer(AbstractTrainer):
         width = Transition.width(self.obs_size, self.action_set.size)
         self._packed = np.empty((0, width), np.float32)
         if data is not None:
+            check_same_plant(data, self.obs_size, self.action_set)
             self._packed = np.concatenate([np.asarray(data.rows(rows), np.float32) for rows in data.chunks()])
         self._collected: list[np.ndarray] = []
         self._taken, self._due = 0, False

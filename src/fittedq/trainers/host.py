@@ -21,7 +21,7 @@ from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED, Learner, measured
-from fittedq.trainers.rows import normalize_rows, reward_range, spread
+from fittedq.trainers.rows import check_same_plant, normalize_rows, reward_range, spread
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Approximators, Transition
@@ -93,11 +93,7 @@ class HostTrainer(AbstractTrainer):
 
     def _begin_with(self, data: Dataset) -> None:
         """Fill the replay with a dataset's newest rows."""
-        if (data.obs_size, data.action_set) != (self.obs_size, self.action_set):
-            raise UserError(
-                f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
-                f"environment has {self.obs_size} and {self.action_set}; use the environment it was taken from."
-            )
+        check_same_plant(data, self.obs_size, self.action_set)
         self.watch.see(reward_range(data))
         for rows in data.chunks():
             self._replay.add(data.rows(rows))

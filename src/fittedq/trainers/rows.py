@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import RunningMoments
@@ -53,6 +54,15 @@ def filled(rows: np.ndarray) -> np.ndarray:
 
 HELD_IN_MEMORY = 2**30
 """Bytes of packed rows up to which a dataset is read into memory once."""
+
+
+def check_same_plant(data: Dataset, obs_size: int, action_set: AbstractActionSet) -> None:
+    """A UserError where a dataset is not from an environment of these sizes and actions."""
+    if (data.obs_size, data.action_set) != (obs_size, action_set):
+        raise UserError(
+            f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
+            f"environment has {obs_size} and {action_set}; use the environment it was taken from."
+        )
 
 
 def check_same_moments(given: RunningMoments | None, own: RunningMoments | None) -> None:

@@ -1,0 +1,114 @@
+"""Which trainer a run takes: a table of where its data come from and whether all of them are fitted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.envs.gym import GymSource
+from fittedq.envs.plant import AbstractPlant
+from fittedq.errors import UserError
+from fittedq.trainers.base import AbstractTrainer
+from fittedq.trainers.batches import BatchTrainer
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.growing import GrowingTrainer
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.iterations import FittedTrainer
+from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
+
+Settings = TrainSettings | FitSettings | GrowSettings
+
+
+class Parts(NamedTuple):
+    """What a trainer is made of."""
+
+    algorithm: Any
+    plant: Any
+    """Where data come from; None: from `data` alone."""
+    data: Any
+    settings: Any
+    seed: int
+
+
+Made = tuple[AbstractTrainer, GymSource | None]
+"""A trainer, and the environments on the host that it steps."""
+
+
+class Choice(NamedTuple):
+    """The settings of a trainer, and how it is made."""
+
+    settings: type[Settings]
+    make: Callable[[Parts], Made]
+
+
+def _fitted(parts: Parts) -> Made:
+    return FittedTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
+
+
+def _batches(parts: Parts) -> Made:
+    return BatchTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
+
+
+def _growing(parts: Parts) -> Made:
+    source = parts.plant.source(seed=parts.seed)
+    return _closing(source, lambda: GrowingTrainer(parts.algorithm, source, parts.settings, parts.seed, parts.data))
+
+
+def _host(parts: Parts) -> Made:
+    settings = parts.settings
+    how = {"asynchronous": settings.asynchronous, "env_timeout": settings.env_timeout}
+    source = parts.plant.source(settings.n_envs, seed=parts.seed, **how)
+    return _closing(source, lambda: HostTrainer(parts.algorithm, source, settings, parts.seed, parts.data))
+
+
+def _compiled(parts: Parts) -> Made:
+    if parts.data is not None:
+        raise UserError("a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data")
+    plant = parts.plant
+    return CompiledTrainer(parts.algorithm, plant.env, parts.settings, parts.seed, plant.action_set), None
+
+
+def _none(parts: Parts) -> Made:
+    raise UserError(
+        f"algorithm {parts.algorithm.name!r} fits growing data on the host, not inside a compiled JAX environment; use "
+        "the Gymnasium one, or collect a dataset first."
+    )
+
+
+CHOICES = {
+    ("dataset", True): Choice(FitSettings, _fitted),
+    ("dataset", False): Choice(FitSettings, _batches),
+    ("host", True): Choice(GrowSettings, _growing),
+    ("host", False): Choice(TrainSettings, _host),
+    ("compiled", True): Choice(GrowSettings, _none),
+    ("compiled", False): Choice(TrainSettings, _compiled),
+}
+"""(where data come from, whether each step fits all of them anew) → the trainer."""
+
+
+def choose(cls: type[AbstractAlgorithm], plant: AbstractPlant | None) -> Choice:
+    """The trainer of a method, by its class, on data from `plant`, or from a dataset alone."""
+    where = "dataset" if plant is None else "compiled" if plant.compiled else "host"
+    if plant is not None and not cls.online:
+        raise UserError(
+            f"algorithm {cls.name!r} learns no policy to collect data with, it learns from a dataset alone; give one "
+            "here (fittedq data collect makes one), and the environment only for evaluations.",
+            argument="data",
+        )
+    return CHOICES[where, issubclass(cls, FittedAlgorithm)]
+
+
+def settings_of(cls: type[AbstractAlgorithm], where: str) -> type[Settings]:
+    """The settings of a method's training where its data come from a "dataset" or the "host"."""
+    return CHOICES[where, issubclass(cls, FittedAlgorithm)].settings
+
+
+def _closing(source: GymSource, make: Callable[[], AbstractTrainer]) -> Made:
+    """What is made on `source`, which closes where that fails."""
+    try:
+        return make(), source
+    except BaseException:
+        source.close()
+        raise
