@@ -18,6 +18,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.base import shared
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
@@ -41,7 +42,7 @@ class AmortizedFQI(SolvingAlgorithm):
     solve_rule: str = setting("uniform", "which states", choices=("uniform", "gap"))
     max_age: int = setting(5, "iterations for which a solved action stays a label of the policy (0: its own)", low=0)
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
-    policy_epochs: int = setting(3, "passes over its data in each fit of the policy", low=1)
+    policy_epochs: int = shared("policy_epochs", 3)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)

@@ -28,6 +28,26 @@ POLICY_CRITICS: dict[str, AbstractCombine] = {
 }
 
 
+SHARED: dict[str, dict[str, Any]] = {
+    "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
+    "hidden": {"about": "widths of the hidden layers", "low": 1},
+    "n_critics": {"about": "size of the critic ensemble", "low": 1},
+    "n_target_critics": {"about": "critics in the target's minimum, drawn anew for each batch", "low": 1},
+    "policy_critic": {"about": "critic that the policy climbs", "choices": POLICY_CRITICS},
+    "policy_epochs": {"about": "passes over its data in each fit of the policy", "low": 1},
+    "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
+    "temperature_learning_rate": {"about": "Adam's step for log β", "above": 0.0},
+    "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},
+    "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
+}
+"""The meaning and the range of settings that several methods have."""
+
+
+def shared(name: str, default: Any) -> Any:
+    """One of the shared settings, with a method's own default."""
+    return setting(default, **SHARED[name])
+
+
 def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
     """H̄: what was asked for, or −m nats over [−1, 1]^m, moved to the box's own units so that the policy does not depend
     on them."""
@@ -111,10 +131,10 @@ class AbstractAlgorithm(abc.ABC):
 class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings that methods on networks share. Subclasses are final, and each is one page."""
 
-    gamma: float = setting(0.99, "discount γ", low=0.0, below=1.0)
-    hidden: tuple[int, ...] = setting((256, 256), "widths of the hidden layers", low=1)
+    gamma: float = shared("gamma", 0.99)
+    hidden: tuple[int, ...] = shared("hidden", (256, 256))
     activation: Activation = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable)
-    n_critics: int = setting(1, "size of the critic ensemble", low=1)
+    n_critics: int = shared("n_critics", 1)
     layer_norm: bool = setting(False, "layer norm in the critics")
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
     policy_learning_rate: float = setting(3e-4, "Adam's step for the policy", above=0.0)

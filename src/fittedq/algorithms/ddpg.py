@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import NetworkAlgorithm
+from fittedq.algorithms.base import NetworkAlgorithm, shared
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -42,7 +42,7 @@ class DDPG(NetworkAlgorithm):
         None, "copy the frozen networks every so many updates, instead of τ", low=1, high=2**31 - 1
     )
     noise: str = setting("ou", "exploration noise", choices=("ou", "gaussian"))
-    noise_sigma: float = setting(0.2, "its scale σ, in half-widths of the box", low=0.0)
+    noise_sigma: float = shared("noise_sigma", 0.2)
     noise_reversion: float = setting(0.15, "Ornstein–Uhlenbeck's reversion θ", above=0.0)
     noise_mean: float = setting(0.0, "Ornstein–Uhlenbeck's mean μ")
     noise_dt: float = setting(1.0, "Ornstein–Uhlenbeck's time step Δt", above=0.0)

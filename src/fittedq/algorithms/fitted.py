@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import NetworkAlgorithm
+from fittedq.algorithms.base import NetworkAlgorithm, shared
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
@@ -56,8 +56,8 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     offline_steps: ClassVar[int] = 40
     buffer: ClassVar[str] = "fixed dataset, or growing"
 
-    gamma: float = setting(0.98, "discount γ", low=0.0, below=1.0)
-    hidden: tuple[int, ...] = setting((128, 128), "widths of the hidden layers", low=1)
+    gamma: float = shared("gamma", 0.98)
+    hidden: tuple[int, ...] = shared("hidden", (128, 128))
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
     critic_learning_rate: float = setting(1e-3, "the optimizer's step for the critics", above=0.0)
     policy_learning_rate: float = setting(1e-3, "the optimizer's step for the policy", above=0.0)
@@ -68,7 +68,7 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     patience: int | None = setting(None, "passes without a lower held-out loss that end a fit", low=1)
     reset: bool = setting(False, "start each fit from the first networks instead of the last")
     clip_targets: bool = setting(True, "keep targets within the values that the rewards seen allow")
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+    noise_sigma: float = shared("noise_sigma", 0.1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

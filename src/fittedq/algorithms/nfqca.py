@@ -17,8 +17,8 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.base import shared
 from fittedq.algorithms.fitted import FittedAlgorithm
-from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve
@@ -33,7 +33,7 @@ class NFQCA(FittedAlgorithm):
     name: ClassVar[str] = "nfqca"
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
 
-    policy_epochs: int = setting(2, "passes over the data in each fit of the policy", low=1)
+    policy_epochs: int = shared("policy_epochs", 2)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)

@@ -21,7 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -39,13 +39,13 @@ class SAC(NetworkAlgorithm):
     name: ClassVar[str] = "sac"
     title: ClassVar[str] = "Soft actor-critic, twin targets, automatic temperature"
 
-    n_critics: int = setting(2, "size of the critic ensemble", low=1)
-    n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)
-    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    n_critics: int = shared("n_critics", 2)
+    n_target_critics: int = shared("n_target_critics", 2)
+    policy_critic: str = shared("policy_critic", "min")
     temperature: float | None = setting(None, "a fixed temperature β; none tunes it", above=0.0)
-    initial_temperature: float = setting(1.0, "β at the start, where it is tuned", above=0.0)
-    temperature_learning_rate: float = setting(3e-4, "Adam's step for log β", above=0.0)
-    target_entropy: float | None = setting(None, "H̄ in nats; none means −m nats in the unit box")
+    initial_temperature: float = shared("initial_temperature", 1.0)
+    temperature_learning_rate: float = shared("temperature_learning_rate", 3e-4)
+    target_entropy: float | None = shared("target_entropy", None)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)

@@ -22,7 +22,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -39,9 +39,9 @@ class SACValue(NetworkAlgorithm):
     name: ClassVar[str] = "sac_v"
     title: ClassVar[str] = "Soft actor-critic with a value network"
 
-    n_critics: int = setting(2, "size of the critic ensemble", low=1)
-    n_target_critics: int = setting(2, "critics in the value target's minimum, drawn anew for each batch", low=1)
-    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    n_critics: int = shared("n_critics", 2)
+    n_target_critics: int = shared("n_target_critics", 2)
+    policy_critic: str = shared("policy_critic", "min")
     temperature: float = setting(0.2, "temperature β (1 / the paper's reward scale)", above=0.0)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:

@@ -22,7 +22,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared, target_entropy
 from fittedq.approx.models import AbstractModel, Dynamics, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
@@ -82,12 +82,12 @@ class SVG(NetworkAlgorithm):
     max_overfit: float = setting(
         0.5, "the model rests while its held-out loss is this much above its loss, in nats per number", above=0.0
     )
-    n_critics: int = setting(2, "size of the critic ensemble", low=1)
-    policy_critic: str = setting("min", "critic that the policy climbs", choices=POLICY_CRITICS)
+    n_critics: int = shared("n_critics", 2)
+    policy_critic: str = shared("policy_critic", "min")
     temperature: float | None = setting(None, "β; 0 is without entropy, none tunes it", low=0.0)
-    initial_temperature: float = setting(0.1, "β at the start, where it is tuned", above=0.0)
-    temperature_learning_rate: float = setting(3e-4, "Adam's step for log β", above=0.0)
-    target_entropy: float | None = setting(None, "H̄ in nats; none means −m nats in the unit box")
+    initial_temperature: float = shared("initial_temperature", 0.1)
+    temperature_learning_rate: float = shared("temperature_learning_rate", 3e-4)
+    target_entropy: float | None = shared("target_entropy", None)
     max_gradient: float = setting(10.0, "the policy's gradient is clipped to this norm", above=0.0)
     noise_sigma: float = setting(0.1, "exploration of a deterministic policy, in half-widths", low=0.0)
 

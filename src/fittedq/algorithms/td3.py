@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -36,13 +36,13 @@ class TD3(NetworkAlgorithm):
     name: ClassVar[str] = "td3"
     title: ClassVar[str] = "Twin delayed deep deterministic policy gradient"
 
-    n_critics: int = setting(2, "size of the critic ensemble", low=1)
-    n_target_critics: int = setting(2, "critics in the target's minimum, drawn anew for each batch", low=1)
-    policy_critic: str = setting("first", "critic that the policy climbs", choices=POLICY_CRITICS)
+    n_critics: int = shared("n_critics", 2)
+    n_target_critics: int = shared("n_target_critics", 2)
+    policy_critic: str = shared("policy_critic", "first")
     policy_delay: int = setting(2, "critic updates per policy update, d", low=1, high=2**31 - 1)
     smoothing_sigma: float = setting(0.2, "target smoothing σ, in half-widths of the box", low=0.0)
     smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
-    noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
+    noise_sigma: float = shared("noise_sigma", 0.1)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
         critic_key, policy_key = jax.random.split(key)
