@@ -75,8 +75,8 @@ class KnownModel(AbstractModel):
     def infer(
         self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
     ) -> Float[Arr, "b s"]:
-        def one(state: Any, act: Any, after: Any) -> Any:
-            def mean(noise: Any) -> Any:
+        def one(state: Arr, act: Arr, after: Arr) -> Arr:
+            def mean(noise: Arr) -> Arr:
                 return self.dynamics(state, act, noise)[0]
 
             still = jnp.zeros_like(state)
@@ -90,7 +90,7 @@ class KnownModel(AbstractModel):
         The derivative is taken along one random direction: forwards, which compiles far sooner than a gradient.
         """
 
-        def step(act: Any) -> tuple[Any, Any]:
+        def step(act: Arr) -> tuple[Arr, Arr]:
             predicted = self(obs, act, jnp.zeros_like(obs))
             return predicted.next_obs, predicted.reward
 
@@ -180,15 +180,15 @@ class GaussianModel(AbstractModel):
     def members(self) -> int:
         return self.net.weights[0].shape[0]
 
-    def _reads(self, obs: Any, action: Any) -> Any:
+    def _reads(self, obs: Arr, action: Arr) -> Arr:
         """[s, a in the unit box], not yet normalized."""
         return jnp.concatenate([obs, self.action_set.to_unit(action)], axis=-1)
 
-    def _predicts(self, batch: Transition) -> Any:
+    def _predicts(self, batch: Transition) -> Arr:
         """[s' − s, r], not yet normalized."""
         return jnp.concatenate([batch.next_obs - batch.obs, batch.reward[:, None]], axis=-1)
 
-    def heads(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> tuple[Any, Any, Any]:
+    def heads(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> tuple[Arr, Arr, Arr]:
         """(mean of [s' − s, r], log σ of s' − s, logit of termination), normalized; member b mod n gives row b."""
         size, rows = obs.shape[-1], obs.shape[0]
         x = self.inputs.to_unit(self._reads(obs, action))
@@ -199,7 +199,7 @@ class GaussianModel(AbstractModel):
         log_std = high - jax.nn.softplus(high - out[:, size + 1 : 2 * size + 1])
         return out[:, : size + 1], low + jax.nn.softplus(log_std - low), out[:, -1]
 
-    def _step(self, obs: Any, action: Any) -> tuple[Any, Any, Predicted]:
+    def _step(self, obs: Arr, action: Arr) -> tuple[Arr, Arr, Predicted]:
         """(μ, σ of s' in its own units, the step without noise)."""
         mean, log_std, logit = self.heads(obs, action)
         change = self.outputs.from_unit(mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -44,7 +45,7 @@ def critic_residual(
 
 
 @eqx.filter_jit
-def _critic_residual(critic: Any, obs: Arr, action: Arr, action_set: Any) -> Arr:
+def _critic_residual(critic: Any, obs: Arr, action: Arr, action_set: AbstractActionSet) -> Arr:
     slope = critic_slope(critic, obs, action)
     return first_order_residual(action, slope, step_scale(action_set, obs), action_set, obs)
 
@@ -56,7 +57,7 @@ def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"])
 
 def bellman_slope(
     dynamics: Dynamics,
-    value: Any,
+    value: Callable[[Arr], Arr],
     obs: Float[Arr, "b s"],
     action: Float[Arr, "b m"],
     noise: Float[Arr, "b s"],
@@ -67,7 +68,7 @@ def bellman_slope(
     The condition still holds v: its average over ξ is what vanishes where a dynamics is random.
     """
 
-    def objective(act: Any) -> Any:
+    def objective(act: Arr) -> Arr:
         next_obs, reward, terminated = jax.vmap(dynamics)(obs, act, noise)
         return jnp.sum(td_target(reward, terminated, value(next_obs), gamma))
 
@@ -76,7 +77,7 @@ def bellman_slope(
 
 def euler_residual(
     dynamics: Dynamics,
-    policy: Any,
+    policy: Callable[[Arr], Arr],
     obs: Float[Arr, "b s"],
     noise: Float[Arr, "b s"],
     next_noise: Float[Arr, "b s"],
@@ -88,12 +89,12 @@ def euler_residual(
     As many actions as states, f_a invertible. `policy` maps a batch of states to actions.
     """
 
-    def slopes(state: Any, act: Any, draw: Any) -> tuple[Any, Any, Any, Any]:
+    def slopes(state: Arr, act: Arr, draw: Arr) -> tuple[Arr, Arr, Arr, Arr]:
         f_s, f_a = jax.jacobian(lambda s, a: dynamics(s, a, draw)[0], argnums=(0, 1))(state, act)
         r_s, r_a = jax.grad(lambda s, a: dynamics(s, a, draw)[1], argnums=(0, 1))(state, act)
         return f_s, f_a, r_s, r_a
 
-    def one(state: Any, act: Any, draw: Any, after: Any, next_act: Any, next_draw: Any) -> Any:
+    def one(state: Arr, act: Arr, draw: Arr, after: Arr, next_act: Arr, next_draw: Arr) -> Arr:
         _, f_a, _, r_a = slopes(state, act, draw)
         next_f_s, next_f_a, next_r_s, next_r_a = slopes(after, next_act, next_draw)
         marginal = next_r_s - next_f_s.T @ jnp.linalg.solve(next_f_a.T, next_r_a)

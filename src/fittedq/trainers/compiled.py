@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet
@@ -35,13 +36,13 @@ class LoopState(eqx.Module):
 
     learner: LearnerState
     env: EnvState
-    obs: Any
-    noise: Any
+    obs: Array
+    noise: Array
     replay: DeviceReplay
     moments: RunningMoments
-    episode_return: Any
-    key: Any
-    step: Any
+    episode_return: Array
+    key: Array
+    step: Array
 
 
 class CompiledTrainer(AbstractTrainer):
@@ -123,7 +124,7 @@ class CompiledTrainer(AbstractTrainer):
         done = terminated | truncated
         episode_return = state.episode_return + reward
 
-        def update(learner: LearnerState, key: Any) -> tuple[LearnerState, None]:
+        def update(learner: LearnerState, key: Array) -> tuple[LearnerState, None]:
             batch = Transition.unpack(replay.sample(key, settings.batch_size), self.obs_size, action_set.size)
             if settings.normalize_obs:
                 obs, next_obs = moments.normalize(batch.obs), moments.normalize(batch.next_obs)
