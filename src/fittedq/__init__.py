@@ -56,10 +56,10 @@ if TYPE_CHECKING:
     from fittedq.runs.run import Run
     from fittedq.runs.schedule import Schedule
     from fittedq.settings import code_setting, setting
-    from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
+    from fittedq.template.fits import AbstractFit, AbstractOwnFit, Budget, Descend, GrowTrees, LeastSquares
     from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Update
-    from fittedq.template.greedy import AbstractGreedy, PartlySolved, PolicyAction, Smoothed, Solved
-    from fittedq.template.losses import AbstractLoss, Imitate, Improve, Regress, TuneTemperature
+    from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
+    from fittedq.template.losses import AbstractLoss, AbstractRegression, Imitate, Improve, Regress, TuneTemperature
     from fittedq.template.rollout import (
         AbstractTail,
         CriticTail,
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         AbstractTarget,
         Bellman,
         BellmanFromValue,
+        Clipped,
         FirstCritic,
         Labelled,
         MeanOverCritics,
@@ -110,8 +111,11 @@ __all__ = [
     "AbstractMaximizer",
     "AbstractModel",
     "AbstractNodes",
+    "AbstractOwnFit",
     "AbstractPhysics",
     "AbstractPolicy",
+    "AbstractRegression",
+    "AbstractSolving",
     "AbstractTail",
     "AbstractTarget",
     "AbstractValue",
@@ -125,6 +129,7 @@ __all__ = [
     "Budget",
     "CertifiedArgmax",
     "Chunked",
+    "Clipped",
     "Composed",
     "Copy",
     "CriticTail",
@@ -260,15 +265,15 @@ _HOMES = {
     "fittedq.runs.run": "Run",
     "fittedq.runs.schedule": "Schedule",
     "fittedq.settings": "code_setting setting",
-    "fittedq.template.fits": "AbstractFit Budget Descend GrowTrees LeastSquares",
+    "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend GrowTrees LeastSquares",
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
-    "fittedq.template.greedy": "AbstractGreedy PartlySolved PolicyAction Smoothed Solved",
-    "fittedq.template.losses": "AbstractLoss Imitate Improve Regress TuneTemperature",
+    "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
+    "fittedq.template.losses": "AbstractLoss AbstractRegression Imitate Improve Regress TuneTemperature",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
     "fittedq.template.targets": (
-        "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue FirstCritic Labelled "
+        "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue Clipped FirstCritic Labelled "
         "MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue UniformSamples"
     ),
     "fittedq.types": "AbstractCritic AbstractPolicy AbstractValue Approximators Greedy Transition",
