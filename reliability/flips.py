@@ -26,7 +26,8 @@ from fittedq.data.dataset import COLUMNS, Dataset
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
-from fittedq.runs.run import Run, resume
+from fittedq.runs.resume import resume
+from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
 ROWS = 60

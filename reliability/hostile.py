@@ -33,7 +33,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
 from fittedq.files import hash_file, write_signed
-from fittedq.runs.run import resume
+from fittedq.runs.resume import resume
 
 Case = Callable[[Path], Any]
 CASES: dict[str, Case] = {}

@@ -23,7 +23,7 @@ from fittedq.files import load_folder, read_signed, write_signed
 from fittedq.runs.changes import check_networks
 from fittedq.runs.checkpoint import newest_first
 from fittedq.runs.folder import RunFolder
-from fittedq.runs.run import resume
+from fittedq.runs.resume import resume
 
 TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 OBS = np.ones((4, 3), np.float32)

@@ -21,7 +21,8 @@ from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
 from fittedq.runs import checkpoint
-from fittedq.runs.run import Run, resume
+from fittedq.runs.resume import resume
+from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.types import Approximators

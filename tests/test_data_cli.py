@@ -24,7 +24,7 @@ from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.envs.native import Pendulum, physics
 from fittedq.errors import UserError
-from fittedq.runs.run import find_agent
+from fittedq.runs.saved import find_agent
 from fittedq.types import Transition
 from test_cli import TINY
 from test_dataset import BOX, assert_equal, episodes_of, left_in, made, save_npz

@@ -18,7 +18,8 @@ from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import MANIFEST, digest_of, load_folder, read_signed
 from fittedq.runs.folder import RunFolder
-from fittedq.runs.run import Run, resume
+from fittedq.runs.resume import resume
+from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
 TINY = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}

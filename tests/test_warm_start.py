@@ -14,7 +14,8 @@ from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import load_folder
-from fittedq.runs.run import Run, resume
+from fittedq.runs.resume import resume
+from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
 TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}

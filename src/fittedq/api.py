@@ -16,8 +16,9 @@ from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.files import place
 from fittedq.runs.progress import shown
-from fittedq.runs.run import Run, find_agent
-from fittedq.runs.run import resume as continued
+from fittedq.runs.resume import resume as continued
+from fittedq.runs.run import Run
+from fittedq.runs.saved import find_agent
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule
 

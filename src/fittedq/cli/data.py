@@ -27,7 +27,7 @@ from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.errors import EnvError, UserError
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, counted
-from fittedq.runs.run import find_agent
+from fittedq.runs.saved import find_agent
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
 from fittedq.errors import UserError
 from fittedq.runs.progress import counted
-from fittedq.runs.run import find_agent, without_env
+from fittedq.runs.saved import find_agent, without_env
 
 
 @dataclass(frozen=True)

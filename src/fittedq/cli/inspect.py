@@ -26,7 +26,7 @@ from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.progress import console, counted
-from fittedq.runs.run import find_agent, learned_from, without_env
+from fittedq.runs.saved import find_agent, learned_from, without_env
 from fittedq.types import Transition
 
 AT_ONCE = 10

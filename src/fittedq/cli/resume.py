@@ -14,7 +14,7 @@ from fittedq.cli.arguments import MaybeInt, StopCondition
 from fittedq.cli.environments import TrustsFile, Words
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
-from fittedq.runs.run import resume
+from fittedq.runs.resume import resume
 from fittedq.settings import parse_assignments
 
 

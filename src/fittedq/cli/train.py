@@ -21,7 +21,8 @@ from fittedq.errors import UserError
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, duration, shown
 from fittedq.runs.report import Report
-from fittedq.runs.run import Run, find_agent
+from fittedq.runs.run import Run
+from fittedq.runs.saved import find_agent
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports
 from fittedq.settings import parse_assignments

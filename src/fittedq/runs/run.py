@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,29 @@ from fittedq import algorithms
 from fittedq.acting.episodes import check_spaces
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
-from fittedq.actions.saved import described, plain
+from fittedq.actions.saved import plain
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.saved import as_saved, code_names, restored
+from fittedq.algorithms.saved import as_saved
 from fittedq.approx.models import KnownModel
-from fittedq.code import by_name, refuse_unknown
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.native import physics
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
-from fittedq.envs.registry import NamedEnv, check_needed, name_of
+from fittedq.envs.registry import NamedEnv
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError
-from fittedq.files import AGENT, CHECKPOINT, faults, load_folder, read_manifest, versions
+from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint
-from fittedq.runs.changes import check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
-from fittedq.settings import MOST_SEED, as_dict, as_json, from_json, split_settings, whole
-from fittedq.settings import described as described_fields
+from fittedq.settings import MOST_SEED, as_dict, as_json, split_settings, whole
 from fittedq.trainers.base import Progress, never, train
 from fittedq.trainers.choose import Parts, choose
-from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
@@ -405,154 +400,6 @@ class Run:
     def _origin(self) -> dict[str, Any]:
         assert self.folder is not None
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"]}
-
-
-def resume(
-    folder: Path,
-    *,
-    steps: int | None = None,
-    changes: Mapping[str, Any] | None = None,
-    env: AnyEnv | None = None,
-    code: Any = None,
-    trust_code: Sequence[str] = (),
-) -> Run:
-    """The run of a folder, at its last whole checkpoint.
-
-    `steps` extends it; `changes` are other settings, and other values of the schedule, from here on. `env` stands in
-    for an environment that has no id, `code` for what no file holds: the algorithm, or a dictionary by name. Modules,
-    files and wrappers that only the run's settings name are imported where `trust_code` names them too.
-    """
-    opened = RunFolder(folder)
-    config = opened.open()
-    with ExitStack() as undone:
-        undone.callback(opened.close)
-        saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
-        named = saved if env is None else name_of(env)
-        check_needed(trust_code, named or saved, saved_eval)
-        env = env if named is None else named.trusted(trust_code)
-        path = config.get("data")
-        data = None if path is None else Dataset.open(path)
-        if env is None and data is None:
-            raise UserError(
-                f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
-                "fittedq.resume(folder, env=...)."
-            )
-        looks, settings = split_changes(dict(changes or {}), config)
-        names = [field.name for field in dataclasses.fields(Schedule)]
-        schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
-        if steps is not None:
-            schedule = dataclasses.replace(schedule, steps=steps)
-        algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}")
-        run = Run(
-            algorithm,
-            env,
-            schedule,
-            data=data,
-            eval_env=None if saved_eval is None else saved_eval.trusted(trust_code),
-            action_set=_saved_set(config, by_name(code).get("action_set")),
-            seed=config["seed"],
-            settings=loop_settings,
-        )
-        undone.callback(run.trainer.close)
-        run.folder = opened
-        different = _differences(run, config, {**looks, **settings})
-        run.restore()
-        _write_changes(run, config, different)
-        undone.pop_all()
-        return run
-
-
-def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What of settings and schedule is otherwise than a run's configuration has it; a UserError where it cannot be."""
-    now = run.config()
-    before = {name: value for name, value in config["settings"].items() if now["settings"].get(name, value) != value}
-    own = {field.name for field in described_fields(type(run.algorithm))}
-    saved = {name: value for name, value in before.items() if name in own}
-    then = from_json(type(run.algorithm), saved, {}, "the run", to_act=False)
-    check_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
-    if asked.get("eval_every") and not now["eval_every"]:
-        raise UserError("found no environment to evaluate in; the run has none.", argument="eval_every")
-    looks = {name: now[name] for name in asked if name in now and name != "steps" and now[name] != config.get(name)}
-    return {name: now["settings"][name] for name in before} | looks
-
-
-def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> None:
-    """A line of the run's history for `changes`, more steps and other versions."""
-    step, steps, folder = run.trainer.step, run.schedule.steps, run.folder
-    assert folder is not None
-    if changes and step >= steps:
-        raise UserError(
-            f"run folder {folder.path} has taken {step} of {steps} steps, so nothing would come of the changes; give "
-            "more steps too.",
-            argument="set",
-        )
-    if steps > max(step, config["steps"]):
-        changes |= {"steps": steps}
-    if versions() != config["versions"]:
-        changes |= {"versions": versions()}
-        run.notes.append("Other versions of its libraries are installed than the run had: its figures may differ.")
-    if changes:
-        folder.change(step, changes)
-
-
-def _saved_algorithm(
-    config: Mapping[str, Any], changes: Mapping[str, Any], code: Mapping[str, Any], where: str
-) -> tuple[AbstractAlgorithm, dict[str, Any]]:
-    """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
-    loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in described_fields(cls)}
-    saved: dict[str, Any] = config["settings"]
-    own = {name: value for name, value in saved.items() if name not in loops}
-    algorithm = restored(config["algorithm"], own, code, where, to_act=False)
-    refuse_unknown(code, code_names(algorithm))
-    algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})
-    return algorithm, {name: value for name, value in {**saved, **changes}.items() if name in loops}
-
-
-def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:
-    """The run's action set; a box is the environment's own, and comes from there."""
-    saved = config.get("action_set")
-    return None if saved is None or saved["kind"] == "box" else described(saved, given)
-
-
-def find_agent(path: Path, code: Any = None) -> Agent:
-    """The agent of an agent folder, or the best (else the last) of a run folder."""
-    if (path / "config.json").is_file():
-        for candidate in (path / "best", path / "last"):
-            if candidate.is_dir():
-                try:
-                    RunFolder(path).check_agent(candidate)
-                    return Agent.load(candidate, code)
-                except UserError as error:
-                    if not _damaged(candidate):
-                        raise
-                    last = path / "last"
-                    whole = last.is_dir() and not _damaged(last)
-                    todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
-                    raise UserError(f"{error} {todo}") from None
-        raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    return Agent.load(path, code)
-
-
-def learned_from(path: Path) -> Path | None:
-    """The dataset that the run of this folder, or of the agent in this folder, learned from."""
-    for folder in (path, path.parent):
-        if (folder / "config.json").is_file():
-            data = RunFolder(folder).config().get("data")
-            return None if data is None else Path(data)
-    return None
-
-
-def without_env(path: Path) -> str:
-    """Why no environment is known of this run or agent, as the end of a clause."""
-    data = learned_from(path)
-    return "names no environment" + ("" if data is None else f": it was learned from {data}")
-
-
-def _damaged(folder: Path) -> bool:
-    try:
-        return bool(faults(folder, AGENT))
-    except UserError:
-        return True
 
 
 def _crossed(every: int, before: int, after: int) -> bool:
