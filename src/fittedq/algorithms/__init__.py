@@ -1,9 +1,11 @@
-"""The registry: one line per algorithm."""
+"""The registry: one line per algorithm, and those that installed packages bring."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, cast
 
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
@@ -16,12 +18,15 @@ from fittedq.algorithms.sac_v import SACValue
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
-from fittedq.errors import UserError, nearest
+from fittedq.errors import UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
     cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG)
 }
 
+
+GROUP = "fittedq.algorithms"
+"""The entry points by which an installed package brings algorithms: `name = "module:Class"`."""
 
 Asked = str | AbstractAlgorithm | type[AbstractAlgorithm]
 """An algorithm as a user names it: by the registry's name, a class, or one with its settings."""
@@ -33,9 +38,56 @@ def find(name: str) -> type[AbstractAlgorithm]:
         raise UserError(
             f"found {name!r}, expected an algorithm, or a name of: {', '.join(REGISTRY)}.", argument="algorithm"
         )
-    if name not in REGISTRY:
-        raise UserError(f"algorithm {name!r} is unknown; {nearest(name, REGISTRY)}")
-    return REGISTRY[name]
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if name in _entries():
+        return _loaded(name)
+    raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [*REGISTRY, *_entries()])}")
+
+
+def registered(algorithm: AbstractAlgorithm) -> bool:
+    """Whether its name alone says what it is, here and in a file."""
+    try:
+        return find(algorithm.name) is type(algorithm)
+    except UserError:
+        return False
+
+
+def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
+    """(the algorithms of installed packages by name, a sentence for each that cannot be had)."""
+    found: dict[str, type[AbstractAlgorithm]] = {}
+    faults = []
+    for name in _entries():
+        try:
+            found[name] = _loaded(name)
+        except UserError as error:
+            faults.append(str(error))
+    return found, faults
+
+
+@functools.cache
+def _entries() -> dict[str, metadata.EntryPoint]:
+    """What installed packages announce, unread; a name of ours stays ours."""
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in REGISTRY}
+
+
+def _loaded(name: str) -> type[AbstractAlgorithm]:
+    entry = _entries()[name]
+    where = f"algorithm {name!r}, which the installed package {entry.dist.name if entry.dist else '?'} announces"
+    try:
+        cls = entry.load()
+        fits = isinstance(cls, type) and issubclass(cls, AbstractAlgorithm) and cls.name == name
+        if fits:
+            cls()
+    except Exception as error:
+        raise UserError(
+            f"{where}, cannot be had ({in_one_line(error)}); mend that package, or uninstall it."
+        ) from error
+    if not fits:
+        raise UserError(
+            f"{where}, is {entry.value}, expected an Algorithm of that name; mend that package, or uninstall it."
+        )
+    return cls
 
 
 def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fittedq.algorithms import REGISTRY, find
+from fittedq.algorithms import find, registered
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.code import again, sketch
 from fittedq.errors import UserError
@@ -14,7 +14,7 @@ from fittedq.settings import as_json, code_fields, described, from_json, is_code
 
 def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
     """Its settings as JSON; one that is not in the registry is code itself, under the name `algorithm`."""
-    code = {} if REGISTRY.get(algorithm.name) is type(algorithm) else {"algorithm": {"code": _likeness(algorithm)}}
+    code = {} if registered(algorithm) else {"algorithm": {"code": _likeness(algorithm)}}
     return code | as_json(algorithm)
 
 

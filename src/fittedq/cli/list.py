@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from fittedq.algorithms import REGISTRY, find
+from fittedq.algorithms import REGISTRY, find, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.runs.progress import console
 from fittedq.settings import described
@@ -30,12 +31,14 @@ class List:
     """Print one JSON object per line, for machines."""
 
     def run(self) -> int:
-        if self.json:
-            rows = [_about(cls) for cls in REGISTRY.values()] if self.algorithm is None else _settings(self.algorithm)
-            print("\n".join(map(json.dumps, rows)))
-        elif self.algorithm is None:
-            for name, cls in REGISTRY.items():
-                print(f"{name:<14} {cls.title}")
+        if self.algorithm is None:
+            installed, faults = plugins()
+            for cls in (*REGISTRY.values(), *installed.values()):
+                print(json.dumps(_about(cls)) if self.json else f"{cls.name:<14} {cls.title}")
+            for fault in faults:
+                print(f"warning: {fault}", file=sys.stderr)
+        elif self.json:
+            print("\n".join(map(json.dumps, _settings(self.algorithm))))
         else:
             _show(self.algorithm)
         return 0

@@ -1,0 +1,84 @@
+"""A method in a package outside ours is found by its entry point, and stands where ours stand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fittedq
+from fittedq import algorithms
+from fittedq.cli.main import main
+from fittedq.testing import conforms
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+def install(target: Path) -> None:
+    """What an installer leaves of the package: its module, and a folder that says what it is and announces."""
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    about = target / f"fittedq_timid-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    shutil.copy(PLUGIN / "fittedq_timid.py", target)
+    named = f"Name: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\n{named}")
+    announced = project["entry-points"]["fittedq.algorithms"].items()
+    lines = "\n".join(f"{name} = {place}" for name, place in announced)
+    (about / "entry_points.txt").write_text(f"[fittedq.algorithms]\n{lines}\n")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    target = tmp_path_factory.mktemp("plugin")
+    install(target / "site")
+    sys.path.insert(0, str(target / "site"))
+    importlib.invalidate_caches()
+    algorithms._entries.cache_clear()
+    yield target
+    sys.path.remove(str(target / "site"))
+    sys.modules.pop("fittedq_timid", None)
+    algorithms._entries.cache_clear()
+
+
+def test_it_stands_in_the_list_and_a_broken_one_is_a_sentence(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list"]) == 0
+    told = capsys.readouterr()
+    assert "timid          TD3 that climbs the least of its critics\n" in told.out
+    assert "td3            Twin delayed deep deterministic policy gradient\n" in told.out, "a name of ours stays ours"
+    assert told.err.startswith(
+        "warning: algorithm 'broken', which the installed package fittedq-timid announces, cannot"
+    )
+    assert len(told.err.splitlines()) == 1
+    assert main(["list", "timid"]) == 0
+    assert "Smoothed(PolicyAction, sigma=0.2, clip=0.5)" in capsys.readouterr().out
+    assert main(["train", "broken", "Pendulum-v1"]) == 2
+    assert "cannot be had (" in capsys.readouterr().err
+    assert main(["train", "timd", "Pendulum-v1"]) == 2
+    assert "did you mean 'timid'" in capsys.readouterr().err
+
+
+def test_it_trains_from_the_command_line_saves_and_resumes_without_code(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = installed / "run"
+    small = ["hidden=4", "batch_size=8", "random_steps=10"]
+    settings = [word for pair in small for word in ("--set", pair)]
+    assert main(["train", "timid", "Pendulum-v1", "--steps", "20", "--out", str(run), *settings]) == 0
+    assert main(["resume", str(run), "--steps", "25"]) == 0
+    capsys.readouterr()
+    config = json.loads((run / "config.json").read_text())
+    assert (config["algorithm"], "algorithm" in config["settings"]) == ("timid", False)
+    assert np.isfinite(fittedq.load(run).act(np.zeros(3))).all()
+
+
+def test_it_conforms(installed: Path) -> None:
+    conforms(algorithms.find("timid")(hidden=(4,)))
