@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import optax
 
 from fittedq import (
     FQI,
@@ -52,7 +53,7 @@ class Timid(NetworkAlgorithm):
         )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        critic, policy = Descend(self.critic_optimizer()), Descend(self.policy_optimizer())
+        critic, policy = (Descend(optax.adam(rate)) for rate in (self.critic_learning_rate, self.policy_learning_rate))
         return FQI(
             greedy=Smoothed(PolicyAction(), 0.2, 0.5),
             updates=(
