@@ -128,6 +128,11 @@ def test_linear_bound_is_nowhere_below_the_critic(activation, layer_norm, widths
     assert sum(count_unsound(seed, 180, activation, layer_norm, widths) for seed in range(4)) == 0
 
 
+def test_the_deviation_of_a_norm_moves_with_the_action():
+    """Seeds at which a bound that takes it for fixed is too low on some box."""
+    assert sum(count_unsound(seed, 180, "relu", True, (12, 12)) for seed in (5, 6)) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("activation", "layer_norm", "widths"), CONFIGS)
 def test_a_million_bounds_are_sound(activation, layer_norm, widths):
@@ -521,6 +526,18 @@ def test_whole_coordinates_agree_with_enumeration():
         assert (solution.upper_bound >= grid).all()
         assert (solution.value >= grid - 1e-3 * np.maximum(1, np.abs(grid))).all()
         assert (solution.value <= grid + 0.02).all()
+
+
+@pytest.mark.parametrize("seed", [14, 15])
+def test_no_whole_number_is_skipped_where_the_maximum_is_hard_to_find(seed):
+    """A lattice of 13³ on a rugged critic: at one of these states no climb from the starts ends at the best point."""
+    critic = in_float64(make_critic(seed, 3, (16, 16), box=Box([-6.0] * 3, [6.0] * 3)))
+    obs, whole = make_obs(13, 8), np.arange(-6.0, 7.0)
+    mesh = np.stack(np.meshgrid(whole, whole, whole, indexing="ij"), axis=-1).reshape(-1, 3)
+    best = np.array([critic(np.repeat(row[None].astype(float), len(mesh), 0), mesh)[0].max() for row in obs])
+    solution = certified(critic, obs, Mixed(critic.action_set, (0, 1, 2)), tol=1e-6)
+    np.testing.assert_allclose(solution.value, best, atol=1e-5)
+    assert (solution.upper_bound >= best).all()
 
 
 class Ball(AbstractActionSet):
