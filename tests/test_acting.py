@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import multiprocessing
 import os
@@ -156,7 +157,7 @@ def test_refinement_in_no_number_of_steps_is_refused(given: Any, agent: Agent) -
 
 
 def test_limits_of_refinement_are_checked_where_nothing_is_refined(agent: Agent) -> None:
-    for given in ({"trust": -5}, {"trust": np.nan}, {"deadline": "x"}):
+    for given in ({"trust": -5}, {"trust": np.nan}, {"deadline": -1.0}):
         for act in (agent.act, agent.act_flat):
             with pytest.raises(UserError, match=r"(trust|deadline): found"):
                 act(np.zeros((1, 3), np.float32), **given)
@@ -164,9 +165,10 @@ def test_limits_of_refinement_are_checked_where_nothing_is_refined(agent: Agent)
             agent.evaluate(lambda: Shaped(REAL), 1, refine=1, **given)
 
 
-def test_an_argument_that_evaluate_does_not_have_is_named_at_its_door(agent: Agent) -> None:
-    with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'foo'"):
-        agent.evaluate("Pendulum-v1", 1, foo=3)
+@pytest.mark.parametrize("name", ["evaluate", "episodes", "act"])
+def test_an_argument_that_does_not_exist_is_refused_at_the_door(name: str, agent: Agent) -> None:
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'foo'"):
+        inspect.signature(getattr(agent, name)).bind_partial(foo=3)
 
 
 @pytest.mark.filterwarnings("error")

@@ -28,6 +28,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_inspect_refuses_to_trust_what_it_does_not_need(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(saved), "--trust-code", "foo:bar"]) == 2
+    assert "--trust-code: found 'foo:bar', which no environment" in capsys.readouterr().err
+    assert main(["inspect", str(saved), "--wrapper", "foo:bar"]) == 2
+    assert "found no environment that they belong to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -71,6 +71,7 @@ class Inspect(NamesEnv, TrustsFile):
     def run(self) -> int:
         agent = find_agent(self.path)
         about = _about(self.path, agent)
+        self.chosen(self.named(self.env), agent.env)  # a word that would have no effect is told before anything is done
         if self.states < 1 or self.worst < 0 or not self.tol > 0 or not self.within > 0:
             raise UserError(
                 f"inspect: found --states {self.states}, --worst {self.worst}, --tol {self.tol}, --within "
