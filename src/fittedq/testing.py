@@ -16,6 +16,7 @@ from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.bellman import polyak
+from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState, Tick
 from fittedq.trainers.state import from_arrays, initial_state, to_arrays
 from fittedq.types import COMPONENTS, Approximators, Transition
@@ -50,6 +51,7 @@ def conforms(algorithm: AbstractAlgorithm, action_set: AbstractActionSet = BOX, 
     )
     _expect(_equal(state, first), "learn changed the state that it was given")
     _expect(_equal(learn(state, batches[0]), states[1]), "learn gave two answers for the same state and batch")
+    _expect(int(states[1].step) == int(state.step) + 1, "learn does not count its calls")
     _expect(not _equal(states[0].key, states[1].key), "learn leaves its key as it is: each call draws the same")
     saved = from_arrays("learner", states[2], to_arrays("learner", states[2]))
     _expect(_equal(learn(jax.device_put(saved), batches[2]), states[3]), "a saved state goes on otherwise")
@@ -58,6 +60,8 @@ def conforms(algorithm: AbstractAlgorithm, action_set: AbstractActionSet = BOX, 
     _expect(all(np.isfinite(list(log.values())).all() for log in logs), f"a metric is not finite: {logs[-1]}")
     _check_components(fqi, states)
     _check_labels(fqi, states[1], batches[1])
+    far = dataclasses.replace(states[1], frozen=jax.tree.map(lambda leaf: leaf + 0.1, states[1].frozen))
+    _expect(not _equal(learn(far, batches[1]).nets, states[2].nets), "frozen copies do not matter to what is learned")
     _check_actions(algorithm, states[-1].nets, action_set, obs_size)
 
 
@@ -67,7 +71,8 @@ def _check_components(fqi: FQI, states: list[LearnerState]) -> None:
     for name in COMPONENTS:
         moved = not _equal(first[name], last[name])
         _expect(moved == (name in fitted), f"{name} {'moved' if moved else 'stayed'}, and {sorted(fitted)} are fitted")
-        rule = getattr(fqi.sync, name)
+        rule, copy = getattr(fqi.sync, name), getattr(states[0].frozen, name)
+        _expect(copy is None or _equal(copy, first[name]), f"the frozen {name} starts otherwise than the live one")
         for before, after in itertools.pairwise(states):
             frozen = getattr(after.frozen, name)
             if rule is None:
@@ -96,7 +101,10 @@ def _check_actions(
     eye = np.eye(obs_size, dtype=np.float32)
     extreme = np.concatenate([scale * eye for scale in (0.0, 1e3, -1e3, 1e6, -1e6, 1e12)])
     noise = np.random.default_rng(0).normal(size=(len(extreme), action_set.size)).astype(np.float32)
-    mode = Agent(algorithm, obs_size, action_set, nets).act(extreme)
+    try:
+        mode = Agent(algorithm, obs_size, action_set, nets).act(extreme)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
     explored = explore(algorithm.controller(nets).act(extreme, noise), noise, action_set, extreme)
     for words, action in (("an action", mode), ("an explored action", explored)):
         _expect(bool(np.isfinite(action).all()), f"{words} is not finite")
