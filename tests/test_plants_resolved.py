@@ -54,11 +54,6 @@ def test_every_kind_of_environment_says_the_same(kind: str) -> None:
         source.close()
 
 
-def test_what_is_no_environment_is_a_sentence() -> None:
-    with pytest.raises(UserError, match="env: found int, expected a Gymnasium id"):
-        resolve(3)  # type: ignore[arg-type]
-
-
 def test_collecting_knows_what_training_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--steps", "30", "--limit", "|a| <= 0.5"]
     assert main(["data", "collect", "jax/Pendulum-v1", *words, "--out", str(tmp_path / "named")]) == 0
