@@ -13,7 +13,7 @@ import fittedq
 from fittedq.cli.main import main
 from fittedq.data.segments import RowLog, read_rows, write_rows
 from fittedq.errors import UserError
-from fittedq.files import Lock, Scratch, check_file, place, replacing
+from fittedq.files import Lock, Scratch, check_file, place, replacing, save_folder
 from fittedq.runs.folder import RunFolder
 
 
@@ -46,8 +46,14 @@ def test_what_a_killed_process_left_goes_when_the_run_is_opened(tmp_path: Path) 
     for folder in left:
         folder.mkdir(parents=True)
         (folder / "part").touch()
+    checkpoint = tmp_path / "checkpoints" / "step-0000000005"
+    save_folder(checkpoint, "checkpoint", {"x": np.zeros(3)}, {})
+    whole = sorted(checkpoint.iterdir())
+    (checkpoint / "tensors-0123456789abcdef.safetensors").touch()  # its manifest was not written any more
+    (checkpoint / "notes.txt").touch()
     RunFolder(tmp_path)._claim()
     assert not any(folder.exists() for folder in left)
+    assert sorted(checkpoint.iterdir()) == sorted([*whole, checkpoint / "notes.txt"])
 
 
 def test_metrics_that_are_a_pipe_are_refused(tmp_path: Path) -> None:

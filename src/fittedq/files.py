@@ -347,7 +347,7 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove_unlisted(path)
+        remove_unlisted(path)
         lock.release()
 
 
@@ -504,7 +504,7 @@ def _checked(path: Path, files: Listed) -> dict[str, np.ndarray]:
         raise UserError(f"{file} is no safetensors file of numbers ({in_one_line(error)}).") from None
 
 
-def _remove_unlisted(path: Path) -> None:
+def remove_unlisted(path: Path) -> None:
     """Remove files of ours that the manifest does not name."""
     try:
         kept = {MANIFEST, *read_signed(path / MANIFEST)["files"]}

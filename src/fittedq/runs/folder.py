@@ -21,6 +21,7 @@ from fittedq.files import (
     make_folder,
     read_manifest,
     read_signed,
+    remove_unlisted,
     sweep,
     write_bytes,
     write_signed,
@@ -191,6 +192,9 @@ class RunFolder:
             for folder in (self.path, self.checkpoints):
                 if folder.is_dir():
                     sweep(folder, alone=True)
+            for folder in (self.best, self.last, *self.checkpoints.glob("step-*")):
+                if folder.is_dir() and not folder.is_symlink():
+                    remove_unlisted(folder)
 
     def append(self, record: Record) -> None:
         """One line of metrics, on disk when this returns."""
