@@ -25,6 +25,8 @@ from fittedq.runs.checkpoint import newest_first
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.resume import resume
 
+pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
+
 TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 OBS = np.ones((4, 3), np.float32)
 

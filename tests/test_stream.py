@@ -21,6 +21,8 @@ from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import StopWhen
 from fittedq.trainers.iterations import FITTED_FIGURES
 
+pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
+
 TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 RUN: dict[str, Any] = {"steps": 60, "seed": 1, "report_every": 20, "eval_every": 40, "eval_episodes": 1} | TINY
 OBS = np.ones((4, 3), np.float32)

@@ -18,6 +18,8 @@ from fittedq.runs.resume import resume
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
+pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
+
 TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 FIT: dict[str, Any] = {"hidden": (8, 8), "epochs": 1, "minibatch": 32}
 SCHEDULE = Schedule(steps=60, report_every=20, checkpoint_every=20)
