@@ -354,7 +354,9 @@ def test_targets_stay_within_what_the_rewards_allow():
 # ---------------------------------------------------------------------- every algorithm, from a dataset
 
 
-MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(("sac", "sac_v", "svg", "td3"), pytest.mark.slow)
+MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(
+    ("amortized_fqi", "sac", "sac_v", "svg", "td3"), pytest.mark.slow
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in REGISTRY])

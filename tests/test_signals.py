@@ -119,6 +119,7 @@ def saved_step(out: Path) -> int:
     return steps[-1]
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_progress_that_goes_away_lets_the_run_save_and_stop(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -98,6 +98,7 @@ def compiled(code: str, seed: int, cache: Path, **environment: str) -> tuple[int
     return int(misses), int(hits), float(value)
 
 
+@pytest.mark.slow
 def test_programs_compiled_once_serve_every_seed(tmp_path: Path) -> None:
     made, _, action = compiled(TRAIN, 0, tmp_path)
     assert made > 3

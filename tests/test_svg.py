@@ -152,6 +152,7 @@ def test_scalar_closed_form_reads_as_in_the_theory():
     np.testing.assert_allclose(found, [3.156708, 4.649089, 5.397473, 6.241200, 7.201802], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_endless_horizon_is_backpropagation_through_the_known_rollout():
     algorithm = SVG(horizon="inf", episode_length=12, policy="deterministic", dynamics="pendulum", hidden=(8,))
     box = Box((-2.0,), (2.0,))
@@ -195,6 +196,7 @@ def seen(rows=64, key=KEY):
     return Transition(obs, action, -jnp.sum(obs**2, axis=1), next_obs, jnp.zeros(rows, bool), jnp.zeros(rows, bool))
 
 
+@pytest.mark.slow
 def test_inferred_noise_replays_the_observed_step():
     batch = seen()
     nets = SVG(hidden=(16,), model_hidden=(16,)).networks(3, UNIT, KEY)
