@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fittedq
-from fittedq.cli.main import main
+from fittedq.cli.arguments import _repeatable
+from fittedq.cli.main import COMMANDS, main
 from fittedq.data.segments import RowLog, read_rows, write_rows
 from fittedq.errors import UserError
 from fittedq.files import Lock, Scratch, check_file, place, replacing, save_folder
@@ -94,42 +95,30 @@ def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     assert place("~/agent", "path") == Path.home() / "agent"
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_damaged_segment_that_lies_there_is_replaced(
-    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def without_links(*names: object) -> None:
+    raise OSError("no links here")
+
+
+@pytest.mark.parametrize(("damaged", "links"), [("new", True), ("new", False), ("old", False)])
+def test_a_damaged_segment_is_not_taken_over(
+    damaged: str, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint is saved again over one whose copy of an old segment was damaged."""
+    """Neither one that lies where a checkpoint is saved again, nor the one that would be copied there."""
     if not links:
-        monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError("no links here")))
+        monkeypatch.setattr(os, "link", without_links)
     monkeypatch.setattr("fittedq.data.segments.SEGMENT_BYTES", 0)
     rows = np.arange(12, dtype=np.float32).reshape(6, 2)
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    new.mkdir()
-    files, described = write_rows(old, {"replay": RowLog(0, (rows[:4],))}, None, {})
-    manifest = {"files": files, "rows": described}
-    segment = next(iter(files))
-    (new / segment).write_bytes(b"\0" * (old / segment).stat().st_size)
-    files, described = write_rows(new, {"replay": RowLog(0, (rows,))}, old, manifest)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    files, described = write_rows(tmp_path / "old", {"replay": RowLog(0, (rows[:4],))}, None, {})
+    (segment,) = files
+    (tmp_path / damaged / segment).write_bytes(b"\0" * (tmp_path / "old" / segment).stat().st_size)
+    before = {"files": files, "rows": described}
+    files, described = write_rows(tmp_path / "new", {"replay": RowLog(0, (rows,))}, tmp_path / "old", before)
     for name, listed in files.items():
-        check_file(new / name, listed)
-    np.testing.assert_array_equal(read_rows(new, {"rows": described})["replay"].all(), rows)
-
-
-def test_a_damaged_segment_is_not_copied_but_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError("no links here")))
-    monkeypatch.setattr("fittedq.data.segments.SEGMENT_BYTES", 0)
-    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    new.mkdir()
-    files, described = write_rows(old, {"replay": RowLog(0, (rows[:4],))}, None, {})
-    segment = next(iter(files))
-    (old / segment).write_bytes(b"\0" * (old / segment).stat().st_size)
-    files, described = write_rows(new, {"replay": RowLog(0, (rows,))}, old, {"files": files, "rows": described})
-    for name, listed in files.items():
-        check_file(new / name, listed)
-    np.testing.assert_array_equal(read_rows(new, {"rows": described})["replay"].all(), rows)
+        check_file(tmp_path / "new" / name, listed)
+    found = read_rows(tmp_path / "new", {"rows": described})["replay"].all()
+    np.testing.assert_array_equal(found, rows)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +134,15 @@ def test_an_option_that_would_be_dropped_is_a_sentence(
 ) -> None:
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train"], ["resume"], ["eval"], ["verify"], ["data", "collect"]])
+def test_what_may_be_given_often_is_what_help_calls_repeatable(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert len(_repeatable(COMMANDS[words[0]].load())) == capsys.readouterr().out.count("(repeatable)")
 
 
 SWITCHED = "obs,action,reward,episode\n1,True,0,0\n2,false,1,0\n3,True,0,0\n4,True,0,{}\n5,False,2,1\n"

@@ -6,8 +6,9 @@ import contextlib
 import io
 import re
 from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -20,6 +21,8 @@ MaybeWord = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hi
 StopCondition = Annotated[str | None, tyro.conf.arg(metavar="CONDITION", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
+_, APPENDS = get_args(tyro.conf.UseAppendAction[str])
+"""The mark of an option that may be given often."""
 EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT": "a number"}
 """What an option's metavar asks for, in words."""
 
@@ -34,7 +37,7 @@ class _Refused(Exception):
 
 def parse(command: type, prog: str, arguments: list[str]) -> Any:
     """An instance of `command`, or a UserError."""
-    _refuse_repeated(command, prog, arguments)
+    _refuse_repeated(command, arguments)
     try:
         with _refusing():
             return tyro.cli(command, prog=prog, args=arguments)
@@ -62,14 +65,21 @@ def parse(command: type, prog: str, arguments: list[str]) -> Any:
     raise UserError(f"{name}: found no {what}; `{prog} --help` shows what it takes.")
 
 
-def _refuse_repeated(command: type, prog: str, arguments: list[str]) -> None:
+def _refuse_repeated(command: type, arguments: list[str]) -> None:
     """A UserError for an option that is given twice and takes one value: the parser would drop the first in silence."""
     flags = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
     for flag in dict.fromkeys(flag for flag in flags if flags.count(flag) > 1):
-        offered = _help(command, prog, arguments[:1]) + _help(command, prog, [])
-        entry = re.search(rf"{flag}\b.*?(?=\s--[a-z]|\Z)", offered, re.DOTALL)
-        if entry is not None and "(repeatable)" not in entry[0]:
+        if flag not in _repeatable(command):
             raise UserError(f"{flag} is given {flags.count(flag)} times; give it once, with all its values.")
+
+
+def _repeatable(kind: Any) -> set[str]:
+    """The options of a command that may be given often; of a choice among commands, those of all."""
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return set().union(*map(_repeatable, get_args(kind)))
+    hints = get_type_hints(kind, include_extras=True)
+    own = {f"--{name.replace('_', '-')}" for name, hint in hints.items() if APPENDS in get_args(hint)}
+    return own.union(*map(_repeatable, hints.values()))
 
 
 def _refusing() -> AbstractContextManager[None]:
