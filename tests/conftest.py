@@ -6,7 +6,6 @@ import ctypes
 import gc
 import hashlib
 import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -38,18 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.option.as_shipped:
         os.environ["XLA_FLAGS"] = f"{SOON} {ONE_THREAD} {os.environ.get('XLA_FLAGS', '')}".strip()
         os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-    folder = config.cache.mkdir("programs") / _processor()
+    from fittedq.machine import processor  # not before the hook above, which sees what is imported after it
+
+    # The keys of compiled programs hold versions and flags, but not where they may run.
+    folder = config.cache.mkdir("programs") / hashlib.sha256(processor().encode()).hexdigest()[:16]
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
-
-def _processor() -> str:
-    """A name for this processor: the keys of compiled programs hold versions and flags, but not where they may run."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
-    told = [first[name] for name in ("model name", "flags", "Features") if name in first]
-    return hashlib.sha256("\n".join([platform.machine(), platform.processor(), *told]).encode()).hexdigest()[:16]
 
 
 def pytest_collection_finish() -> None:

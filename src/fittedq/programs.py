@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import time
 import warnings
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from fittedq.machine import processor
 
 MIN_FREE = 2**26
 """Bytes free on the disk below which nothing is kept."""
@@ -75,16 +76,5 @@ def cache_folder() -> Path:
     """Where programs are kept: a folder for each processor and each set of versions, which never read another's."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     versions = [f"{name}-{metadata.version(name)}" for name in ("fittedq", "jax", "jaxlib")]
-    key = hashlib.sha256("\n".join([*versions, _processor()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*versions, processor()]).encode()).hexdigest()[:16]
     return base / "fittedq" / "compiled" / key
-
-
-def _processor() -> str:
-    """The processor's model and instructions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    first = {line.partition(":")[0].strip(): line for line in reversed(lines)}
-    told = [first[name] for name in ("model name", "flags", "Features") if name in first]
-    return "\n".join([platform.machine(), platform.processor(), *told])
