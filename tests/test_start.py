@@ -62,6 +62,11 @@ def test_every_public_name_is_there_and_no_module_hides_it() -> None:
     assert {name: getattr(fittedq, name).__name__ for name in fittedq.__all__} == {n: n for n in fittedq.__all__}
     assert set(fittedq.__all__) <= set(dir(fittedq))
     assert fittedq.train is not sys.modules[HostTrainer.__module__]
+
+
+def test_the_conformance_suite_is_there_without_an_import_of_its_own() -> None:
+    command = [sys.executable, "-c", "import fittedq; print(fittedq.testing.conforms.__name__)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "conforms\n"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fittedq.nothing  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -134,7 +139,7 @@ def test_a_cache_that_cannot_be_written_or_is_damaged_never_stops_a_run(tmp_path
 def test_another_processor_or_version_has_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     here = programs.cache_folder()
     assert programs.cache_folder() == here
-    monkeypatch.setattr(programs, "_processor", lambda: "another")
+    monkeypatch.setattr(programs, "processor", lambda: "another")
     there = programs.cache_folder()
     monkeypatch.setattr(programs.metadata, "version", lambda name: "another")
     assert len({here, there, programs.cache_folder()}) == 3

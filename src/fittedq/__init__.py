@@ -286,6 +286,8 @@ class _Package(ModuleType):
     """Public names, imported at their first use."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "testing":
+            return importlib.import_module("fittedq.testing")
         if name == "__version__":
             return importlib.import_module("importlib.metadata").version("fittedq")
         if name not in _HOME:
