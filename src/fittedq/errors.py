@@ -30,6 +30,11 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def plural(count: int, one: str, many: str) -> str:
+    """`1 row` or `2 rows`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     """The valid names nearest to `name`, as the end of a sentence; all of them where none is near and they are few."""
     names = sorted(set(valid))

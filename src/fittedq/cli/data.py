@@ -24,7 +24,7 @@ from fittedq.data.quality import Quality, Spread, check
 from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
-from fittedq.errors import EnvError, UserError
+from fittedq.errors import EnvError, UserError, plural
 from fittedq.runs.folder import plain
 from fittedq.runs.progress import console, counted
 from fittedq.runs.saved import find_agent
@@ -236,7 +236,7 @@ def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_
     for note in notes:
         terminal.print(f"note: {note}", soft_wrap=True)
     asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
-    print(f"{out}: {len(dataset):,} transitions{asked} in {episodes:,} episode{'s' * (episodes != 1)}.")
+    print(f"{out}: {len(dataset):,} transitions{asked} in {plural(episodes, 'episode', 'episodes')}.")
 
 
 def _show(path: Path, quality: Quality) -> None:

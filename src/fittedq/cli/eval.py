@@ -12,7 +12,7 @@ import tyro
 
 from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
-from fittedq.errors import UserError
+from fittedq.errors import UserError, plural
 from fittedq.runs.progress import counted
 from fittedq.runs.saved import find_agent, without_env
 
@@ -53,7 +53,8 @@ class Eval(NamesEnv, TrustsFile):
             print(json.dumps({"path": str(self.path), "env": str(env), **figures}))
         else:
             print(
-                f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} over {len(values)} episodes "
-                f"(standard deviation {values.std():.1f}, worst {values.min():.1f}, best {values.max():.1f})"
+                f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} over "
+                f"{plural(len(values), 'episode', 'episodes')} (standard deviation {values.std():.1f}, "
+                f"worst {values.min():.1f}, best {values.max():.1f})"
             )
         return 0

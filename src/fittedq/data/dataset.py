@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import described
-from fittedq.errors import UserError, in_one_line
+from fittedq.errors import UserError, in_one_line, plural
 from fittedq.files import (
     DATASET,
     MANIFEST,
@@ -455,13 +455,13 @@ class Faults:
         """A UserError where any fault was counted."""
         if self._not_finite:
             raise UserError(
-                f"{self._label}: {_rows(self._not_finite, 'holds', 'hold')} NaN or infinity "
+                f"{self._label}: {plural(self._not_finite, 'row holds', 'rows hold')} NaN or infinity "
                 f"({_listed(self._first_not_finite, self._not_finite)}; the first row is row 0), expected finite "
                 "numbers; correct or drop these rows (from a file, fittedq data import --drop-bad does)."
             )
         if self._outside:
             raise UserError(
-                f"{self._label}: {_rows(self._outside, 'has', 'have')} an action outside the declared bounds "
+                f"{self._label}: {plural(self._outside, 'row has', 'rows have')} an action outside the declared bounds "
                 f"({_listed(self._first_outside, self._outside)}; the first row is row 0); give bounds that hold them, "
                 "clip them, or drop these rows (from a file, fittedq data import --drop-bad does)."
             )
@@ -560,10 +560,6 @@ def _write_header(file: BinaryIO, column: str, shape: tuple[int, ...]) -> None:
     # NumPy pads this header for a first axis that grows: it is as long for no rows as for all.
     header = {"descr": np.lib.format.dtype_to_descr(dtype_of(column)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _rows(count: int, one: str, many: str) -> str:
-    return f"1 row {one}" if count == 1 else f"{count:,} rows {many}"
 
 
 def _listed(first: list[str], count: int) -> str:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset, Writer
-from fittedq.data.readers.columns import ALIASES, ColumnMap, Source, listed_numbers, plural, readable
+from fittedq.data.readers.columns import ALIASES, ColumnMap, Source, listed_numbers, readable
 from fittedq.data.readers.csv import read_csv
 from fittedq.data.readers.d4rl import read_d4rl
 from fittedq.data.readers.minari import minari_folder, read_minari
 from fittedq.data.readers.npz import read_npz
 from fittedq.data.readers.parquet import read_parquet
 from fittedq.data.readers.replay import read_replay
-from fittedq.errors import UserError, nearest
+from fittedq.errors import UserError, nearest, plural
 from fittedq.files import place
 from fittedq.memory import amount
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt
 
 from fittedq.data.dataset import Dataset, Faults, not_finite_columns
+from fittedq.errors import plural
 
 SHOWN = 5
 """Row indices that are listed of those that are counted."""
@@ -196,8 +197,7 @@ def _warnings(quality: Quality) -> list[str]:
 
 def _rows(found: Found) -> str:
     more = ", …" if found.count > len(found.first) else ""
-    has = "row has" if found.count == 1 else "rows have"
-    return f"{found.count:,} {has} (row {', '.join(map(str, found.first))}{more})"
+    return f"{plural(found.count, 'row has', 'rows have')} (row {', '.join(map(str, found.first))}{more})"
 
 
 def _list(axes: list[int]) -> str:

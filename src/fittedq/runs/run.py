@@ -29,7 +29,7 @@ from fittedq.envs.native import physics
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.registry import NamedEnv
 from fittedq.envs.spaces import Spaces
-from fittedq.errors import EnvError, UserError
+from fittedq.errors import EnvError, UserError, plural
 from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
 from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint
@@ -221,7 +221,7 @@ class Run:
             self.notes.append("The run came to no checkpoint: it begins at step 0.")
         unreadable = self.folder.rewind(self.trainer.step)
         if unreadable:
-            lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
+            lines = plural(unreadable, "line", "lines")
             self.notes.append(f"{lines} of {self.folder.metrics_file} could not be read: left out.")
 
     def reports(self, stop_when: str | Rule | None = None, stop: Callable[[], bool] = never) -> Reports:

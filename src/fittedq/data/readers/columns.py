@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import as_transition
-from fittedq.errors import UserError, in_one_line, nearest
+from fittedq.errors import UserError, in_one_line, nearest, plural
 from fittedq.memory import amount
 from fittedq.types import Transition
 
@@ -284,10 +284,6 @@ def library(name: str, path: Path) -> Any:
         return __import__(name)
     except ModuleNotFoundError:
         raise UserError(f"{path} needs {name} to be read; pip install 'fittedq[data]'.") from None
-
-
-def plural(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def listed_numbers(values: Iterable[float]) -> str:

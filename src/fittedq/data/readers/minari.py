@@ -11,9 +11,9 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, as_transition
-from fittedq.data.readers.columns import Batch, ColumnMap, Source, guarded, plural
+from fittedq.data.readers.columns import Batch, ColumnMap, Source, guarded
 from fittedq.data.readers.hdf5 import flat_array, open_hdf5, refuse_links, whole_array
-from fittedq.errors import UserError
+from fittedq.errors import UserError, plural
 from fittedq.files import read_json
 
 MINARI_SAYS = ("total_episodes", "action_space")

@@ -10,9 +10,9 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, chunk_rows, chunks
-from fittedq.data.readers.columns import Batch, ColumnMap, Source, plural
+from fittedq.data.readers.columns import Batch, ColumnMap, Source
 from fittedq.data.segments import read_rows
-from fittedq.errors import UserError
+from fittedq.errors import UserError, plural
 from fittedq.files import CHECKPOINT, load_folder, read_json
 from fittedq.types import Transition
 
