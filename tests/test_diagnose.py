@@ -48,6 +48,7 @@ def test_drift_is_in_half_widths():
     np.testing.assert_allclose(policy_drift(before, after, Box((-0.3, -1), (0.3, 1))), [np.sqrt(17), 1.0])
 
 
+@pytest.mark.slow
 def test_a_trajectory_is_whole_episodes_in_order():
     agent = fittedq.train("ddpg", "jax/Pendulum-v1", steps=20, random_steps=10, batch_size=8, hidden=(8,))
     for env in ("jax/Pendulum-v1", "Pendulum-v1"):

@@ -120,7 +120,9 @@ def words(run: Callable[[], Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(
+    "trainer", [pytest.param(name, marks=[pytest.mark.slow] * (name == "growing")) for name in TRAINERS]
+)
 def test_no_run_that_goes_wrong_ends_without_a_word(trainer: str, wrong: str) -> None:
     given, expected = WRONG[wrong]
     said = words(lambda: TRAINERS[trainer](**given))

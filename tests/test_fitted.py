@@ -104,6 +104,7 @@ def test_fitted_methods_find_the_gain_of_lqr():
         assert found == pytest.approx(gain, rel=0.03), name
 
 
+@pytest.mark.slow
 def test_trees_with_an_exact_sweep_value_a_bounded_action():
     """−Σ γᵏ max(|s| − k, 0)² with γ = .9 (theory, G7), to the trees' resolution."""
     settings = {"gamma": 0.9, "approximator": "extra_trees", "n_trees": 20}
