@@ -28,7 +28,7 @@ from fittedq.data.segments import RowLog
 from fittedq.files import write_bytes
 from fittedq.runs import checkpoint
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Approximators
+from fittedq.types import Components
 from machine import describe
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint_cost.json"
@@ -58,7 +58,7 @@ class Collector(AbstractTrainer):
     def advance(self, steps: int, stop: Any = never) -> Progress:
         raise NotImplementedError
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         raise NotImplementedError
 
     def moments(self) -> None:

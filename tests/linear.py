@@ -1,4 +1,4 @@
-"""Approximators linear in features of one state and one action: small enough that every answer is arithmetic."""
+"""Components linear in features of one state and one action: small enough that every answer is arithmetic."""
 
 from __future__ import annotations
 

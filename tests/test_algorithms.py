@@ -29,7 +29,7 @@ from fittedq.testing import conforms
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 from linear import QuadraticCritic, critic, gaussian_policy, transitions
 
 # Neither bound is a float32 number, nor is their sum: rounding must not push an action outside.
@@ -174,7 +174,7 @@ def test_a_label_from_the_live_critic_gives_the_semi_gradient():
         updates=(Update("critic", Regress(Bellman(0.9, FirstCritic())), Descend(optax.sgd(0.01))),),
         sync=Sync(),
     )
-    nets = Approximators(critic((0, 1, 0, 0, 0, 0)), gaussian_policy(0.0, 1e-6))  # q = s
+    nets = Components(critic((0, 1, 0, 0, 0, 0)), gaussian_policy(0.0, 1e-6))  # q = s
     after = fqi.learn(fqi.init(nets, jax.random.PRNGKey(0), batch), batch).nets.critic
     error = 1.0 + 0.9 * 0.5 - 1.0
     semi = np.array([0, 1, 0, 0, 0, 0]) + 0.01 * 2 * error * np.array([1, 1, 2, 1, 2, 4])

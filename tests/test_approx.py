@@ -1,4 +1,4 @@
-"""Approximators and statistics against the formulas they stand for."""
+"""Components and statistics against the formulas they stand for."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from fittedq.runs.resume import resume
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 HALF = 120
 TINY = {"hidden": (8,), "batch_size": 16, "replay_size": 1000, "random_steps": 50}
@@ -165,13 +165,13 @@ class Recorder(AbstractTrainer):
     def advance(self, steps: int, stop: Any = never) -> Progress:
         raise NotImplementedError
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         raise NotImplementedError
 
     def moments(self) -> None:
         raise NotImplementedError
 
-    def begin_with(self, nets: Approximators, moments: Any) -> None:
+    def begin_with(self, nets: Components, moments: Any) -> None:
         raise NotImplementedError
 
     def seen_obs(self, count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from fittedq.diagnose.gap import amortization_gap
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status
 from fittedq.maximize.choose import Effort, auto, exact, only_certified, only_exact, proven
 from fittedq.template.greedy import Solved
-from fittedq.types import AbstractCritic, Approximators
+from fittedq.types import AbstractCritic, Components
 
 LINE, PLANE = Box([-1.0], [1.0]), Box([-1.0, -1.0], [1.0, 1.0])
 CUT = Polytope(PLANE.low, PLANE.high, [[1.0, 1.0]], [0.5])
@@ -110,7 +110,7 @@ def _(critic: Peak, action_set: AbstractActionSet, effort: Effort) -> AbstractMa
 def test_a_users_critic_is_solved_by_the_maximizer_registered_for_it():
     critic = Peak(peak=np.array([2.0], np.float32), action_set=LINE)
     obs = np.zeros((3, 2), np.float32)
-    greedy = jax.jit(Solved())(Approximators(critic=critic), obs, jax.random.PRNGKey(0))
+    greedy = jax.jit(Solved())(Components(critic=critic), obs, jax.random.PRNGKey(0))
     np.testing.assert_array_equal(greedy.action, np.ones((3, 1)))
     np.testing.assert_array_equal(greedy.upper_bound, -np.ones(3))
     gap = amortization_gap(critic, obs, np.zeros((3, 1), np.float32), LINE)

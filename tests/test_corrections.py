@@ -30,7 +30,7 @@ from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 from linear import (
     critic,
     flat,
@@ -46,11 +46,11 @@ WIDE = Box((-1.0, -0.5), (3.0, 0.5))
 BETA = 0.2
 
 
-def soft_nets(std_factor: float) -> Approximators:
+def soft_nets(std_factor: float) -> Components:
     """The soft LQR's q*, the best gain, and a multiple of the best deviation."""
     problem = LQR.scalar(temperature=BETA)
     policy = gaussian_policy(problem.gain.item(), std_factor * problem.covariance.item() ** 0.5)
-    return Approximators(critic=optimal_critic(problem), policy=policy, log_temperature=jnp.log(jnp.asarray(BETA)))
+    return Components(critic=optimal_critic(problem), policy=policy, log_temperature=jnp.log(jnp.asarray(BETA)))
 
 
 # ---------------------------------------------------------------------- targets
@@ -93,7 +93,7 @@ def counting(rule, calls: int) -> tuple[list[float], list[float]]:
         sync=Sync(critic=rule),
     )
     batch = transitions([0.0, 1.0], 0.0, 1.0, 0.0)
-    state, learn = fqi.init(Approximators(flat(0.0), gaussian_policy(0.0, 1.0)), KEY, batch), jax.jit(fqi.learn)
+    state, learn = fqi.init(Components(flat(0.0), gaussian_policy(0.0, 1.0)), KEY, batch), jax.jit(fqi.learn)
     live, frozen = [], []
     for _ in range(calls):
         state = learn(state, batch)
@@ -136,7 +136,7 @@ def test_c05_v_is_regressed_at_s_with_an_action_at_s():
 # ---------------------------------------------------------------------- the policy's step
 
 
-def entropy_slope(nets: Approximators, rows: int = 400_000) -> float:
+def entropy_slope(nets: Components, rows: int = 400_000) -> float:
     """dL / d log σ of Improve's loss."""
     obs, loss = jnp.zeros((rows, 1)), Improve(MinOverCritics())
     return float(jax.jit(jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0]))(nets.policy).log_std)
@@ -154,7 +154,7 @@ OPPOSITE = critic((0, 0, 1, 0, 0, 0), (0, 0, -2, 0, 0, 0))
 
 @pytest.mark.parametrize(("choice", "loss"), [("min", 1.0), ("first", -0.5), ("mean", 0.25)])
 def test_c07_the_policy_climbs_the_chosen_critic(choice, loss):
-    nets = Approximators(critic=OPPOSITE, policy=gaussian_policy(-0.5, 1e-6))
+    nets = Components(critic=OPPOSITE, policy=gaussian_policy(-0.5, 1e-6))
     value, _ = Improve(POLICY_CRITICS[choice])(nets.policy, nets, jnp.ones((8, 1)), KEY)  # a = ½
     assert float(value) == pytest.approx(loss, abs=1e-4)
 
@@ -175,7 +175,7 @@ def test_c08_one_temperature_scales_with_the_reward():
     batch = noiseless(problem)
     greedy = PolicyAction()(nets, batch.next_obs, KEY)
 
-    def label(nets: Approximators, reward) -> np.ndarray:
+    def label(nets: Components, reward) -> np.ndarray:
         return np.asarray(
             Bellman(0.9, MinOverCritics())(nets, eqx.tree_at(lambda b: b.reward, batch, reward), greedy, KEY).y
         )
@@ -196,7 +196,7 @@ def test_c09_smoothed_target_actions_stay_in_the_box():
     smoothing = algorithm.template(WIDE).greedy
     assert smoothing == Smoothed(PolicyAction(), 0.2, 0.5)
     low, high = np.asarray(WIDE.low), np.asarray(WIDE.high)
-    action = np.asarray(smoothing(Approximators(policy=saturated(WIDE)), obs, KEY).action)
+    action = np.asarray(smoothing(Components(policy=saturated(WIDE)), obs, KEY).action)
     assert (low <= action).all()
     assert (action <= high).all()
     assert 0.4 < (action < high).mean() < 0.6  # half of the noise pointed outside, where the chapter's ã would be
@@ -207,7 +207,7 @@ def test_c09_smoothing_noise_is_clipped_and_scales_with_the_half_width():
     obs, half_width = jnp.zeros((100_000, 1)), np.asarray(WIDE.half_width)
 
     def noise(sigma: float, clip: float) -> np.ndarray:
-        action = Smoothed(PolicyAction(), sigma, clip)(Approximators(policy=centered), obs, KEY).action
+        action = Smoothed(PolicyAction(), sigma, clip)(Components(policy=centered), obs, KEY).action
         return (np.asarray(action) - np.asarray(WIDE.center)) / half_width
 
     assert noise(0.1, 0.9).std(axis=0) == pytest.approx(np.array([0.1, 0.1]), rel=0.02)
@@ -292,7 +292,7 @@ def delayed(delay: int) -> tuple[FQI, LearnerState, Transition]:
         sync=Sync(critic=Polyak(1.0, every=delay)),
     )
     batch = transitions([0.0, 1.0], 0.0, 1.0, 0.0)
-    nets, own_key = Approximators(flat(0.0), gaussian_policy(0.0, 1.0)), jnp.copy(KEY)  # a learner donates its state
+    nets, own_key = Components(flat(0.0), gaussian_policy(0.0, 1.0)), jnp.copy(KEY)  # a learner donates its state
     return fqi, strong(fqi.init(nets, own_key, batch)), batch
 
 
@@ -367,7 +367,7 @@ def test_c15_the_density_is_finite_where_the_action_saturates():
 def test_c16_with_entropy_the_spread_converges_above_zero():
     best = LQR.scalar(temperature=BETA).covariance.item() ** 0.5
 
-    def converged(nets: Approximators) -> float:
+    def converged(nets: Components) -> float:
         obs, loss = jnp.zeros((4_096, 1)), Improve(MinOverCritics())
 
         def step(policy, key):
@@ -409,7 +409,7 @@ def test_c25_an_unstable_time_step_is_refused(reversion, dt):
 # ---------------------------------------------------------------------- SVG(0) and the smooth operator
 
 
-def policy_slope(policy, nets: Approximators):
+def policy_slope(policy, nets: Components):
     obs, loss = jax.random.normal(KEY, (64, 3)), Improve(MinOverCritics())
     return jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0])(policy)
 

@@ -29,7 +29,7 @@ from fittedq.template.targets import (
     Labelled,
     MinOverCritics,
 )
-from fittedq.types import Approximators, Transition, sized
+from fittedq.types import Components, Transition, sized
 
 BOX = Box((-1.0,), (1.0,))
 KEY = jax.random.PRNGKey(0)
@@ -52,7 +52,7 @@ def rows(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whole(component: Any, state: Any, data: Any, first: Any = None) -> WholeFit:
-    return WholeFit(component, state, first, Approximators(), data, np.random.default_rng(0), KEY, False)
+    return WholeFit(component, state, first, Components(), data, np.random.default_rng(0), KEY, False)
 
 
 def test_least_squares_solves_what_descent_only_approaches():
@@ -78,8 +78,8 @@ def test_trees_take_new_cuts_in_each_fit_and_the_same_ones_for_the_same_stream()
     np.testing.assert_array_equal(one.component(*at), again.component(*at))
     # Saved arrays are longer than the first ones; a component is read back in its own size.
     arrays = {f"nets/critic/{name}": np.asarray(getattr(one.component, name)) for name in ("threshold", "child")}
-    assert sized(Approximators(critic=critic), arrays).critic.child.shape == one.component.child.shape
-    assert sized(Approximators(critic=critic), {}).critic.child.shape == critic.child.shape
+    assert sized(Components(critic=critic), arrays).critic.child.shape == one.component.child.shape
+    assert sized(Components(critic=critic), {}).critic.child.shape == critic.child.shape
 
 
 def test_radial_features_stand_on_rows_of_the_dataset():
@@ -120,11 +120,11 @@ def test_a_target_is_clipped_to_the_range_that_rewards_allow_or_to_its_own():
     data = Labelled((y[:, None], y[:, None]), y)
     batch = Transition(y[:, None], y[:, None], y, y[:, None], y > 100, y > 100)
     seen, fixed = Clipped(Constant()), Clipped(Constant(), range=(-1.0, 3.0))
-    settled, figures = seen.settled(data, Approximators(), (-1.0, 2.0))
+    settled, figures = seen.settled(data, Components(), (-1.0, 2.0))
     np.testing.assert_array_equal(settled.y, [-2.0, 0.5, 4.0])
     assert figures == {"max_abs_target": 4.0, "largest_value": 4.0}
-    np.testing.assert_array_equal(fixed(Approximators(), batch, None, KEY).y, [-1.0, 0.5, 3.0])
-    unclipped, figures = Constant().settled(data, Approximators(), (-1.0, 2.0))
+    np.testing.assert_array_equal(fixed(Components(), batch, None, KEY).y, [-1.0, 0.5, 3.0])
+    unclipped, figures = Constant().settled(data, Components(), (-1.0, 2.0))
     assert unclipped is data and figures["max_abs_target"] == 9.0
 
 
@@ -132,7 +132,7 @@ def test_a_target_is_clipped_to_the_range_that_rewards_allow_or_to_its_own():
 
 CRITIC = Update("critic", Regress(Bellman(0.9, FirstCritic())), SGD)
 COPIED = Sync(critic=Copy())
-NETS = Approximators(critic=LinearCritic.start(Polynomial(1), 1, BOX))
+NETS = Components(critic=LinearCritic.start(Polynomial(1), 1, BOX))
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_imitation_needs_a_solver():
     [
         (FQI((CRITIC,), COPIED, PolicyAction()), "greedy: PolicyAction needs a policy, and there is none"),
         (FQI((Update("critic", Regress(BellmanFromValue(0.9)), SGD),), COPIED), "BellmanFromValue needs a value"),
-        (FQI((Update("policy", Improve(MinOverCritics()), SGD),), COPIED), "^policy: there is none among the networks"),
-        (FQI((), Sync(value=Polyak(0.1))), "^value: there is none among the networks"),
+        (FQI((Update("policy", Improve(MinOverCritics()), SGD),), COPIED), "^policy: there is none among the compon"),
+        (FQI((), Sync(value=Polyak(0.1))), "^value: there is none among the components"),
         (FQI((Update("critic", ImproveThrough(Rollout(3, 0.9, NoTail())), SGD),), COPIED), "Rollout needs a model"),
     ],
 )

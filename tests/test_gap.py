@@ -23,7 +23,7 @@ from fittedq.diagnose.gap import Gap, amortization_gap, gap_figures
 from fittedq.maximize.local.refine import refined
 from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.template.greedy import Solved
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
 PEAK = np.array([0.3, -0.5], np.float32)
@@ -211,7 +211,7 @@ def test_the_gap_in_training_is_a_metric_that_changes_nothing(run, tmp_path):
 def test_a_local_gap_is_below_the_certified_one():
     policy = DeterministicPolicy(3, BOX, (4,), jax.random.key(1))
     obs = states(16)
-    figures = gap_figures(Approximators(critic=tent(), policy=policy), obs)
+    figures = gap_figures(Components(critic=tent(), policy=policy), obs)
     action = np.asarray(policy.act(jnp.asarray(obs), jnp.zeros((16, 2))))
     gap = amortization_gap(tent(), obs, action, BOX, tol=1e-3)
     assert figures["gap/lower_median"] <= np.median(gap.upper) + 1e-5

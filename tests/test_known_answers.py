@@ -19,7 +19,7 @@ from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, BellmanFromValue, FirstCritic, MeanOverCritics, MinOverCritics, SoftValue
-from fittedq.types import AbstractCritic, Approximators, Greedy
+from fittedq.types import AbstractCritic, Components, Greedy
 from linear import (
     GaussianPolicy,
     LinearPolicy,
@@ -130,7 +130,7 @@ def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
         updates=(Update("critic", Regress(Bellman(problem.gamma, FirstCritic())), fit),),
         sync=Sync(critic=Copy()),
     )
-    state, learn = fqi.init(Approximators(critic=flat(0.0)), KEY, batch), jax.jit(fqi.learn)
+    state, learn = fqi.init(Components(critic=flat(0.0)), KEY, batch), jax.jit(fqi.learn)
     iterates, exact = [], [np.zeros((1, 1))]
     for _ in range(6):
         state = learn(state, batch)
@@ -144,22 +144,22 @@ def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
 def test_g1_bellman_leaves_the_optimum_where_it_is():
     problem = LQR.scalar(noise=0.0)
     batch, q = noiseless(problem), optimal_critic(problem)
-    greedy = ArgmaxOfQuadratic()(Approximators(critic=q), batch.next_obs, KEY)
-    data = Bellman(problem.gamma, FirstCritic())(Approximators(critic=q), batch, greedy, KEY)
+    greedy = ArgmaxOfQuadratic()(Components(critic=q), batch.next_obs, KEY)
+    data = Bellman(problem.gamma, FirstCritic())(Components(critic=q), batch, greedy, KEY)
     np.testing.assert_allclose(data.y, q(*data.inputs)[0], atol=1e-5)
 
 
 # ---------------------------------------------------------------------- G2, soft
 
 
-def soft_nets(gain_factor: float = 1.0, std_factor: float = 1.0) -> tuple[LQR, Approximators]:
+def soft_nets(gain_factor: float = 1.0, std_factor: float = 1.0) -> tuple[LQR, Components]:
     problem = LQR.scalar(temperature=0.2)
     policy = gaussian_policy(gain_factor * scalar(problem.gain), std_factor * scalar(problem.covariance) ** 0.5)
     log_temperature = jnp.log(jnp.asarray(0.2))
-    return problem, Approximators(critic=optimal_critic(problem), policy=policy, log_temperature=log_temperature)
+    return problem, Components(critic=optimal_critic(problem), policy=policy, log_temperature=log_temperature)
 
 
-def policy_slope(nets: Approximators, rows: int = 400_000) -> GaussianPolicy:
+def policy_slope(nets: Components, rows: int = 400_000) -> GaussianPolicy:
     """∇ of Improve's loss at states with E[s²] = 1."""
     obs = jnp.where(jnp.arange(rows) % 2 == 0, 1.0, -1.0)[:, None]
     loss = Improve(MinOverCritics())
@@ -209,7 +209,7 @@ def test_g2_both_soft_targets_leave_the_optimum_where_it_is(through):
 def test_g4_improve_ascends_the_policy_gradient_at_the_given_states():
     problem, gain, first = LQR.scalar(), np.array([[0.3]]), np.array([[1.7]])
     H = problem.q_matrix(problem.policy_P(gain))
-    nets = Approximators(critic=critic((0, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1])))
+    nets = Components(critic=critic((0, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1])))
     obs = jnp.asarray([[1.7**0.5], [-(1.7**0.5)]])
     loss = Improve(FirstCritic())
     slope = jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0])(LinearPolicy(jnp.asarray(0.3)))

@@ -24,7 +24,7 @@ from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
@@ -173,7 +173,7 @@ def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     amortized = PolicyAction()(nets, batch.next_obs, KEY)
     solved = dataclasses.replace(amortized, solved=jnp.ones(BATCH, bool), upper_bound=jnp.full(BATCH, 1e3))
     target = Bellman(0.9, FirstCritic())
-    labels = [target(Approximators(critic=nets.critic), batch, greedy, KEY).y for greedy in (amortized, solved)]
+    labels = [target(Components(critic=nets.critic), batch, greedy, KEY).y for greedy in (amortized, solved)]
     assert max(differences(*labels)) == 0.0
 
 

@@ -17,7 +17,7 @@ from fittedq.data.segments import RowLog
 from fittedq.errors import UserError
 from fittedq.runs import checkpoint
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 class Collector(AbstractTrainer):
@@ -35,13 +35,13 @@ class Collector(AbstractTrainer):
     def advance(self, steps: int, stop: Any = never) -> Progress:
         raise NotImplementedError
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         raise NotImplementedError
 
     def moments(self) -> None:
         raise NotImplementedError
 
-    def begin_with(self, nets: Approximators, moments: Any) -> None:
+    def begin_with(self, nets: Components, moments: Any) -> None:
         raise NotImplementedError
 
     def seen_obs(self, count: int) -> np.ndarray:

@@ -152,9 +152,9 @@ def test_what_is_no_method_is_one_sentence(request: pytest.FixtureRequest) -> No
     ):
         with pytest.raises(UserError, match=words):
             Composed(**slots | {name: "td3"})
-    critic_only = lambda *sizes: fittedq.Approximators(critic=TD3().networks(*sizes).critic)  # noqa: E731
+    critic_only = lambda *sizes: fittedq.Components(critic=TD3().networks(*sizes).critic)  # noqa: E731
     lacking = Composed(**slots | {"networks": critic_only})
-    with pytest.raises(UserError, match="needs a policy, and there is none among the networks"):
+    with pytest.raises(UserError, match="needs a policy, and there is none among the components"):
         fittedq.train(lacking, "Pendulum-v1", steps=10, **TINY)
     with pytest.raises(UserError, match="setting 'gamma' is unknown"):
         fittedq.train(composed(), "Pendulum-v1", steps=10, gamma=0.9, **TINY)

@@ -22,7 +22,7 @@ from fittedq.template.losses import Improve
 from fittedq.template.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 GAMMA, BETA = 0.9, 0.5
 UNIT, WIDE = Box((-1.0,), (1.0,)), Box((-1.0,), (2.0,))
@@ -46,7 +46,7 @@ def batch(rows: int = 64) -> Transition:
 
 def labels(critic: LinearCritic, nodes: Quadrature | UniformSamples, beta: float = BETA) -> np.ndarray:
     target = SmoothBellman(GAMMA, beta, nodes)
-    return np.asarray(target(Approximators(critic=critic), batch(), None, KEY).y)
+    return np.asarray(target(Components(critic=critic), batch(), None, KEY).y)
 
 
 # ---------------------------------------------------------------------- the integral over the box
@@ -88,7 +88,7 @@ def test_g6_labels_are_the_closed_form(nodes, tolerance):
     assert closed == pytest.approx(EXACT, abs=1e-6)
     rows = batch(2) if isinstance(nodes, UniformSamples) else batch()
     target = SmoothBellman(GAMMA, BETA, nodes)
-    y = target(Approximators(critic=quadratic(0, 0, 0, 1, 0, -10)), rows, None, KEY).y
+    y = target(Components(critic=quadratic(0, 0, 0, 1, 0, -10)), rows, None, KEY).y
     bootstrap = np.where(rows.terminated, 0.0, np.asarray(rows.next_obs)[:, 0] ** 2 + closed)
     assert np.asarray(y) == pytest.approx(1 + GAMMA * bootstrap, abs=tolerance)
 
@@ -137,7 +137,7 @@ def test_the_policys_loss_is_the_divergence_to_boltzmann_less_the_smooth_value()
     policy = TanhGaussianPolicy(1, WIDE, (4,), KEY)
     obs = jnp.zeros((200_000, 1))
     mean, log_std = (float(part[0, 0]) for part in policy.parameters(obs[:1]))
-    nets = Approximators(critic=q, log_temperature=jnp.log(BETA))
+    nets = Components(critic=q, log_temperature=jnp.log(BETA))
     loss = float(Improve(MinOverCritics())(policy, nets, obs, KEY)[0])
 
     # v_β as smooth FQI labels it, with γ = 1 and r = 0.

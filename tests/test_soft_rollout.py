@@ -24,7 +24,7 @@ from fittedq.template.rollout import (
     ValueTail,
 )
 from fittedq.template.targets import FirstCritic
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 from linear import GaussianPolicy, LinearPolicy, QuadraticCritic, QuadraticValue, transitions
 
 BETA, GAIN, STD, FIRST = 0.5, 0.3, 0.4, 1.7
@@ -36,14 +36,14 @@ ROWS, DRAWS = 4_000, 40
 TAILS: dict[str, AbstractTail] = {"q": CriticTail(FirstCritic()), "v": ValueTail()}
 
 
-def soft_nets() -> Approximators:
+def soft_nets() -> Components:
     """The policy's own soft q and v, and the model: v(s) = −P_K s² − c_K, q(s, a) = r + γ E v(s')."""
     gain, covariance = np.array([[GAIN]]), np.array([[STD**2]])
     P, constant = PROBLEM.policy_P(gain), PROBLEM.policy_constant(gain, covariance)
     H = PROBLEM.q_matrix(P)
     q_constant = GAMMA * (float(np.trace(P @ PROBLEM.W)) + constant)
     weights = [[-q_constant, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1]]]
-    return Approximators(
+    return Components(
         critic=QuadraticCritic(jnp.asarray(weights, jnp.float32)),
         policy=GaussianPolicy(jnp.asarray(GAIN), jnp.log(jnp.asarray(STD))),
         value=QuadraticValue(jnp.asarray([-constant, -P[0, 0]], jnp.float32)),
@@ -124,7 +124,7 @@ def stops(obs: Any, action: Any, noise: Any) -> Any:
 def test_value_expansion_labels_start_at_the_next_state_and_end_with_the_episode(tail, horizon):
     """y = r + γ (1 − terminated) J_n(s'), J_n summed by hand: until the model ends, then the tail."""
     gain, weights = 0.25, np.array([0.3, -0.2, 0.1, -0.4, 0.2, -0.6])
-    nets = Approximators(
+    nets = Components(
         critic=QuadraticCritic(jnp.asarray(weights[None], jnp.float32)),
         policy=Reported(jnp.asarray(gain)),
         model=KnownModel(stops),

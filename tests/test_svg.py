@@ -32,7 +32,7 @@ from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoT
 from fittedq.template.targets import FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Transition
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Components, Transition
 
 KEY = jax.random.PRNGKey(3)
 UNIT = Box((-1.0,), (1.0,))
@@ -119,7 +119,7 @@ def test_the_gradient_is_the_truncated_closed_form(make, tail, fitted):
     problem, gain, covariance, first = make()
     critic, value = problem.q_matrix(problem.policy_P(gain)), problem.policy_P(gain)
     model = KnownModel(linear_quadratic(exactly_fitted(problem) if fitted else problem))
-    nets = Approximators(critic=Quadratic(jnp.asarray(critic)), value=QuadraticV(jnp.asarray(value)), model=model)
+    nets = Components(critic=Quadratic(jnp.asarray(critic)), value=QuadraticV(jnp.asarray(value)), model=model)
     root = jnp.asarray(np.linalg.cholesky(covariance))
     end = CriticTail(FirstCritic()) if tail == "q" else ValueTail()
 
@@ -210,14 +210,14 @@ def test_inferred_noise_replays_the_observed_step():
     np.testing.assert_allclose(known(batch.obs, batch.action, noise).next_obs, batch.next_obs, atol=2e-6)
 
     value = QuadraticV(jnp.eye(3))
-    nets = Approximators(policy=nets.policy, model=known, value=value)
+    nets = Components(policy=nets.policy, model=known, value=value)
     loss = ImproveThrough(Rollout(1, 0.9, ValueTail()), inferred=True)(nets.policy, nets, batch, KEY)[0]
     np.testing.assert_allclose(loss, -jnp.mean(batch.reward + 0.9 * value(batch.next_obs)), rtol=1e-5)
 
 
 def test_what_follows_a_termination_does_not_count():
     ends = KnownModel(lambda s, a, noise: (s + 1.0, jnp.sum(s), s[0] > 0.5))
-    nets = Approximators(model=ends, policy=Linear(jnp.zeros((1, 1)), jnp.zeros((1, 1))), value=QuadraticV(-jnp.eye(1)))
+    nets = Components(model=ends, policy=Linear(jnp.zeros((1, 1)), jnp.zeros((1, 1))), value=QuadraticV(-jnp.eye(1)))
     value = Rollout(3, 0.5, ValueTail())(nets, nets.policy, jnp.array([[0.0], [1.0], [-5.0]]), KEY)
     np.testing.assert_allclose(value, [0.0 + 0.5 * 1.0, 1.0, -5 - 2 - 0.75 + 0.125 * 4.0], rtol=1e-6)
 
@@ -227,7 +227,7 @@ def test_a_model_learns_and_never_sees_what_is_held_out():
     model = GaussianModel(3, UNIT, (32,), KEY, members=3)
     loss, optimizer = Likelihood(1e6), optax.adam(3e-3)
     optimizer_state = optimizer.init(model)
-    nets = Approximators()
+    nets = Components()
 
     @jax.jit
     def step(model, optimizer_state, key):
@@ -351,7 +351,7 @@ def test_gradients_of_an_unstable_rollout_are_called_so():
     obs = jax.random.normal(KEY, (64, 1))
     models = [KnownModel(linear_quadratic(dynamics)) for dynamics in (wild, problem)]
     warned, calm = (
-        gradient_health(Rollout(8, 0.9, NoTail()), (1, 4, 8), Approximators(policy=policy, model=model), obs, KEY)
+        gradient_health(Rollout(8, 0.9, NoTail()), (1, 4, 8), Components(policy=policy, model=model), obs, KEY)
         for model in models
     )
     assert warned.warning is not None and "shorten the horizon" in warned.warning
@@ -481,7 +481,7 @@ def test_a_model_rests_while_what_is_held_out_is_too_far_above_and_then_resumes(
             model, state = carry
             batch = data._replace(reward=reward)
             model = loss.prepare(model, batch)
-            gradient, metrics = jax.grad(loss, has_aux=True)(model, Approximators(), batch, KEY)
+            gradient, metrics = jax.grad(loss, has_aux=True)(model, Components(), batch, KEY)
             change, state = optimizer.update(gradient, state, model)
             moved = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(change.net)]))
             return (optax.apply_updates(model, change), state), (metrics["overfit"], moved)

@@ -19,7 +19,7 @@ from fittedq.template.fqi import FQI, AbstractFollow, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.template.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
-from fittedq.types import AbstractCritic, AbstractPolicy, Approximators, Greedy, Transition
+from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition
 
 KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])
@@ -58,7 +58,7 @@ def learned(sync: Sync) -> tuple[FQI, object]:
     fqi = FQI((Update("critic", Towards("critic"), step), Update("policy", Towards("policy"), step)), sync, Plus())
     one = np.ones((1, 1), np.float32)
     batch = Transition(3 * one, one, one[:, 0], 5 * one, one[:, 0] > 2, one[:, 0] > 2)
-    nets = Approximators(critic=Number(jnp.asarray(1.0)), policy=Number(jnp.asarray(2.0)))
+    nets = Components(critic=Number(jnp.asarray(1.0)), policy=Number(jnp.asarray(2.0)))
     state = fqi.init(nets, KEY, batch)
     for _ in range(2):
         state = fqi.learn(state, batch)
@@ -129,11 +129,11 @@ def test_imitation_is_the_mean_square_over_solved_rows_in_half_widths():
     """Errors of 20, 40 and 100 are 1, 2 and 5 half-widths; the last row is not solved."""
     policy = Constant(action=jnp.asarray([0.0]), action_set=WIDE)
     data = Imitated(jnp.zeros((3, 1)), jnp.asarray([[20.0], [-40.0], [100.0]]), jnp.asarray([1.0, 1.0, 0.0]))
-    loss, figures = Imitate()(policy, Approximators(), data, KEY)
+    loss, figures = Imitate()(policy, Components(), data, KEY)
     assert float(loss) == (1 + 4) / 2
     assert abs(float(figures["solved"]) - 2 / 3) < 1e-6
     nothing = Imitated(data.obs, data.action, 0 * data.weight)
-    assert float(Imitate()(policy, Approximators(), nothing, KEY)[0]) == 0
+    assert float(Imitate()(policy, Components(), nothing, KEY)[0]) == 0
 
 
 class Levels(AbstractCritic):
@@ -167,7 +167,7 @@ def test_every_member_of_an_ensemble_has_a_loss_of_its_own():
     one = jnp.zeros((4, 1))
     data = Labelled((one, one), jnp.full(4, 3.0))
     regress = Regress(Bellman(0.9, FirstCritic()))
-    slope, figures = jax.grad(regress, has_aux=True)(Levels(jnp.asarray([1.0, 2.0])), Approximators(), data, KEY)
+    slope, figures = jax.grad(regress, has_aux=True)(Levels(jnp.asarray([1.0, 2.0])), Components(), data, KEY)
     assert float(figures["loss"]) == 5
     np.testing.assert_array_equal(slope.level, [-4, -2])
 
@@ -179,5 +179,5 @@ def test_what_lies_outside_a_polytope_is_no_part_of_the_integral():
     critic = jax.tree.map(jnp.zeros_like, critic)
     state, off = jnp.zeros((1, 1)), jnp.zeros(1, bool)
     batch = Transition(state, jnp.zeros((1, 2)), jnp.zeros(1), state, off, off)
-    labels = SmoothBellman(0.5, 0.5, Quadrature(33))(Approximators(critic=critic), batch, None, KEY)
+    labels = SmoothBellman(0.5, 0.5, Quadrature(33))(Components(critic=critic), batch, None, KEY)
     assert abs(float(labels.y[0]) - 0.5 * 0.5 * np.log(2)) < 0.02

@@ -86,7 +86,7 @@ if TYPE_CHECKING:
         SoftValue,
         UniformSamples,
     )
-    from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Approximators, Greedy, Transition
+    from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Components, Greedy, Transition
 
     __version__: str
 
@@ -122,7 +122,6 @@ __all__ = [
     "ActingStatus",
     "Agent",
     "AmortizedFQI",
-    "Approximators",
     "Bellman",
     "BellmanFromValue",
     "Box",
@@ -130,6 +129,7 @@ __all__ = [
     "CertifiedArgmax",
     "Chunked",
     "Clipped",
+    "Components",
     "Composed",
     "Copy",
     "CriticTail",
@@ -276,7 +276,7 @@ _HOMES = {
         "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue Clipped FirstCritic Labelled "
         "MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue UniformSamples"
     ),
-    "fittedq.types": "AbstractCritic AbstractPolicy AbstractValue Approximators Greedy Transition",
+    "fittedq.types": "AbstractCritic AbstractPolicy AbstractValue Components Greedy Transition",
 }
 """Where each public name is defined."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

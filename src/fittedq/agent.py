@@ -39,7 +39,7 @@ from fittedq.settings import MOST_SEED, whole
 from fittedq.template.losses import Regress
 from fittedq.trainers.base import never
 from fittedq.trainers.state import from_arrays, to_arrays
-from fittedq.types import AbstractCritic, Approximators, Transition, sized
+from fittedq.types import AbstractCritic, Components, Transition, sized
 
 
 class Agent:
@@ -50,7 +50,7 @@ class Agent:
         algorithm: AbstractAlgorithm,
         obs_size: int,
         action_set: AbstractActionSet,
-        nets: Approximators,
+        nets: Components,
         moments: RunningMoments | None = None,
         env: str | NamedEnv | None = None,
         spaces: Spaces | None = None,

@@ -19,7 +19,7 @@ from fittedq.bellman import polyak
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState, Tick
 from fittedq.trainers.state import from_arrays, initial_state, to_arrays
-from fittedq.types import COMPONENTS, Approximators, Transition
+from fittedq.types import COMPONENTS, Components, Transition
 
 BATCH = 16
 # Neither bound is a float32 number, nor is their sum: rounding must not push an action outside.
@@ -87,7 +87,7 @@ def _check_components(fqi: FQI, states: list[LearnerState]) -> None:
 def _check_labels(fqi: FQI, state: LearnerState, batch: Transition) -> None:
     """New parameters depend on the frozen ones through labels alone, so their derivative in them is zero."""
 
-    def new_parameters(frozen: Approximators) -> Any:
+    def new_parameters(frozen: Components) -> Any:
         nets = fqi.learn(dataclasses.replace(state, frozen=frozen), batch).nets
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(nets))
 
@@ -96,7 +96,7 @@ def _check_labels(fqi: FQI, state: LearnerState, batch: Transition) -> None:
 
 
 def _check_actions(
-    algorithm: AbstractAlgorithm, nets: Approximators, action_set: AbstractActionSet, obs_size: int
+    algorithm: AbstractAlgorithm, nets: Components, action_set: AbstractActionSet, obs_size: int
 ) -> None:
     eye = np.eye(obs_size, dtype=np.float32)
     extreme = np.concatenate([scale * eye for scale in (0.0, 1e3, -1e3, 1e6, -1e6, 1e12)])

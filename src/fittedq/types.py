@@ -1,4 +1,4 @@
-"""What flows between the slots of the template: transitions, action sets, approximators, greedy actions."""
+"""What flows between the slots of the template: transitions, action sets, components, greedy actions."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class AbstractValue(eqx.Module):
     def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]: ...
 
 
-class Approximators(eqx.Module):
+class Components(eqx.Module):
     """The components an algorithm may fit; those it has not are None."""
 
     critic: Any = None
@@ -121,20 +121,20 @@ class Approximators(eqx.Module):
     horizon: Any = None
     """Steps through the model, where that number is measured rather than set."""
 
-    def replace(self, component: str, value: Tree) -> Approximators:
+    def replace(self, component: str, value: Tree) -> Components:
         """These components with one exchanged."""
         parts = self.parts()
         parts[component] = value
-        return Approximators(**parts)
+        return Components(**parts)
 
     def parts(self) -> dict[str, Tree]:
         """Components by name."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
-    def over(self, other: Approximators) -> Approximators:
+    def over(self, other: Components) -> Components:
         """These components where present, else those of `other`: the frozen copies laid over the live ones."""
         mine, theirs = self.parts(), other.parts()
-        return Approximators(**{name: theirs[name] if mine[name] is None else mine[name] for name in COMPONENTS})
+        return Components(**{name: theirs[name] if mine[name] is None else mine[name] for name in COMPONENTS})
 
     @property
     def temperature(self) -> Scalar:
@@ -153,14 +153,14 @@ def sized_part(component: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     return component
 
 
-def sized(nets: Approximators, arrays: Mapping[str, np.ndarray]) -> Approximators:
+def sized(nets: Components, arrays: Mapping[str, np.ndarray]) -> Components:
     """`nets` in the shapes of saved arrays, named `nets/component/…`, for components that grow with their data."""
 
     def of(name: str) -> dict[str, np.ndarray]:
         prefix = f"nets/{name}/"
         return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
-    return Approximators(**{name: sized_part(part, of(name)) for name, part in nets.parts().items()})
+    return Components(**{name: sized_part(part, of(name)) for name, part in nets.parts().items()})
 
 
 class Greedy(eqx.Module):

@@ -17,8 +17,8 @@ from fittedq import (
     FQI,
     AbstractActionSet,
     AbstractExploration,
-    Approximators,
     Bellman,
+    Components,
     Descend,
     DeterministicPolicy,
     Gaussian,
@@ -45,9 +45,9 @@ class Timid(NetworkAlgorithm):
     n_critics: int = setting(2, "size of the critic ensemble", low=1)
     noise_sigma: float = setting(0.1, "exploration σ, in half-widths of the box", low=0.0)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: Any) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: Any) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
         )

@@ -25,7 +25,7 @@ from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PartlySolved
 from fittedq.template.losses import Imitate, Improve
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class AmortizedFQI(SolvingAlgorithm):
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
     policy_epochs: int = shared("policy_epochs", 3)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.approximation(obs_size, action_set, critic_key),
             policy=self.deterministic_policy(obs_size, action_set, policy_key),
         )

@@ -19,7 +19,7 @@ from fittedq.settings import check, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
-from fittedq.types import AbstractCritic, Approximators, Transition
+from fittedq.types import AbstractCritic, Components, Transition
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -74,8 +74,8 @@ class AbstractAlgorithm(abc.ABC):
         """γ."""
 
     @abc.abstractmethod
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
-        """The first approximators."""
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
+        """The first components."""
 
     @abc.abstractmethod
     def template(self, action_set: AbstractActionSet) -> FQI:
@@ -90,7 +90,7 @@ class AbstractAlgorithm(abc.ABC):
         buffer = self.buffer if self.online else "fixed dataset"
         return {"buffer": buffer, **self.template(Box((-1.0,), (1.0,))).describe()}
 
-    def controller(self, nets: Approximators) -> Any:
+    def controller(self, nets: Components) -> Any:
         """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0.
 
         Its policy, or, where it learns none, the solver of its greedy step.
@@ -108,9 +108,9 @@ class AbstractAlgorithm(abc.ABC):
         return 0
 
     def measure(
-        self, nets: Approximators, rows: Transition, stride: int, key: PRNGKeyArray
-    ) -> tuple[Approximators, dict[str, float]]:
-        """(the approximators, figures): what a method finds out from consecutive transitions, and may set itself by.
+        self, nets: Components, rows: Transition, stride: int, key: PRNGKeyArray
+    ) -> tuple[Components, dict[str, float]]:
+        """(the components, figures): what a method finds out from consecutive transitions, and may set itself by.
 
         `rows` are the newest, in order, on the host; those of `stride` environments take turns.
         """

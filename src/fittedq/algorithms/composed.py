@@ -14,16 +14,16 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI
 from fittedq.template.slots import parts
-from fittedq.types import Approximators
+from fittedq.types import Components
 
-Networks = Callable[[int, AbstractActionSet, PRNGKeyArray], Approximators]
-"""(observation's size, action set, key) → the first approximators; the `networks` of any algorithm is one."""
+Networks = Callable[[int, AbstractActionSet, PRNGKeyArray], Components]
+"""(observation's size, action set, key) → the first components; the `networks` of any algorithm is one."""
 
 
 class Composed(AbstractAlgorithm, eqx.Module):
     """`fqi`, a greedy step, updates in order and a sync rule written by hand, as a method to train.
 
-    `networks` makes the first approximators: those that updates, targets and the greedy step name. `exploration` is
+    `networks` makes the first components: those that updates, targets and the greedy step name. `exploration` is
     what perturbs the policy while data is collected; from a dataset alone it is idle.
 
     It is code, which no file holds: a saved run or agent knows what its slots look like, and asks for the same
@@ -55,10 +55,10 @@ class Composed(AbstractAlgorithm, eqx.Module):
         """γ of the first slot that has one; 0 where none has."""
         return next((float(part.gamma) for part in parts(self._fqi) if hasattr(part, "gamma")), 0.0)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         nets = self._networks(obs_size, action_set, key)
-        if not isinstance(nets, Approximators):
-            raise UserError(f"it returned {type(nets).__name__}, expected Approximators.", argument="networks")
+        if not isinstance(nets, Components):
+            raise UserError(f"it returned {type(nets).__name__}, expected Components.", argument="networks")
         return nets
 
     def template(self, action_set: AbstractActionSet) -> FQI:

@@ -26,7 +26,7 @@ from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, FirstCritic
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class DDPG(NetworkAlgorithm):
     noise_mean: float = setting(0.0, "Ornstein–Uhlenbeck's mean μ")
     noise_dt: float = setting(1.0, "Ornstein–Uhlenbeck's time step Δt", above=0.0)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
         )

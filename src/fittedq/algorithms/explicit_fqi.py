@@ -19,7 +19,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class ExplicitFQI(SolvingAlgorithm):
     title: ClassVar[str] = "Explicit fitted Q-iteration"
     online: ClassVar[bool] = False
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
-        return Approximators(critic=self.approximation(obs_size, action_set, key))
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
+        return Components(critic=self.approximation(obs_size, action_set, key))
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())

@@ -23,7 +23,7 @@ from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class NFQCA(FittedAlgorithm):
 
     policy_epochs: int = shared("policy_epochs", 2)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=self.deterministic_policy(obs_size, action_set, policy_key),
         )

@@ -29,7 +29,7 @@ from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress, TuneTemperature
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class SAC(NetworkAlgorithm):
     temperature_learning_rate: float = shared("temperature_learning_rate", 3e-4)
     target_entropy: float | None = shared("target_entropy", None)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=TanhGaussianPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
             log_temperature=jnp.asarray(math.log(self.temperature or self.initial_temperature)),

@@ -29,7 +29,7 @@ from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import BellmanFromValue, MinOverCritics, SoftValue
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class SACValue(NetworkAlgorithm):
     policy_critic: str = shared("policy_critic", "min")
     temperature: float = setting(0.2, "temperature β (1 / the paper's reward scale)", above=0.0)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key, value_key = jax.random.split(key, 3)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=TanhGaussianPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
             value=VNetwork(obs_size, self.hidden, value_key, activation=self.activation),

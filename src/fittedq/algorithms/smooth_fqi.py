@@ -21,7 +21,7 @@ from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class SmoothFQI(SolvingAlgorithm):
     points: int = setting(17, "quadrature nodes per action dimension", low=2)
     samples: int = setting(64, "actions sampled per state", low=1)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
-        return Approximators(critic=self.approximation(obs_size, action_set, key))
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
+        return Components(critic=self.approximation(obs_size, action_set, key))
 
     @property
     def actions_per_state(self) -> int:
@@ -64,6 +64,6 @@ class SmoothFQI(SolvingAlgorithm):
             sync=Sync(critic=Copy()),
         )
 
-    def controller(self, nets: Approximators) -> SolvedPolicy:
+    def controller(self, nets: Components) -> SolvedPolicy:
         """The mode of π*, by a solver: the template has no greedy step, for its target integrates."""
         return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)

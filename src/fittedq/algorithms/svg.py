@@ -35,7 +35,7 @@ from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Regress, TuneTemperature
 from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
 from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 MEASURED = 64
 """Windows of transitions on which gradients and model are measured."""
@@ -151,8 +151,8 @@ class SVG(NetworkAlgorithm):
         return (1000 if self.horizon == "auto" else 0) if self.health_every is None else self.health_every
 
     def measure(
-        self, nets: Approximators, rows: Transition, stride: int, key: PRNGKeyArray
-    ) -> tuple[Approximators, dict[str, float]]:
+        self, nets: Components, rows: Transition, stride: int, key: PRNGKeyArray
+    ) -> tuple[Components, dict[str, float]]:
         """Gradients and model by horizon, and, where it is auto, the longest horizon at which both are sound."""
         if nets.model is None or self.longest == 0:
             return nets, {}
@@ -174,7 +174,7 @@ class SVG(NetworkAlgorithm):
             figures["health/horizon"] = float(horizon)
         return nets, figures
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key, value_key, model_key = jax.random.split(key, 4)
         make = TanhGaussianPolicy if self.policy == "gaussian" else DeterministicPolicy
         model = self.model if self.model is None or isinstance(self.model, AbstractModel) else KnownModel(self.model)
@@ -184,7 +184,7 @@ class SVG(NetworkAlgorithm):
             model = KnownModel(DYNAMICS[self.dynamics])
         has_value = self.tail == "v" and not self.endless
         beta = self.initial_temperature if self.temperature is None else self.temperature
-        return Approximators(
+        return Components(
             critic=None if self.endless else self.critic(obs_size, action_set, critic_key),
             policy=make(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
             value=VNetwork(obs_size, self.hidden, value_key, activation=self.activation) if has_value else None,

@@ -26,7 +26,7 @@ from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import Bellman, MinOverCritics
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class TD3(NetworkAlgorithm):
     smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
     noise_sigma: float = shared("noise_sigma", 0.1)
 
-    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Approximators:
+    def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
-        return Approximators(
+        return Components(
             critic=self.critic(obs_size, action_set, critic_key),
             policy=DeterministicPolicy(obs_size, action_set, self.hidden, policy_key, activation=self.activation),
         )

@@ -23,7 +23,7 @@ from fittedq.maximize.choose import proven
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.settings import real
 from fittedq.template.greedy import Solved
-from fittedq.types import AbstractCritic, Approximators
+from fittedq.types import AbstractCritic, Components
 
 SAMPLED_ACTIONS = 256
 """Actions per state from which the range of q is read."""
@@ -172,7 +172,7 @@ def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: Abstrac
 CHEAP_STARTS, CHEAP_STEPS = 4, 25
 
 
-def gap_figures(nets: Approximators, obs: Float[np.ndarray, "b s"]) -> dict[str, float]:
+def gap_figures(nets: Components, obs: Float[np.ndarray, "b s"]) -> dict[str, float]:
     """A lower bound of the gap by a local solver, in one compiled call: median and 95th percentile over `obs`.
 
     Starts are the policy's action and random ones that are the same each time. Nothing is proven from above.
@@ -187,7 +187,7 @@ def _local_gap(nets: Any, obs: Arr, key: Any) -> Arr:
     critic, policy = nets
     solved = Solved(ProjectedAscent(steps=CHEAP_STEPS), CHEAP_STARTS)
     start_key, key = jax.random.split(key)
-    starts = solved.starts(Approximators(critic=critic, policy=policy), obs, start_key, None)
+    starts = solved.starts(Components(critic=critic, policy=policy), obs, start_key, None)
     solution = solved.chosen(critic)(critic, obs, critic.action_set, starts, key)
     action = policy.act(obs, jnp.zeros((obs.shape[0], critic.action_set.size), obs.dtype))
     return solution.value - critic.least(obs, action)

@@ -15,7 +15,7 @@ from fittedq.files import digest_of
 from fittedq.template.fits import Descend
 from fittedq.trainers.base import AbstractTrainer
 from fittedq.trainers.state import from_arrays, to_arrays
-from fittedq.types import Approximators, sized
+from fittedq.types import Components, sized
 
 
 def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Agent, normalizes: bool) -> None:
@@ -34,7 +34,7 @@ def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Ag
     trainer.begin_with(_fitting(trainer.nets(), algorithm, agent), agent.moments)
 
 
-def _fitting(nets: Approximators, algorithm: AbstractAlgorithm, agent: Agent) -> Approximators:
+def _fitting(nets: Components, algorithm: AbstractAlgorithm, agent: Agent) -> Components:
     """`nets` with the agent's weights in what the method learns."""
     updates = algorithm.template(agent.action_set).updates
     if any(isinstance(update.fit, Descend) and update.fit.budget.reset for update in updates):

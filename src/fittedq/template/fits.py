@@ -20,7 +20,7 @@ from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import Labelled
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 STEPS_PER_CALL = 64
 """Gradient steps in one compiled call, where all of a dataset is fitted."""
@@ -34,7 +34,7 @@ class WholeFit(NamedTuple):
     """What `AbstractFit.init` gave, or the last fit left."""
     first: Tree
     """The component that the run started from."""
-    nets: Approximators
+    nets: Components
     data: Tree
     """D, on the host."""
     rng: np.random.Generator
@@ -71,7 +71,7 @@ class AbstractFit(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
     ) -> tuple[Tree, Tree, Metrics]:
         """(component, state, metrics) after one fit to a batch's D, inside a compiled update."""
 
@@ -108,7 +108,7 @@ class Descend(AbstractFit):
         return component
 
     def step(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, rows: Tree, key: PRNGKeyArray
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, rows: Tree, key: PRNGKeyArray
     ) -> tuple[Tree, Tree, Metrics]:
         """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(component, nets, rows, key)
@@ -117,7 +117,7 @@ class Descend(AbstractFit):
         return optax.apply_updates(component, change), state, metrics
 
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
     ) -> tuple[Tree, Tree, Metrics]:
         """The metrics are those of the last gradient step."""
         size = jax.tree.leaves(data)[0].shape[0]
@@ -152,7 +152,7 @@ class _Descent:
         self._fit, self._loss = fit, loss
 
         def steps(
-            component: Tree, state: Tree, nets: Approximators, block: Tree, keys: Array
+            component: Tree, state: Tree, nets: Components, block: Tree, keys: Array
         ) -> tuple[Tree, Tree, Metrics]:
             """One gradient step per minibatch of `block` [K, b, …]."""
 
@@ -225,7 +225,7 @@ class AbstractOwnFit(AbstractFit):
         return ()
 
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Approximators, data: Tree, key: PRNGKeyArray
+        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
     ) -> tuple[Tree, Tree, Metrics]:
         raise UserError(
             f"{type(self).__name__}: fits all of a dataset at once, and found batches; expected Descend(…) there."

@@ -27,7 +27,7 @@ from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import AbstractLoss, AbstractRegression, Metrics
 from fittedq.template.slots import parts, written
 from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, Approximators, Greedy, Transition
+from fittedq.types import COMPONENTS, Components, Greedy, Transition
 
 
 class Update(eqx.Module):
@@ -44,15 +44,15 @@ class Update(eqx.Module):
         return self.loss.target if isinstance(self.loss, AbstractRegression) else None
 
     def label(
-        self, nets: Approximators, frozen: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+        self, nets: Components, frozen: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
     ) -> Tree:
         """D, under the frozen components."""
         return jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, key))
 
     def __call__(
         self,
-        nets: Approximators,
-        frozen: Approximators,
+        nets: Components,
+        frozen: Components,
         state: Tree,
         batch: Transition,
         greedy: Greedy | None,
@@ -134,16 +134,16 @@ class Sync(eqx.Module):
     log_temperature: AbstractFollow | None = None
     horizon: AbstractFollow | None = None
 
-    def freeze(self, nets: Approximators) -> Approximators:
+    def freeze(self, nets: Components) -> Components:
         """The first frozen copies."""
-        return Approximators(
+        return Components(
             **{
                 name: None if getattr(self, name) is None else jax.tree.map(jnp.copy, getattr(nets, name))
                 for name in COMPONENTS
             }
         )
 
-    def __call__(self, frozen: Approximators, nets: Approximators, tick: Tick) -> Approximators:
+    def __call__(self, frozen: Components, nets: Components, tick: Tick) -> Components:
         def follow(name: str) -> Tree:
             rule, copy = getattr(self, name), getattr(frozen, name)
             if rule is None:
@@ -152,7 +152,7 @@ class Sync(eqx.Module):
             never = isinstance(rate, float) and rate == 0.0
             return copy if never else polyak(copy, getattr(nets, name), rate)
 
-        return Approximators(**{name: follow(name) for name in COMPONENTS})
+        return Components(**{name: follow(name) for name in COMPONENTS})
 
 
 WATCHED = ("target", "loss", "gradient")
@@ -179,8 +179,8 @@ class LearnerState(eqx.Module):
     """Everything `learn` reads and writes. `step` counts calls; `metrics` holds each update's latest figures, so a
     delayed update reports its last run while it waits."""
 
-    nets: Approximators
-    frozen: Approximators
+    nets: Components
+    frozen: Components
     optimizer_states: tuple[Tree, ...]
     metrics: tuple[Metrics, ...]
     key: PRNGKeyArray
@@ -213,7 +213,7 @@ class FQI(eqx.Module):
         given |= {"solver"} if isinstance(self.greedy, AbstractSolving) else set()
         self._refuse({"greedy", "solver"} - given)
 
-    def check(self, nets: Approximators) -> None:
+    def check(self, nets: Components) -> None:
         """A UserError for a slot that needs a component that is absent."""
         absent = {name for name, part in nets.parts().items() if part is None}
         self._refuse(absent)
@@ -221,7 +221,7 @@ class FQI(eqx.Module):
             updated = any(update.component == name for update in self.updates)
             if name in absent and (updated or getattr(self.sync, name) is not None):
                 raise UserError(
-                    f"{name}: there is none among the networks, and the template fits it or has it followed."
+                    f"{name}: there is none among the components, and the template fits it or has it followed."
                 )
 
     def check_batches(self) -> None:
@@ -234,7 +234,7 @@ class FQI(eqx.Module):
         for where, slot in slots:
             for part in parts(slot):
                 for name in sorted(absent & set(getattr(part, "needs", ()))):
-                    needed = MISSING.get(name, f"a {name}, and there is none among the networks")
+                    needed = MISSING.get(name, f"a {name}, and there is none among the components")
                     raise UserError(f"{where}: {type(part).__name__} needs {needed}.")
 
     def describe(self) -> dict[str, str]:
@@ -254,17 +254,17 @@ class FQI(eqx.Module):
             "sync": "; ".join(f"{', '.join(names)}: {rule}" for rule, names in rules.items()) or ABSENT,
         }
 
-    def fit_states(self, nets: Approximators) -> tuple[Tree, ...]:
+    def fit_states(self, nets: Components) -> tuple[Tree, ...]:
         """What each update's fit starts with."""
         return tuple(update.fit.init(getattr(nets, update.component)) for update in self.updates)
 
-    def prepared(self, nets: Approximators, inputs: tuple[np.ndarray, np.ndarray]) -> Approximators:
+    def prepared(self, nets: Components, inputs: tuple[np.ndarray, np.ndarray]) -> Components:
         """`nets` with what has to be read off a dataset's (s, a) before the first fit."""
         for update in self.updates:
             nets = nets.replace(update.component, update.fit.prepared(getattr(nets, update.component), inputs))
         return nets
 
-    def init(self, nets: Approximators, key: PRNGKeyArray, batch: Transition) -> LearnerState:
+    def init(self, nets: Components, key: PRNGKeyArray, batch: Transition) -> LearnerState:
         """The state before the first call; `batch` gives shapes only."""
         self.check(nets)
         state = LearnerState(
@@ -307,7 +307,7 @@ class FQI(eqx.Module):
         tick: Tick,
         greedy_key: PRNGKeyArray,
         keys: Sequence[PRNGKeyArray],
-    ) -> tuple[Approximators, tuple[Tree, ...], tuple[Metrics, ...]]:
+    ) -> tuple[Components, tuple[Tree, ...], tuple[Metrics, ...]]:
         nets, frozen = state.nets, state.frozen
         greedy = None
         if self.greedy is not None:
@@ -316,9 +316,7 @@ class FQI(eqx.Module):
         for index, update in enumerate(self.updates):
             component = getattr(nets, update.component)
 
-            def run(
-                update: Update = update, nets: Approximators = nets, index: int = index
-            ) -> tuple[Tree, Tree, Metrics]:
+            def run(update: Update = update, nets: Components = nets, index: int = index) -> tuple[Tree, Tree, Metrics]:
                 return update(nets, frozen, optimizer_states[index], batch, greedy, *keys[2 * index : 2 * index + 2])
 
             skipped = (component, optimizer_states[index], metrics[index])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from fittedq.approx.models import AbstractModel
 from fittedq.arrays import Arr
 from fittedq.template.rollout import Rollout
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 EXPLODED = 100.0
 """A gradient that grows more than this from the shortest horizon to the longest is warned of."""
@@ -43,7 +43,7 @@ class GradientHealth(eqx.Module):
 
 
 def gradient_health(
-    rollout: Rollout, horizons: Sequence[int], nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray
+    rollout: Rollout, horizons: Sequence[int], nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray
 ) -> GradientHealth:
     """How ∇_w J_n behaves for each n of `horizons`, none above the rollout's own, from the states of `obs`."""
     norms, deviations = _gradients(rollout, nets, jnp.asarray(obs), jnp.asarray(horizons, jnp.int32), key)
@@ -53,7 +53,7 @@ def gradient_health(
 
 @eqx.filter_jit
 def _gradients(
-    rollout: Rollout, nets: Approximators, obs: Float[Array, "b s"], horizons: Int[Array, "h"], key: PRNGKeyArray
+    rollout: Rollout, nets: Components, obs: Float[Array, "b s"], horizons: Int[Array, "h"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "h"], Float[Array, "h"]]:
     def one_horizon(horizon: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         until = nets.replace("horizon", horizon)

@@ -17,7 +17,7 @@ from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, random_starts
 from fittedq.maximize.choose import auto
-from fittedq.types import AbstractCritic, Approximators, Greedy
+from fittedq.types import AbstractCritic, Components, Greedy
 
 
 class AbstractGreedy(eqx.Module):
@@ -30,7 +30,7 @@ class AbstractGreedy(eqx.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
-    def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy: ...
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy: ...
 
 
 class PolicyAction(AbstractGreedy):
@@ -38,7 +38,7 @@ class PolicyAction(AbstractGreedy):
 
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
 
-    def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         action, log_prob = nets.policy.sample(obs, key)
         return Greedy(action, log_prob, jnp.zeros(obs.shape[:-1], bool))
 
@@ -54,7 +54,7 @@ class Smoothed(AbstractGreedy):
     sigma: float = eqx.field(static=True)
     clip: float = eqx.field(static=True)
 
-    def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         inner_key, noise_key = jax.random.split(key)
         greedy = self.inner(nets, obs, inner_key)
         action_set = nets.policy.action_set
@@ -108,7 +108,7 @@ class Solved(AbstractSolving):
 
     def __call__(
         self,
-        nets: Approximators,
+        nets: Components,
         obs: Float[Arr, "b s"],
         key: PRNGKeyArray,
         starts: Float[Arr, "b k m"] | None = None,
@@ -126,7 +126,7 @@ class Solved(AbstractSolving):
         )
 
     def starts(
-        self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None
+        self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None
     ) -> Float[Arr, "b n m"]:
         """Those given, the policy's action, random ones."""
         action_set = nets.critic.action_set
@@ -160,7 +160,7 @@ class PartlySolved(AbstractSolving):
     max_age: int = eqx.field(static=True, default=0)
     amortized: PolicyAction = PolicyAction()
 
-    def __call__(self, nets: Approximators, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         row_key, solver_key, policy_key = jax.random.split(key, 3)
         rows = jax.random.uniform(row_key, obs.shape[:1]) < self.share
         return merged(rows, self.solver(nets, obs, solver_key), self.amortized(nets, obs, policy_key))
@@ -193,7 +193,7 @@ class SolvedPolicy:
 
     def __init__(self, greedy: Solved, critic: AbstractCritic):
         self._solve = greedy if greedy.chosen(critic).on_host else eqx.filter_jit(greedy)
-        self._nets = Approximators(critic=critic)
+        self._nets = Components(critic=critic)
         self._key = jax.random.key_data(jax.random.key(0))
 
     def act(self, obs: Any, normal: Any) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import AbstractPolicy, Approximators, Greedy, Transition
+from fittedq.types import AbstractPolicy, Components, Greedy, Transition
 
 Metrics = dict[str, Scalar]
 
@@ -31,7 +31,7 @@ class AbstractLoss(eqx.Module, Generic[Component, Data]):
     """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
     @abc.abstractmethod
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Data:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Data:
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
 
     def prepare(self, component: Component, data: Data) -> Component:
@@ -40,7 +40,7 @@ class AbstractLoss(eqx.Module, Generic[Component, Data]):
 
     @abc.abstractmethod
     def __call__(
-        self, component: Component, nets: Approximators, data: Data, key: PRNGKeyArray
+        self, component: Component, nets: Components, data: Data, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]: ...
 
 
@@ -49,7 +49,7 @@ class AbstractRegression(AbstractLoss[Component, Labelled]):
 
     target: eqx.AbstractVar[AbstractTarget]
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         return self.target(nets, batch, greedy, key)
 
 
@@ -59,7 +59,7 @@ class Regress(AbstractRegression[Tree]):
     target: AbstractTarget
 
     def __call__(
-        self, component: Tree, nets: Approximators, data: Labelled, key: PRNGKeyArray
+        self, component: Tree, nets: Components, data: Labelled, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         prediction = component(*data.inputs, key)
         loss = jnp.sum(jnp.mean((prediction - data.y) ** 2, axis=-1))
@@ -76,13 +76,11 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
 
     combine: AbstractCombine
 
-    def label(
-        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
-    ) -> Float[Arr, "b s"]:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Float[Arr, "b s"]:
         return batch.obs
 
     def __call__(
-        self, component: AbstractPolicy, nets: Approximators, data: Float[Arr, "b s"], key: PRNGKeyArray
+        self, component: AbstractPolicy, nets: Components, data: Float[Arr, "b s"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         action_key, critic_key = jax.random.split(key)
         action, log_prob = component.sample(data, action_key)
@@ -97,14 +95,12 @@ class TuneTemperature(AbstractLoss[Float[Arr, ""], Float[Arr, "b"]]):
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     target_entropy: float = eqx.field(static=True)
 
-    def label(
-        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
-    ) -> Float[Arr, "b"]:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Float[Arr, "b"]:
         assert greedy is not None, "TuneTemperature needs the template's greedy step"
         return greedy.log_prob
 
     def __call__(
-        self, component: Float[Arr, ""], nets: Approximators, data: Float[Arr, "b"], key: PRNGKeyArray
+        self, component: Float[Arr, ""], nets: Components, data: Float[Arr, "b"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         loss = temperature_loss(component, data, self.target_entropy)
         return loss, {"temperature": jnp.exp(component), "entropy": -jnp.mean(data)}
@@ -127,12 +123,12 @@ class Imitate(AbstractLoss[AbstractPolicy, Imitated]):
     needs: ClassVar[frozenset[str]] = frozenset({"greedy", "solver"})
     solved_only: ClassVar[bool] = True
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Imitated:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Imitated:
         assert greedy is not None, "Imitate needs the template's greedy step"
         return Imitated(batch.next_obs, greedy.action, greedy.solved.astype(greedy.action.dtype))
 
     def __call__(
-        self, component: AbstractPolicy, nets: Approximators, data: Imitated, key: PRNGKeyArray
+        self, component: AbstractPolicy, nets: Components, data: Imitated, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         action, _ = component.sample(data.obs, key)
         half_width = jnp.asarray(component.action_set.half_width, action.dtype)

@@ -15,7 +15,7 @@ from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
-from fittedq.types import AbstractPolicy, Approximators, Greedy, Transition
+from fittedq.types import AbstractPolicy, Components, Greedy, Transition
 
 Drawn = tuple[Float[Arr, "b m"], Float[Arr, "b"]]
 """(a, log π(a | s))."""
@@ -27,7 +27,7 @@ class AbstractTail(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
+        self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         """Its value at s_n; `action` is (a_n, log π) where it is given, and `keys` are the (action's, critic's)."""
 
@@ -38,7 +38,7 @@ class CriticTail(AbstractTail):
     combine: AbstractCombine
 
     def __call__(
-        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
+        self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         drawn, log_prob = policy.sample(obs, keys[0]) if action is None else action
         q = self.combine(nets.critic, obs, drawn, keys[1])
@@ -51,7 +51,7 @@ class ValueTail(AbstractTail):
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
 
     def __call__(
-        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
+        self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         return nets.value(obs)
 
@@ -60,7 +60,7 @@ class NoTail(AbstractTail):
     """0: the episode ends at the horizon."""
 
     def __call__(
-        self, nets: Approximators, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
+        self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         return jnp.zeros(obs.shape[0], obs.dtype)
 
@@ -68,7 +68,7 @@ class NoTail(AbstractTail):
 class Rollout(eqx.Module):
     """J_n(s) = Σ_{t<n} γᵗ c_t (r_t − β log π(a_t | s_t)) + γⁿ c_n tail(s_n), c_t the chance of not having terminated.
 
-    s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy. Where the approximators hold a horizon,
+    s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy. Where the components hold a horizon,
     n is that, and `horizon` the most it may be.
     """
 
@@ -82,7 +82,7 @@ class Rollout(eqx.Module):
 
     def __call__(
         self,
-        nets: Approximators,
+        nets: Components,
         policy: AbstractPolicy,
         obs: Float[Arr, "b s"],
         key: PRNGKeyArray,
@@ -134,13 +134,13 @@ class ImproveThrough(AbstractLoss[Tree, Transition]):
     rollout: Rollout
     inferred: bool = eqx.field(static=True, default=False)
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
         return batch
 
     def __call__(
         self,
         component: Tree,
-        nets: Approximators,
+        nets: Components,
         data: Transition,
         key: PRNGKeyArray,
     ) -> tuple[Float[Arr, ""], Metrics]:
@@ -162,11 +162,11 @@ class RolloutBellman(AbstractTarget):
     gamma: float = eqx.field(static=True)
     rollout: Rollout
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         next_value = self.rollout(nets, nets.policy, batch.next_obs, key)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
@@ -186,7 +186,7 @@ class Likelihood(AbstractLoss[GaussianModel, Transition]):
 
     max_overfit: float = eqx.field(static=True)
 
-    def label(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
         return batch
 
     def prepare(self, component: GaussianModel, data: Transition) -> GaussianModel:
@@ -196,7 +196,7 @@ class Likelihood(AbstractLoss[GaussianModel, Transition]):
         return eqx.tree_at(lambda model: model.losses, component, component.losses.fold(per_number, slowest=0.02))
 
     def __call__(
-        self, component: GaussianModel, nets: Approximators, data: Transition, key: PRNGKeyArray
+        self, component: GaussianModel, nets: Components, data: Transition, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         trained, aside, error = self._losses(component, data)
         overfit = jax.lax.stop_gradient(component.losses.mean[1] - component.losses.mean[0])

@@ -15,7 +15,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
-from fittedq.types import AbstractCritic, Approximators, Greedy, Transition
+from fittedq.types import AbstractCritic, Components, Greedy, Transition
 
 
 class Labelled(eqx.Module):
@@ -81,23 +81,21 @@ class AbstractTarget(eqx.Module):
     """Whether labels are cut to the values that all rewards of a dataset allow."""
 
     @abc.abstractmethod
-    def __call__(
-        self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
-    ) -> Labelled: ...
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled: ...
 
     @abc.abstractmethod
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         """[low, high] that holds the labels of the fixed point, for rewards in [r_min, r_max]; ±∞ where none is known.
 
         Where actions are drawn it holds the mean over them, not every draw.
         """
 
-    def largest(self, nets: Approximators, reward: tuple[float, float]) -> float:
+    def largest(self, nets: Components, reward: tuple[float, float]) -> float:
         """max |label| of the fixed point; ∞ where either end of `value_range` is unknown."""
         return max(abs(bound) for bound in self.value_range(nets, reward))
 
     def settled(
-        self, data: Labelled, nets: Approximators, reward: tuple[float, float]
+        self, data: Labelled, nets: Components, reward: tuple[float, float]
     ) -> tuple[Labelled, dict[str, float]]:
         """D over a whole dataset of such rewards, on the host: clipped where that is asked for; and what it tells:
         max |y| beside the largest value that rewards allow, where one is known: above it the iteration diverges."""
@@ -126,15 +124,15 @@ class Clipped(AbstractTarget):
     def needs(self) -> frozenset[str]:
         return frozenset({"dataset"} if self.range is None else ())
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         labelled = self.target(nets, batch, greedy, key)
         return labelled if self.range is None else Labelled(labelled.inputs, jnp.clip(labelled.y, *self.range))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return self.target.value_range(nets, reward) if self.range is None else self.range
 
 
-def entropy_bonus(nets: Approximators) -> tuple[float, float]:
+def entropy_bonus(nets: Components) -> tuple[float, float]:
     """The h of `bellman.value_range` for q − β log π: densities are over the outer box."""
     if nets.log_temperature is None:
         return 0.0, 0.0
@@ -148,13 +146,13 @@ class Bellman(AbstractTarget):
     gamma: float = eqx.field(static=True)
     combine: AbstractCombine
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         assert greedy is not None, "Bellman needs the template's greedy step"
         q = self.combine(nets.critic, batch.next_obs, greedy.action, key)
         next_value = soft_value(q, greedy.log_prob, nets.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
@@ -164,12 +162,12 @@ class BellmanFromValue(AbstractTarget):
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
     gamma: float = eqx.field(static=True)
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy, key
         next_value = nets.value(batch.next_obs)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
@@ -182,14 +180,14 @@ class SoftValue(AbstractTarget):
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     combine: AbstractCombine
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         action_key, critic_key = jax.random.split(key)
         action, log_prob = nets.policy.sample(batch.obs, action_key)
         q = self.combine(nets.critic, batch.obs, action, critic_key)
         return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         """It follows the critics, and does not know how they discount."""
         return -math.inf, math.inf
 
@@ -256,7 +254,7 @@ class SmoothBellman(AbstractTarget):
     temperature: float = eqx.field(static=True)
     nodes: AbstractNodes
 
-    def __call__(self, nets: Approximators, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         rows = batch.next_obs.shape[0]
         action_set = nets.critic.action_set
@@ -270,7 +268,7 @@ class SmoothBellman(AbstractTarget):
         next_value = smooth_max(q, log_weight, self.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
-    def value_range(self, nets: Approximators, reward: tuple[float, float]) -> tuple[float, float]:
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         """h = β log |A| in a box; of another set only |A| ≤ |outer box| is at hand, so there is no lower end."""
         action_set = nets.critic.action_set
         high = self.temperature * action_set.log_volume

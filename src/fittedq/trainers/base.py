@@ -16,7 +16,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.state import Arrays
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass
@@ -76,7 +76,7 @@ class AbstractTrainer(abc.ABC):
         self.judge(figures.get("critic/max_abs", 0.0), figures, state.nets, int(state.step))
         return figures
 
-    def judge(self, value: float, figures: Mapping[str, float], nets: Approximators, step: int) -> None:
+    def judge(self, value: float, figures: Mapping[str, float], nets: Components, step: int) -> None:
         """Have the watch look at some states where a critic's largest |value|, or a gradient, gives it cause to."""
         largest = figures.get("largest_value", math.inf)
         if self.watch.doubts(value, largest):
@@ -85,11 +85,11 @@ class AbstractTrainer(abc.ABC):
             self.watch.judge_spread(component, nets, self.seen_obs(EXAMINED))
 
     @abc.abstractmethod
-    def nets(self) -> Approximators:
-        """The live approximators."""
+    def nets(self) -> Components:
+        """The live components."""
 
     @abc.abstractmethod
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         """Before the first step: take `nets`, of the same shapes, for the first ones, live and frozen, and `moments`,
         which they were learned under, for the normalization."""
 

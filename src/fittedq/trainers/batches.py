@@ -20,7 +20,7 @@ from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import Rows, check_same_moments, reward_range, spread
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 class BatchTrainer(AbstractTrainer):
@@ -62,10 +62,10 @@ class BatchTrainer(AbstractTrainer):
         figures = self.examined(self.learner.host_state()) | self._figures
         return Progress(self.step, self.updates, 0, [], figures)
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         return self.learner.state.nets
 
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)
 

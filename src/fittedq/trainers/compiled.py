@@ -28,7 +28,7 @@ from fittedq.trainers.learner import MEASURED, measured
 from fittedq.trainers.rows import normalize_rows, spread
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 
 class LoopState(eqx.Module):
@@ -190,10 +190,10 @@ class CompiledTrainer(AbstractTrainer):
         self.episodes += len(returns)
         return returns
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         return self._state.learner.nets
 
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         learner = begun_with(self._fqi, self._state.learner, nets)
         kept = self._state.moments if moments is None else jax.tree.map(jnp.asarray, moments)
         self._state = eqx.tree_at(lambda state: (state.learner, state.moments), self._state, (learner, kept))

@@ -18,7 +18,7 @@ from fittedq.errors import UserError
 from fittedq.settings import as_dict
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
 from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, AbstractCritic, Approximators
+from fittedq.types import COMPONENTS, AbstractCritic, Components
 
 FAR = 10.0
 """How many times the largest value that rewards allow a critic may reach unsaid, and how many times those of a new
@@ -71,7 +71,7 @@ class Watch:
                 figures |= {"largest_value": largest} if math.isfinite(largest) else {}
         return figures
 
-    def check_networks(self, nets: Approximators, when: str) -> None:
+    def check_networks(self, nets: Components, when: str) -> None:
         """A UserError where a parameter is not finite; +∞ is in trees, as a leaf's threshold."""
         for component in COMPONENTS:
             part = getattr(nets, component)
@@ -81,7 +81,7 @@ class Watch:
             if any(wrong(leaf).any() for leaf in numbers):
                 self.diverged(when, component, "largest parameter")
 
-    def largest(self, target: AbstractTarget, nets: Approximators) -> float:
+    def largest(self, target: AbstractTarget, nets: Components) -> float:
         """The largest |value| that the rewards seen allow; ∞ where nothing is known of one side, or none was seen."""
         return target.largest(nets, (self.low, self.high)) if self.low <= self.high else math.inf
 
@@ -104,7 +104,7 @@ class Watch:
         updated = {update.component for update in self._fqi.updates if step >= update.every}
         return [name for name in ("critic", "policy") if name in updated and figures.get(f"{name}/gradient") == 0.0]
 
-    def judge_spread(self, component: str, nets: Approximators, obs: Float[np.ndarray, "b s"]) -> None:
+    def judge_spread(self, component: str, nets: Components, obs: Float[np.ndarray, "b s"]) -> None:
         """Warn where a component that has no gradient gives every state the same answer: its units are dead."""
         if component == "critic":
             outputs, differ = self._values(nets.critic, obs), len(obs) > 1

@@ -24,7 +24,7 @@ from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
 from fittedq.trainers.rows import check_same_plant, reward_range
 from fittedq.trainers.settings import FitSettings, GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, to_arrays
-from fittedq.types import Approximators, Transition, sized
+from fittedq.types import Components, Transition, sized
 
 
 class GrowingTrainer(AbstractTrainer):
@@ -53,7 +53,7 @@ class GrowingTrainer(AbstractTrainer):
             self._packed = np.concatenate([np.asarray(data.rows(rows), np.float32) for rows in data.chunks()])
         self._collected: list[np.ndarray] = []
         self._taken, self._due = 0, False
-        self._start: Approximators | None = None
+        self._start: Components | None = None
         """The networks it was told to begin with."""
         self._start_moments: RunningMoments | None = None
         self._fitted: FittedTrainer | None = None
@@ -61,7 +61,7 @@ class GrowingTrainer(AbstractTrainer):
         if data is not None:
             self.watch.see(reward_range(data))
         key = jax.random.key_data(jax.random.key(seed))
-        self._first: Approximators = strong(
+        self._first: Components = strong(
             jax.tree.map(jnp.asarray, algorithm.networks(self.obs_size, self.action_set, key))
         )
 
@@ -139,10 +139,10 @@ class GrowingTrainer(AbstractTrainer):
             moments = moments or self._start_moments
         self._fitted.grow(dataset, moments)
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         return self._first if self._fitted is None else self._fitted.nets()
 
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self._first = self._start = strong(jax.tree.map(jnp.asarray, nets))
         self._start_moments = moments
 

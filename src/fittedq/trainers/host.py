@@ -24,7 +24,7 @@ from fittedq.trainers.learner import MEASURED, Learner, measured
 from fittedq.trainers.rows import check_same_plant, normalize_rows, reward_range, spread
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 
 class HostTrainer(AbstractTrainer):
@@ -166,10 +166,10 @@ class HostTrainer(AbstractTrainer):
         self._waiting.clear()
         self._policy = self.learner.host_policy()
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         return self.learner.state.nets
 
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)
         self._moments = moments
         self._policy = self.learner.host_policy()

@@ -25,7 +25,7 @@ from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, chunks, fille
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
-from fittedq.types import AbstractCritic, AbstractPolicy, Approximators, Greedy, Transition, sized
+from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition, sized
 
 PROBES = 20_000
 """Rows on which the change of q between iterations is measured."""
@@ -144,8 +144,8 @@ class FittedTrainer(AbstractTrainer):
     def _labelled(
         self,
         index: int,
-        nets: Approximators,
-        frozen: Approximators,
+        nets: Components,
+        frozen: Components,
         acting: np.ndarray | None,
         solutions: Solutions,
         n: int,
@@ -175,7 +175,7 @@ class FittedTrainer(AbstractTrainer):
     # ------------------------------------------------------------------ what is said of an iteration
 
     def _changes(
-        self, before: Approximators, nets: Approximators, probe: np.ndarray, solutions: Solutions, n: int
+        self, before: Components, nets: Components, probe: np.ndarray, solutions: Solutions, n: int
     ) -> dict[str, float]:
         """δ_q = mean_D |q_{n+1} − q_n|; δ_d = mean ‖π_{n+1} − a*‖ on B_opt; the controller's change, in half-widths."""
         obs, action = self._inputs(probe)
@@ -215,8 +215,8 @@ class FittedTrainer(AbstractTrainer):
 
     # ------------------------------------------------------------------ state
 
-    def _start(self) -> Approximators:
-        """The first approximators."""
+    def _start(self) -> Components:
+        """The first components."""
         check_memory(self._algorithm, self.obs_size, self.action_set, CHUNK)
         key = jax.random.key_data(jax.random.key(self._seed))
         nets = self._algorithm.networks(self.obs_size, self.action_set, key)
@@ -233,10 +233,10 @@ class FittedTrainer(AbstractTrainer):
         start = self.obs_size + self.action_set.size
         return np.ascontiguousarray(self._rows(rows)[:, start : start + self.obs_size])
 
-    def nets(self) -> Approximators:
+    def nets(self) -> Components:
         return self._nets
 
-    def begin_with(self, nets: Approximators, moments: RunningMoments | None) -> None:
+    def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self._first = self._nets = jax.tree.map(jnp.asarray, nets)
 
@@ -273,8 +273,8 @@ class FittedTrainer(AbstractTrainer):
 
 def _label(
     update: Update,
-    nets: Approximators,
-    frozen: Approximators,
+    nets: Components,
+    frozen: Components,
     rows: Float[Array, "b width"],
     action: Float[Array, "b m"] | None,
     solved: Bool[Array, "b"] | None,

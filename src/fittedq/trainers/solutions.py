@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from fittedq.actions.base import AbstractActionSet
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.trainers.rows import CHUNK, chunks, filled
-from fittedq.types import Approximators
+from fittedq.types import Components
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RowsActing:
 
     def __call__(
         self,
-        nets: Approximators,
+        nets: Components,
         n: int,
         key: Array,
         next_obs: Callable[[np.ndarray], np.ndarray],
@@ -95,7 +95,7 @@ class RowsActing:
             solutions.iteration[part] = n
             yield 0.2 + 0.8 * part[-1] / size
 
-    def _answers(self, nets: Approximators, obs: np.ndarray, starts: np.ndarray, key: Array) -> np.ndarray:
+    def _answers(self, nets: Components, obs: np.ndarray, starts: np.ndarray, key: Array) -> np.ndarray:
         assert self._solver is not None and self._solve is not None
         if self._solver.chosen(nets.critic).on_host:
             return np.asarray(self._solver(nets, obs, key, starts).action)
@@ -103,7 +103,7 @@ class RowsActing:
 
 
 @jax.jit
-def _gap(nets: Approximators, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Array, "b"]:
+def _gap(nets: Components, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Array, "b"]:
     """q at an action less q at the policy's."""
     q = nets.critic.least
     return q(obs, action) - q(obs, nets.policy.act(obs, jnp.zeros_like(action)))

@@ -16,7 +16,7 @@ from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Approximators, Transition
+from fittedq.types import Components, Transition
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,8 +37,8 @@ def initial_state(
     return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
 
 
-def begun_with(fqi: FQI, state: LearnerState, nets: Approximators) -> LearnerState:
-    """A first state with other first approximators."""
+def begun_with(fqi: FQI, state: LearnerState, nets: Components) -> LearnerState:
+    """A first state with other first components."""
     nets = jax.tree.map(jnp.asarray, nets)
     return dataclasses.replace(state, nets=nets, frozen=fqi.sync.freeze(nets))
 
@@ -54,7 +54,7 @@ def check_memory(
     memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
 
 
-def check_model(nets: Approximators, obs: Float[Arr, "b s"]) -> None:
+def check_model(nets: Components, obs: Float[Arr, "b s"]) -> None:
     """Try a known model, if there is one, at first states."""
     if isinstance(nets.model, KnownModel):
         still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
