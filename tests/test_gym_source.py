@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from fittedq.algorithms import find
-from fittedq.envs.gym import GymSource, Step, make_env
+from fittedq.envs.gym import GymSource, VectorStep, make_env
 from fittedq.errors import UserError
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
@@ -422,13 +422,13 @@ def test_a_wrapped_environment_is_made_again_with_its_wrapper() -> None:
 # ---------------------------------------------------------------------- exact replay of state
 
 
-def play(source: GymSource, steps: int, seed: int) -> list[Step]:
+def play(source: GymSource, steps: int, seed: int) -> list[VectorStep]:
     rng = np.random.default_rng(seed)
     low, high = np.array(source.action_set.low), np.array(source.action_set.high)
     return [source.step(rng.uniform(low, high, (source.n_envs, len(low))).astype(np.float32)) for _ in range(steps)]
 
 
-def assert_same(first: list[Step], second: list[Step]) -> None:
+def assert_same(first: list[VectorStep], second: list[VectorStep]) -> None:
     for before, after in zip(first, second, strict=True):
         for one, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(one, other)

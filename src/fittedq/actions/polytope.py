@@ -15,7 +15,7 @@ from fittedq.actions.region import Region
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 
-Rows = tuple[tuple[float, ...], ...]
+Matrix = tuple[tuple[float, ...], ...]
 
 HULL_ERROR = 2e-6
 """In half-widths: how far a hull may be off, for it comes from linear programs."""
@@ -33,7 +33,7 @@ class Polytope(AbstractActionSet):
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     box: Box
-    matrix: Rows = eqx.field(static=True)
+    matrix: Matrix = eqx.field(static=True)
     bound: tuple[float, ...] = eqx.field(static=True)
     hull: Box
     inner: tuple[float, ...] = eqx.field(static=True)

@@ -190,7 +190,7 @@ class Export:
         return 0
 
 
-Command = (
+DataCommand = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Check, tyro.conf.subcommand("check")]
@@ -202,7 +202,7 @@ Command = (
 class Data:
     """Datasets of logged transitions: collect, import, check, export."""
 
-    command: Annotated[Command, tyro.conf.arg(name="")]
+    command: Annotated[DataCommand, tyro.conf.arg(name="")]
 
     def run(self) -> int:
         return self.command.run()

@@ -36,7 +36,7 @@ FLAGS = ("terminated", "truncated")
 CHUNK_BYTES = 2**24
 """Of packed rows handled at a time: what streaming holds in memory."""
 
-Rows = slice | Int[np.ndarray, "k"]
+RowIndex = slice | Int[np.ndarray, "k"]
 
 
 def dtype_of(column: str) -> np.dtype:
@@ -207,11 +207,11 @@ class Dataset:
         """All rows, in slices that fit in memory."""
         return chunks(len(self), chunk_rows(Transition.width(self.obs_size, self.action_size)))
 
-    def transitions(self, rows: Rows) -> Transition:
+    def transitions(self, rows: RowIndex) -> Transition:
         """The transitions at a slice or at an array of indices."""
         return Transition(**{name: column[rows] for name, column in self.columns.items()})
 
-    def rows(self, rows: Rows) -> Float[np.ndarray, "k width"]:
+    def rows(self, rows: RowIndex) -> Float[np.ndarray, "k width"]:
         """The same as packed rows [s, a, s', r, terminated, truncated] (`Transition.pack`)."""
         return np.asarray(self.transitions(rows).pack())
 

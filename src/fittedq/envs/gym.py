@@ -31,7 +31,7 @@ from fittedq.errors import EnvError, UserError
 EnvLike = str | NamedEnv | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
 
 
-class Step(NamedTuple):
+class VectorStep(NamedTuple):
     """One step of every environment. Rows outside `valid` are autoreset steps, not transitions."""
 
     next_obs: Float[np.ndarray, "n s"]
@@ -153,7 +153,7 @@ class GymSource:
 
     # ------------------------------------------------------------------ stepping
 
-    def step(self, action: Float[np.ndarray, "n m"]) -> Step:
+    def step(self, action: Float[np.ndarray, "n m"]) -> VectorStep:
         """Apply one admissible action to every environment; `self.obs` is then what to act on next."""
         if not np.isfinite(action).all():
             raise UserError(
@@ -176,7 +176,7 @@ class GymSource:
     def _next_step(self) -> int:
         return self.steps + self.n_envs
 
-    def _step(self, action: np.ndarray) -> tuple[Step, np.ndarray]:
+    def _step(self, action: np.ndarray) -> tuple[VectorStep, np.ndarray]:
         """(the step, what to act on next), the same array where no episode ended."""
         try:
             if self._vector is not None:
@@ -187,9 +187,9 @@ class GymSource:
             raise self._failed(error, self._next_step) from error
         next_obs, reward, terminated, truncated = (np.array(column) for column in columns)
         reward = single_precision(reward)
-        return Step(next_obs, reward, terminated, truncated, np.ones(self.n_envs, bool), []), next_obs
+        return VectorStep(next_obs, reward, terminated, truncated, np.ones(self.n_envs, bool), []), next_obs
 
-    def _step_vector(self, vector: VectorEnv, action: np.ndarray) -> tuple[Step, np.ndarray]:
+    def _step_vector(self, vector: VectorEnv, action: np.ndarray) -> tuple[VectorStep, np.ndarray]:
         obs, reward, terminated, truncated, info = self._called("step", lambda: vector.step(action), 5)
         obs = self._rows(obs)
         reward, terminated, truncated = (
@@ -208,7 +208,7 @@ class GymSource:
             # The step after an end only resets: its action was ignored, and it is not a transition.
             valid = ~self._awaits_reset
             self._awaits_reset = done & valid
-        return Step(next_obs, single_precision(reward), terminated, truncated, valid, []), obs
+        return VectorStep(next_obs, single_precision(reward), terminated, truncated, valid, []), obs
 
     def _called(self, name: str, function: Callable[[], Any], count: int) -> Any:
         """What a vector environment's method returns; whatever else happens is a UserError."""
@@ -237,7 +237,7 @@ class GymSource:
         """What went wrong in an environment, with its name and the step."""
         return EnvError(f"environment {self.label}, step {step}: {error} Correct the environment.")
 
-    def _count(self, step: Step, action: np.ndarray) -> list[float]:
+    def _count(self, step: VectorStep, action: np.ndarray) -> list[float]:
         self._return[step.valid] += step.reward[step.valid]
         done = (step.terminated | step.truncated) & step.valid
         if self.replayable:

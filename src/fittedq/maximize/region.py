@@ -14,7 +14,7 @@ from fittedq.arrays import Arr, inwards
 from fittedq.errors import UserError
 from fittedq.maximize.highs import FEASIBILITY, Program, Sparse, solve_program
 
-Rows = tuple[Any, Any]
+Inequalities = tuple[Any, Any]
 """(matrix [p, m], bound [p]): matrix · a ≤ bound."""
 
 
@@ -183,7 +183,7 @@ def region_of(
     action_set: AbstractActionSet,
     obs: Float[Arr, "b s"],
     integer: Sequence[int] = (),
-    rows: Rows | None = None,
+    rows: Inequalities | None = None,
 ) -> Region:
     """A(s) at every state, with `integer` coordinates and `rows` besides those of the set."""
     obs = np.asarray(obs)
@@ -226,7 +226,7 @@ def _rounded(label: str, region: Region, integer: Sequence[int]) -> Region:
     return region._replace(low=low, high=high, integer=whole)
 
 
-def _narrowed(label: str, region: Region, rows: Rows) -> Region:
+def _narrowed(label: str, region: Region, rows: Inequalities) -> Region:
     """With matrix · a ≤ bound of `rows` besides its own."""
     m = len(region.integer)
     matrix, bound = (np.asarray(part, float) for part in rows)

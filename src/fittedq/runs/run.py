@@ -40,7 +40,7 @@ from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, split_settings, whole
 from fittedq.trainers.base import Progress, never, train
-from fittedq.trainers.choose import Parts, choose
+from fittedq.trainers.choose import Ingredients, choose
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
@@ -85,7 +85,7 @@ class Run:
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
             self.algorithm = algorithms.made(self.algorithm, {"model": physics(self.plant.env)})
-        parts = Parts(self.algorithm, self.plant, self.data, self.train_settings, self.seed)
+        parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed)
         self.trainer, self.source = choice.make(parts)
         self.spaces: Spaces | None = None if self.source is None else self.source.spaces
         """What the environment hands out and takes, where there is one on the host."""

@@ -19,10 +19,10 @@ Metrics = dict[str, Scalar]
 
 
 Component = TypeVar("Component")
-Data = TypeVar("Data")
+D = TypeVar("D")
 
 
-class AbstractLoss(eqx.Module, Generic[Component, Data]):
+class AbstractLoss(eqx.Module, Generic[Component, D]):
     """`label` sees the frozen components over the live ones; the call the component fitted and the live ones."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -31,16 +31,16 @@ class AbstractLoss(eqx.Module, Generic[Component, Data]):
     """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
     @abc.abstractmethod
-    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Data:
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> D:
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
 
-    def prepare(self, component: Component, data: Data) -> Component:
+    def prepare(self, component: Component, data: D) -> Component:
         """The component before it is fitted to D: one that keeps statistics of its data takes D's in."""
         return component
 
     @abc.abstractmethod
     def __call__(
-        self, component: Component, nets: Components, data: Data, key: PRNGKeyArray
+        self, component: Component, nets: Components, data: D, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]: ...
 
 

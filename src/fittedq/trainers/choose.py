@@ -21,7 +21,7 @@ from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 Settings = TrainSettings | FitSettings | GrowSettings
 
 
-class Parts(NamedTuple):
+class Ingredients(NamedTuple):
     """What a trainer is made of."""
 
     algorithm: Any
@@ -40,37 +40,37 @@ class Choice(NamedTuple):
     """The settings of a trainer, and how it is made."""
 
     settings: type[Settings]
-    make: Callable[[Parts], Made]
+    make: Callable[[Ingredients], Made]
 
 
-def _fitted(parts: Parts) -> Made:
+def _fitted(parts: Ingredients) -> Made:
     return FittedTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
 
 
-def _batches(parts: Parts) -> Made:
+def _batches(parts: Ingredients) -> Made:
     return BatchTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
 
 
-def _growing(parts: Parts) -> Made:
+def _growing(parts: Ingredients) -> Made:
     source = parts.plant.source(seed=parts.seed)
     return _closing(source, lambda: GrowingTrainer(parts.algorithm, source, parts.settings, parts.seed, parts.data))
 
 
-def _host(parts: Parts) -> Made:
+def _host(parts: Ingredients) -> Made:
     settings = parts.settings
     how = {"asynchronous": settings.asynchronous, "env_timeout": settings.env_timeout}
     source = parts.plant.source(settings.n_envs, seed=parts.seed, **how)
     return _closing(source, lambda: HostTrainer(parts.algorithm, source, settings, parts.seed, parts.data))
 
 
-def _compiled(parts: Parts) -> Made:
+def _compiled(parts: Ingredients) -> Made:
     if parts.data is not None:
         raise UserError("a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data")
     plant = parts.plant
     return CompiledTrainer(parts.algorithm, plant.env, parts.settings, parts.seed, plant.action_set), None
 
 
-def _none(parts: Parts) -> Made:
+def _none(parts: Ingredients) -> Made:
     raise UserError(
         f"algorithm {parts.algorithm.name!r} fits growing data on the host, not inside a compiled JAX environment; use "
         "the Gymnasium one, or collect a dataset first."

@@ -19,7 +19,7 @@ from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.exact.quadratic import Quadratic, quadratic_form
 from fittedq.maximize.highs import FEASIBILITY, solve_program
 from fittedq.maximize.proofs.combine import combination
-from fittedq.maximize.region import Rows, admissible, an_action, conflicting, emptiness, program_over, region_of
+from fittedq.maximize.region import Inequalities, admissible, an_action, conflicting, emptiness, program_over, region_of
 from fittedq.types import AbstractCritic
 
 ROWS_AT_A_TIME = 65536
@@ -41,7 +41,7 @@ def exhaustive(
     *,
     combine: str = "min",
     integer: Sequence[int] = (),
-    rows: Rows | None = None,
+    rows: Inequalities | None = None,
     most: int = 1_000_000,
 ) -> Solution:
     """max of q(s, ·) over every a ∈ A(s), all coordinates whole, for any critic, as it evaluates itself on the host.
@@ -143,7 +143,7 @@ def integer_quadratic(
     tol: float = 1e-3,
     time_limit: float | None = None,
     integer: Sequence[int] = (),
-    rows: Rows | None = None,
+    rows: Inequalities | None = None,
 ) -> Solution:
     """max_{a ∈ A(s)} c(s) + g(s)ᵀa + ½ aᵀHa, some or all of a whole, upper_bound − value ≤ tol · max(1, |value|).
 

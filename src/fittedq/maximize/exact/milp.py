@@ -20,7 +20,7 @@ from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, networks
 from fittedq.maximize.proofs.combine import combination
-from fittedq.maximize.region import Rows, admissible, an_action, region_of, starts_of
+from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
 
 
@@ -36,7 +36,7 @@ def milp(
     activation: str = "relu",
     combine: str = "min",
     integer: Sequence[int] = (),
-    rows: Rows | None = None,
+    rows: Inequalities | None = None,
 ) -> Solution:
     """max t over a ∈ A(s): t ≤ q_j(s, a) for every j (`combine="min"`) or t ≤ mean_j q_j(s, a) ("mean").
 

@@ -237,7 +237,7 @@ class Piece(NamedTuple):
     absolute: tuple[Matrix, ...]
 
 
-class Local(NamedTuple):
+class PieceAtState(NamedTuple):
     """A piece at one state: its first bias, and the rounding of each layer and of the bound."""
 
     piece: Piece
@@ -270,7 +270,7 @@ class Runs:
         self.widths = [max(piece.layers[number].weight.shape[1] for piece in pieces) for number in range(depth)]
 
     @staticmethod
-    def of(activation: Relaxation, locals_: Sequence[Local], counts: Sequence[int]) -> Runs:
+    def of(activation: Relaxation, locals_: Sequence[PieceAtState], counts: Sequence[int]) -> Runs:
         """Runs of `counts` boxes; neighbours under the same weights are one."""
         width = max(len(local.offset) for local in locals_)
         offset = np.zeros((len(locals_), width))
@@ -518,14 +518,14 @@ class FoldedNetwork:
         runs = self.runs(state)
         return runs.upper(runs.enclose(center, radius), slope_steps)
 
-    def local(self, state: int, layers: list[Enclosure], row: int, reach: Float[np.ndarray, "m"]) -> Local:
+    def local(self, state: int, layers: list[Enclosure], row: int, reach: Float[np.ndarray, "m"]) -> PieceAtState:
         """The network on box `row` of `layers`, |a| ≤ reach there, without the neurons that are linear on it.
 
         Neurons whose activation is linear on the box are one linear map from the layer before to the layer after. It
         is factored through the smaller of the two: as neurons shifted until they are positive, so that what remains is
         again a network. Those that are zero go.
         """
-        whole = Local(self.piece, self.offset[state], self.margins[state], float(self.own[state]))
+        whole = PieceAtState(self.piece, self.offset[state], self.margins[state], float(self.own[state]))
         kink = self.activation.kink
         if kink is None or self.piece.layers[0].gain is not None:
             return whole
@@ -557,7 +557,7 @@ class FoldedNetwork:
         # Layer 0's bias is the state's.
         local_layers = tuple(Layer(weight, bias) for weight, bias in zip(weights[:-1], biases[:-1], strict=True))
         piece = _piece(local_layers, Layer(weights[-1], biases[-1]))
-        return Local(piece, biases[0], whole.margins, whole.own)
+        return PieceAtState(piece, biases[0], whole.margins, whole.own)
 
     def _greatest(
         self, layers: list[Enclosure], row: int, number: int, reach: Float[np.ndarray, "m"]

@@ -16,7 +16,7 @@ from fittedq.actions.region import Region
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Local, Runs, Upper, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, PieceAtState, Runs, Upper, networks
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.region import actions_per_state, region_of
 from fittedq.types import AbstractCritic
@@ -179,7 +179,7 @@ class Subtree:
     `rounding` is the critic's own, at most, on any of them.
     """
 
-    def __init__(self, state: int, boxes: Boxes, members: Sequence[Local], rounding: float):
+    def __init__(self, state: int, boxes: Boxes, members: Sequence[PieceAtState], rounding: float):
         self.state, self.boxes, self.members, self.rounding = state, boxes, members, rounding
 
     def take(self, most: int) -> Boxes:
