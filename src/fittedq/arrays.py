@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 Arr = jax.Array | np.ndarray
 """An array on either side: the same formula serves the compiled learner (JAX) and acting on the host (NumPy)."""
+
+Side = TypeVar("Side", bound=Arr)
+"""The side that is asked is the side that answers."""
 
 
 Scalar = float | Arr
@@ -22,12 +27,12 @@ Tree: TypeAlias = Any
 HOST_TYPES = (np.ndarray, np.generic)
 
 
-def namespace(*arrays: Any) -> Any:
+def namespace(*arrays: object) -> ModuleType:
     """`numpy` where every array is NumPy's, `jax.numpy` where JAX has or traces one."""
     return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
 
 
-def inwards(low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
+def inwards(low: Side, high: Side, dtype: DTypeLike) -> tuple[Side, Side]:
     """The ends of [low, high] as the numbers of `dtype` nearest to them from inside.
 
     To the nearest from anywhere would let an action out of its set. An interval that holds no number of `dtype`

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeAlias, final
 
 import numpy as np
 import safetensors
@@ -31,6 +31,9 @@ import safetensors.numpy
 
 from fittedq import memory
 from fittedq.errors import UserError, in_one_line
+
+Json: TypeAlias = Any
+"""A value of a JSON file: whoever reads one checks what it holds."""
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -107,7 +110,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """The JSON in a file, or a UserError that names it."""
     try:
         found = os.stat(path)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
 from fittedq.actions.region import Region
 from fittedq.arrays import Arr, inwards, namespace
@@ -90,7 +91,9 @@ class AbstractActionSet(eqx.Module):
         """Π_A(s)(center + half_width · u) for u in [−1, 1]^m: what a squashed policy does."""
 
     @abc.abstractmethod
-    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         """The smallest box around A(s), per state; in `dtype`, else that of `obs`, its ends rounded inwards."""
 
     @abc.abstractmethod
@@ -98,7 +101,7 @@ class AbstractActionSet(eqx.Module):
         """Π_A(s)(a), the nearest admissible action in the precision of `action`: one that `contains` accepts."""
 
     @abc.abstractmethod
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         """Whether a ∈ A(s), row by row, without a tolerance."""
 
     @abc.abstractmethod
@@ -120,7 +123,7 @@ NARROWEST = 1e-30
 
 @functools.cache
 def _ends(
-    low: tuple[float, ...], high: tuple[float, ...], dtype: Any
+    low: tuple[float, ...], high: tuple[float, ...], dtype: np.dtype
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
     """The ends of a box as arrays, made once: acting asks for them at every step."""
     return inwards(np.asarray(low), np.asarray(high), dtype)
@@ -144,6 +147,7 @@ class Box(AbstractActionSet):
                 f"action bounds: found {len(self.low)} lower and {len(self.high)} upper bounds; "
                 "give one of each per action dimension."
             )
+        least, most = inwards(np.asarray(self.low), np.asarray(self.high), np.float32)
         for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
             if not (abs(low_bound) <= LARGEST and abs(high_bound) <= LARGEST):
                 raise UserError(
@@ -156,8 +160,7 @@ class Box(AbstractActionSet):
                     f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or one point; "
                     "expected low < high."
                 )
-            least, most = inwards(np.asarray(low_bound), np.asarray(high_bound), np.float32)
-            if not float(most) - float(least) > NARROWEST:
+            if not float(most[axis]) - float(least[axis]) > NARROWEST:
                 raise UserError(
                     f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
                     "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
@@ -180,7 +183,9 @@ class Box(AbstractActionSet):
         """The smallest box around A: itself."""
         return self
 
-    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         shape = (1,) * (obs.ndim - 1) + (self.size,)
         low, high = _ends(self.low, self.high, np.dtype(dtype or obs.dtype))
         xp = namespace(obs)
@@ -190,7 +195,7 @@ class Box(AbstractActionSet):
         del obs
         return namespace(action).clip(action, *_ends(self.low, self.high, action.dtype))
 
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         del obs
         low, high = _ends(self.low, self.high, action.dtype)
         return namespace(action).all((action >= low) & (action <= high), axis=-1)

@@ -72,7 +72,7 @@ def _inequalities(text: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"limit {text!r}: a sum of |a| can only be bounded from above, or the set is not convex.")
     if len(signed) > MOST_SIGNS:
         raise UserError(f"limit {text!r}: found {len(signed)} absolute values, expected at most {MOST_SIGNS}.")
-    matrix = []
+    matrix: list[np.ndarray] = []
     for signs in itertools.product((1.0, -1.0), repeat=len(signed)):
         row = linear.copy()
         row[signed] += np.asarray(signs) * absolute[signed]

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.polytope import Polytope
@@ -88,7 +89,9 @@ class Mixed(AbstractActionSet):
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         return self.project(self.from_unit(unit), obs)
 
-    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         return self._rounded(*self.inner.bounds(obs, dtype))
 
     def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
@@ -120,7 +123,7 @@ class Mixed(AbstractActionSet):
             )
         rest = [axis for axis in range(self.size) if axis not in self.coordinates]
         order = np.argsort([*self.coordinates, *rest])
-        candidates = []
+        candidates: list[Arr] = []
         for numbers, others in zip(self.settings, self.slices, strict=True):
             part = action[..., rest]
             fixed = xp.broadcast_to(xp.asarray(numbers, action.dtype), (*action.shape[:-1], len(numbers)))
@@ -131,7 +134,7 @@ class Mixed(AbstractActionSet):
         nearest = xp.take_along_axis(points, xp.argmin(distance, axis=-1)[..., None, None], axis=-2)[..., 0, :]
         return xp.where(self._whole(), _straight_through(nearest, action), nearest)
 
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         xp = namespace(action)
         whole = xp.all((action == xp.round(action)) | ~self._whole(), axis=-1)
         if self.slices:
@@ -143,9 +146,9 @@ class Mixed(AbstractActionSet):
         return np.isin(np.arange(self.size), self.coordinates)
 
 
-def _straight_through(rounded: Any, smooth: Any) -> Any:
+def _straight_through(rounded: Arr, smooth: Arr) -> Arr:
     """`rounded`, with the derivative of `smooth`."""
-    if isinstance(rounded, np.ndarray):
+    if namespace(rounded) is np:
         return rounded
     return jax.lax.stop_gradient(rounded) + (smooth - jax.lax.stop_gradient(smooth))
 
@@ -166,7 +169,7 @@ def _slices(
             f"integer actions: inside a polytope found {count} settings of dimensions {list(coordinates)}, expected at "
             f"most {MOST_SLICES}; narrow their bounds, or leave the rows out."
         )
-    found = []
+    found: list[tuple[tuple[float, ...], Polytope | Box | None]] = []
     for numbers in itertools.product(*whole):
         limits = bound - matrix[:, coordinates] @ np.asarray(numbers)
         rows = matrix[:, rest]

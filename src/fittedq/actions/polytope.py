@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.projection import Dual, compiled_nearest, inner_and_hull
@@ -81,7 +82,9 @@ class Polytope(AbstractActionSet):
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         return self.project(self.from_unit(unit), obs)
 
-    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         return self.hull.bounds(obs, dtype)
 
     def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
@@ -103,7 +106,7 @@ class Polytope(AbstractActionSet):
         largest = np.abs(matrix) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(bound)
         margin = max(4, self.size) * float(np.finfo(action.dtype).eps) * largest
 
-        def constant(array: Any) -> Any:
+        def constant(array: np.ndarray | float) -> Arr:
             return xp.asarray(array, action.dtype)
 
         dual = Dual(
@@ -121,9 +124,9 @@ class Polytope(AbstractActionSet):
         nearest = constant(center) + constant(scale) * (np.asarray(unit) if xp is np else unit)
         # Rounding of the units must not undo what the pull towards the inside made sure of.
         nearest = self.box.project(nearest, nearest)
-        return xp.where(self._holds(action)[..., None], action, nearest)
+        return xp.where(xp.expand_dims(self._holds(action), -1), action, nearest)
 
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         del obs
         return self._holds(action)
 
@@ -139,7 +142,7 @@ class Polytope(AbstractActionSet):
         outer = {"kind": "polytope", "low": self.low, "high": self.high}
         return outer | {"matrix": self.matrix, "bound": self.bound}
 
-    def _holds(self, action: Float[Arr, "*b m"]) -> Any:
+    def _holds(self, action: Float[Arr, "*b m"]) -> Bool[Arr | np.bool_, "*b"]:
         xp = namespace(action)
         dtype = float if xp is np else action.dtype
         matrix, bound = xp.asarray(self.matrix, dtype), xp.asarray(self.bound, dtype)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import Box
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Scalar, namespace
 from fittedq.errors import UserError
 
 INTERIOR_STEPS = 25
@@ -55,10 +56,10 @@ class Dual(eqx.Module):
         """rows x(λ) − bound."""
         return self.primal(multiplier) @ self.rows.T - self.bound
 
-    def residual(self, multiplier: Float[Arr, "*b p"]) -> Any:
+    def residual(self, multiplier: Float[Arr, "*b p"]) -> Float[Arr, "*b 1"]:
         """‖λ − max(0, λ + excess)‖_∞, zero exactly at the solution."""
         xp = namespace(multiplier)
-        return xp.max(xp.abs(multiplier - xp.maximum(multiplier + self.excess(multiplier), 0)), axis=-1)
+        return xp.max(xp.abs(multiplier - xp.maximum(multiplier + self.excess(multiplier), 0)), axis=-1, keepdims=True)
 
     def newton(self, multiplier: Float[Arr, "*b p"]) -> Float[Arr, "*b p"]:
         """One semismooth Newton step on the rows that bind."""
@@ -81,12 +82,12 @@ class Dual(eqx.Module):
         """The λ of least residual on a path of Newton steps, which need not fall at each of them."""
         xp = namespace(multiplier)
 
-        def step(_: Any, state: Any) -> Any:
+        def step(state: tuple[Arr, Arr]) -> tuple[Arr, Arr]:
             current, least = state
             current = self.newton(current)
-            return current, xp.where((self.residual(current) < self.residual(least))[..., None], current, least)
+            return current, xp.where(self.residual(current) < self.residual(least), current, least)
 
-        return repeat(xp, NEWTON_STEPS, step, (multiplier, multiplier))[1]
+        return repeat(NEWTON_STEPS, step, (multiplier, multiplier))[1]
 
     def interior(self, inner: Float[Arr, "m"]) -> tuple[Float[Arr, "*b m"], Float[Arr, "*b p"]]:
         """(x, λ) near the solution, by a primal-dual interior-point method from the strictly feasible `inner`.
@@ -99,7 +100,7 @@ class Dual(eqx.Module):
         walls = xp.concatenate([self.rows, xp.eye(m, dtype=dtype), -xp.eye(m, dtype=dtype)])
         limits = xp.concatenate([self.bound, self.high, -self.low])
 
-        def step(_: Any, state: Any) -> Any:
+        def step(state: tuple[Arr, Arr, Arr]) -> tuple[Arr, Arr, Arr]:
             x, slack, z = state
             target = xp.maximum(CENTERING * xp.mean(slack * z, axis=-1, keepdims=True), LEAST_COMPLEMENTARITY)
             weight = z / slack
@@ -125,7 +126,7 @@ class Dual(eqx.Module):
         x = xp.broadcast_to(inner, self.point.shape)
         slack = xp.broadcast_to(limits - walls @ inner, (*self.point.shape[:-1], len(limits)))
         size = 1 + xp.max(xp.abs(self.point - inner), axis=-1, keepdims=True)
-        state = repeat(xp, INTERIOR_STEPS, step, (x, slack, xp.broadcast_to(size, slack.shape).astype(dtype)))
+        state = repeat(INTERIOR_STEPS, step, (x, slack, xp.broadcast_to(size, slack.shape).astype(dtype)))
         return state[0], state[2][..., :p]
 
     def nearest(self, inner: Float[Arr, "m"]) -> Float[Arr, "*b m"]:
@@ -134,8 +135,8 @@ class Dual(eqx.Module):
         fixed = self if xp is np else jax.lax.stop_gradient(self)
         safe, multiplier = fixed.interior(inner)
         last = self.newton(fixed.polished(multiplier))
-        settled = fixed.residual(last) < SETTLED * (1 + xp.max(xp.abs(fixed.point), axis=-1))
-        return self.pulled_inside(xp.where(settled[..., None], self.primal(last), safe), inner)
+        settled = fixed.residual(last) < SETTLED * (1 + xp.max(xp.abs(fixed.point), axis=-1, keepdims=True))
+        return self.pulled_inside(xp.where(settled, self.primal(last), safe), inner)
 
     def pulled_inside(self, x: Float[Arr, "*b m"], inner: Float[Arr, "m"]) -> Float[Arr, "*b m"]:
         """inner + t (x − inner) with the greatest t ≤ 1 that keeps half the margin: t = 1 but for a rare inexact x."""
@@ -147,7 +148,7 @@ class Dual(eqx.Module):
         return inner + (t if xp is np else jax.lax.stop_gradient(t)) * (x - inner)
 
 
-compiled_nearest = jax.jit(Dual.nearest)
+compiled_nearest: Callable[[Dual, Arr], jax.Array] = jax.jit(Dual.nearest)  # pyright: ignore[reportUnknownMemberType]
 """Compiled once per shape also where the caller is not."""
 
 
@@ -163,27 +164,34 @@ def solve_positive(matrix: Float[Arr, "*b p p"], right: Float[Arr, "*b p"]) -> F
     xp, p = namespace(matrix, right), right.shape[-1]
     if xp is np or p > MOST_UNROLLED:
         return xp.linalg.solve(matrix, right[..., None])[..., 0]
-    factor: dict[tuple[int, int], Any] = {}
-    forward: list[Any] = []
+    factor: dict[tuple[int, int], Arr] = {}
+    forward: list[Arr] = []
     for row in range(p):
         for column in range(row + 1):
             rest = matrix[..., row, column] - sum(factor[row, k] * factor[column, k] for k in range(column))
             factor[row, column] = xp.sqrt(rest) if row == column else rest / factor[column, column]
         known = sum(factor[row, k] * forward[k] for k in range(row))
         forward.append((right[..., row] - known) / factor[row, row])
-    solution: dict[int, Any] = {}
+    solution: dict[int, Arr] = {}
     for row in reversed(range(p)):
         known = sum(factor[k, row] * solution[k] for k in range(row + 1, p))
         solution[row] = (forward[row] - known) / factor[row, row]
     return xp.stack([solution[row] for row in range(p)], axis=-1)
 
 
-def repeat(xp: Any, count: int, step: Callable[[Any, Any], Any], state: Any) -> Any:
+State = TypeVar("State", bound=tuple[Arr, ...])
+
+
+def repeat(count: int, step: Callable[[State], State], state: State) -> State:
     """`step` applied `count` times, compiled once on the side of JAX."""
-    if xp is not np:
-        return jax.lax.fori_loop(0, count, step, state)
-    for index in range(count):
-        state = step(index, state)
+
+    def numbered(_: Scalar, state: State) -> State:
+        return step(state)
+
+    if namespace(*state) is not np:
+        return cast("State", jax.lax.fori_loop(0, count, numbered, state))  # pyright: ignore[reportUnknownMemberType]
+    for _ in range(count):
+        state = step(state)
     return state
 
 
@@ -191,12 +199,20 @@ SMALLEST_RADIUS = 1e-4
 """In half-widths: a polytope whose greatest ball is smaller has no inside that single precision can see."""
 
 
+def _lowest(
+    cost: Float[np.ndarray, "m"], rows: Float[np.ndarray, "p m"], limits: Float[np.ndarray, "p"], reach: float
+) -> Float[np.ndarray, "m"]:
+    """argmin cost · x over rows x ≤ limits, |x_i| ≤ reach, by a linear program."""
+    # JAX itself requires SciPy; importing it takes a moment that a box need not wait.
+    optimize = import_module("scipy.optimize")
+    answer = optimize.linprog(cost, A_ub=rows, b_ub=limits, bounds=(-reach, reach))
+    if not answer.success:
+        raise UserError(f"polytope: its linear program failed ({answer.message}); rescale the matrix and the bound.")
+    return np.asarray(answer.x)
+
+
 def inner_and_hull(box: Box, matrix: np.ndarray, bound: np.ndarray) -> tuple[tuple[float, ...], Box]:
     """(the centre of the greatest ball in the polytope, the smallest box around it), by linear programs."""
-    from scipy.optimize import (
-        linprog,
-    )  # JAX itself requires SciPy; importing it takes a moment that a box need not wait
-
     center, half_width, m = np.asarray(box.center), np.asarray(box.half_width), box.size
     rows, limits = matrix * half_width, bound - matrix @ center
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -204,15 +220,8 @@ def inner_and_hull(box: Box, matrix: np.ndarray, bound: np.ndarray) -> tuple[tup
     # The ball: rows · u + r ≤ limits, ±u_j + r ≤ 1, r as great as possible. Feasible for some r, perhaps negative.
     walls = np.vstack([rows, np.eye(m), -np.eye(m)])
     reach = np.concatenate([limits, np.ones(2 * m)])
-    ball = linprog(
-        np.eye(m + 1)[m] * -1.0,
-        A_ub=np.hstack([walls, np.ones((len(walls), 1))]),
-        b_ub=reach,
-        bounds=[(None, None)] * (m + 1),
-    )
-    if not ball.success:
-        raise UserError(f"polytope: its linear program failed ({ball.message}); rescale the matrix and the bound.")
-    radius = ball.x[m]
+    ball = _lowest(-np.eye(m + 1)[m], np.hstack([walls, np.ones((len(walls), 1))]), reach, np.inf)
+    radius = ball[m]
     if radius < SMALLEST_RADIUS:
         kind = "is empty" if radius < -1e-9 else "has no interior"
         raise UserError(
@@ -222,10 +231,7 @@ def inner_and_hull(box: Box, matrix: np.ndarray, bound: np.ndarray) -> tuple[tup
     ends = np.empty((2, m))
     for axis in range(m):
         for end, sign in enumerate((1.0, -1.0)):
-            extreme = linprog(sign * np.eye(m)[axis], A_ub=rows, b_ub=limits, bounds=[(-1, 1)] * m)
-            if not extreme.success:
-                raise UserError(f"polytope: its linear program failed ({extreme.message}); rescale the matrix.")
-            ends[end, axis] = extreme.x[axis]
+            ends[end, axis] = _lowest(sign * np.eye(m)[axis], rows, limits, 1.0)[axis]
     ends = np.clip(ends, -1, 1)
-    inner = tuple(float(entry) for entry in center + half_width * ball.x[:m])
+    inner = tuple(float(entry) for entry in center + half_width * ball[:m])
     return inner, Box(center + half_width * ends[0], center + half_width * ends[1])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from fittedq.arrays import Arr
 
 WHOLE = 1e-6
 """A bound of a polytope's hull this near to a whole number is one."""
@@ -21,7 +24,7 @@ class Region(NamedTuple):
     integer: Bool[np.ndarray, "m"]
 
     @staticmethod
-    def between(low: Any, high: Any, states: int) -> Region:
+    def between(low: Sequence[float] | Arr, high: Sequence[float] | Arr, states: int) -> Region:
         """The box from low to high at every state."""
         low, high = (
             np.array(np.broadcast_to(np.asarray(end), (states, np.shape(end)[-1])), float) for end in (low, high)

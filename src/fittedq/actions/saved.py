@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from fittedq.actions.base import AbstractActionSet, Box
@@ -10,7 +11,7 @@ from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.errors import UserError
 
-KINDS: dict[str, Callable[[Any], AbstractActionSet]] = {
+KINDS: dict[str, Callable[[Mapping[str, Any]], AbstractActionSet]] = {
     "box": lambda saved: Box(saved["low"], saved["high"]),
     "polytope": lambda saved: Polytope(*(saved[name] for name in ("low", "high", "matrix", "bound"))),
     "mixed": lambda saved: Mixed(cast("Box | Polytope", described(saved["inner"])), saved["integer"]),
@@ -18,7 +19,7 @@ KINDS: dict[str, Callable[[Any], AbstractActionSet]] = {
 """By `kind`, how a set is made again from what its `describe` said; a set of your own enters itself here."""
 
 
-def described(description: Any, given: AbstractActionSet | None = None) -> AbstractActionSet:
+def described(description: Mapping[str, Any], given: AbstractActionSet | None = None) -> AbstractActionSet:
     """The set of `describe`; for one with bounds that depend on the state, `given`, which must have its outer box."""
     if given is not None:
         check_kind(given)
@@ -35,15 +36,13 @@ def described(description: Any, given: AbstractActionSet | None = None) -> Abstr
     return KINDS[description["kind"]](description)
 
 
-def check_kind(given: Any) -> None:
+def check_kind(given: object) -> None:
     if not isinstance(given, AbstractActionSet):
         raise UserError(
             f"found {type(given).__name__}, expected a set such as Polytope(…), or Limits((…,)).", argument="action_set"
         )
 
 
-def plain(value: Any) -> Any:
-    """Lists for tuples, in depth, as JSON has them."""
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file gives back of it: lists for tuples."""
+    return json.loads(json.dumps(value))

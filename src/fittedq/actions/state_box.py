@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
 from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.region import Region
@@ -27,11 +28,11 @@ class StateBox(AbstractActionSet):
     separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
-    low_fn: Callable[[Any], Any] = eqx.field(static=True)
-    high_fn: Callable[[Any], Any] = eqx.field(static=True)
+    low_fn: Callable[[Arr], Arr] = eqx.field(static=True)
+    high_fn: Callable[[Arr], Arr] = eqx.field(static=True)
     box: Box
 
-    def __init__(self, low_fn: Callable[[Any], Any], high_fn: Callable[[Any], Any], box: Box):
+    def __init__(self, low_fn: Callable[[Arr], Arr], high_fn: Callable[[Arr], Arr], box: Box):
         self.low_fn, self.high_fn, self.box = low_fn, high_fn, box
         self.low, self.high = box.low, box.high
 
@@ -55,7 +56,9 @@ class StateBox(AbstractActionSet):
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         return self.project(self.from_unit(unit), obs)
 
-    def bounds(self, obs: Float[Arr, "*b s"], dtype: Any = None) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)
         return self.box.project(low, obs), self.box.project(high, obs)
 
@@ -63,7 +66,7 @@ class StateBox(AbstractActionSet):
         low, high = self.bounds(obs, action.dtype)
         return namespace(action, low).clip(action, low, high)
 
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Any:
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         low, high = self.bounds(obs, action.dtype)
         return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
