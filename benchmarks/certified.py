@@ -40,7 +40,7 @@ from fittedq.algorithms import find
 from fittedq.approx.networks import QNetwork
 from fittedq.maximize.base import Status
 from fittedq.maximize.exact.milp import _encode, milp
-from fittedq.maximize.proofs.bounds import FoldedNetwork, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, members_of
 from fittedq.maximize.proofs.certified import certified
 from fittedq.maximize.region import region_of
 from fittedq.trainers.state import from_arrays
@@ -205,7 +205,7 @@ def by_scip(instance: Instance, row: int, tol: float) -> tuple[bool, float]:
     """(whether SCIP proves the program that HiGHS gets, its seconds without building it)."""
     obs = instance.obs[row : row + 1]
     region = region_of("benchmark", instance.action_set, obs, (), None)
-    members = networks(instance.critic, obs.shape[1], instance.action_set.size, "relu")
+    members = members_of(instance.critic, obs.shape[1], instance.action_set.size, "relu")
     folded = [FoldedNetwork(member, obs.astype(float), region.low, region.high) for member in members]
     program = _encode(folded, region, 0, "min").program
     fields = {

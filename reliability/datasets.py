@@ -27,7 +27,7 @@ from pyarrow import parquet
 import fittedq
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset, action_bounds
 from fittedq.data.importers import import_dataset, open_source, parse_map
-from fittedq.data.quality import check
+from fittedq.data.quality import quality_of
 from fittedq.errors import UserError
 
 ROWS = 24
@@ -367,7 +367,7 @@ def attempt(case: tuple[str, int], folder: Path) -> Outcome:
             dataset = way(log, folder)
             wrong = changed(dataset, log)
             if wrong is None:
-                check(dataset)
+                quality_of(dataset)
                 stage = "fit"
                 wrong = misled(fittedq.fit(algorithm, dataset, steps=2, hidden=(4,), **settings), dataset)
             facts = {"became": "fitted"}

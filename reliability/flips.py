@@ -26,7 +26,7 @@ from fittedq.data.dataset import COLUMNS, Dataset
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
@@ -113,7 +113,7 @@ def make_run(folder: Path) -> None:
 
 def resumed(folder: Path) -> Read:
     """What `fittedq resume` goes on from: settings, the trainer's whole state, and what it says of damage."""
-    run = resume(folder / "run", steps=4)
+    run = reopened(folder / "run", steps=4)
     try:
         arrays, meta, _ = run.trainer.snapshot()
         config = {name: value for name, value in run.config().items() if name != "versions"}

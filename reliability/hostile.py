@@ -33,7 +33,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.errors import UserError
 from fittedq.files import hash_file, write_signed
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 
 Case = Callable[[Path], Any]
 CASES: dict[str, Case] = {}
@@ -643,7 +643,7 @@ def run_with(folder: Path, **changes: Any) -> None:
     shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
     path = folder / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    resume(folder / "run")
+    reopened(folder / "run")
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -669,14 +669,14 @@ def run_whose_settings_are_a_pipe(folder: Path) -> None:
     shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
     (folder / "run" / "config.json").unlink()
     os.mkfifo(folder / "run" / "config.json")
-    resume(folder / "run")
+    reopened(folder / "run")
 
 
 @case
 def run_whose_settings_are_a_million_brackets(folder: Path) -> None:
     shutil.copytree(made(make_run), folder, dirs_exist_ok=True)
     (folder / "run" / "config.json").write_text("[" * 1_000_000)
-    resume(folder / "run")
+    reopened(folder / "run")
 
 
 # ---------------------------------------------------------------------- the trial

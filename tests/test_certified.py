@@ -19,7 +19,7 @@ from fittedq.actions.state_box import StateBox
 from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, members_of
 from fittedq.maximize.proofs.certified import _Domain, certified
 from fittedq.maximize.proofs.combine import _min_of
 from fittedq.maximize.proofs.relax import RELAXATIONS
@@ -104,7 +104,7 @@ def count_unsound(seed: int, boxes: int, activation: str, layer_norm: bool, widt
     critic = make_critic(seed, m, widths, activation, layer_norm, n_critics, scale=float(rng.uniform(0.5, 6)))
     obs = make_obs(seed, states)
     low, high = (np.tile(np.asarray(end), (states, 1)) for end in (critic.action_set.low, critic.action_set.high))
-    folded = [FoldedNetwork(net, obs.astype(float), low, high) for net in networks(critic, OBS, m, "")]
+    folded = [FoldedNetwork(net, obs.astype(float), low, high) for net in members_of(critic, OBS, m, "")]
     state = rng.integers(0, states, boxes)
     radius = 1.5 * np.exp(-rng.exponential(2, (boxes, 1))) * rng.uniform(0, 1, (boxes, m)) ** 2
     center = np.clip(rng.uniform(-1, 2, (boxes, m)), -1 + radius, 2 - radius)
@@ -144,7 +144,7 @@ def test_bounds_close_quadratically_as_boxes_shrink(layer_norm):
     critic = make_critic(3, 2, activation="tanh", layer_norm=layer_norm)
     obs = make_obs(3, 50)
     low, high = np.full((50, 2), -1.0), np.full((50, 2), 2.0)
-    (net,) = (FoldedNetwork(net, obs.astype(float), low, high) for net in networks(critic, OBS, 2, ""))
+    (net,) = (FoldedNetwork(net, obs.astype(float), low, high) for net in members_of(critic, OBS, 2, ""))
     rows, center = np.arange(50), np.random.default_rng(0).uniform(-0.5, 1.5, (50, 2))
     q = net.values(rows, center)[0]
     loose = [np.median(net.upper(rows, center, np.full((50, 2), r)).constant - q) for r in (0.04, 0.01)]
@@ -180,7 +180,7 @@ def test_improved_slopes_close_in_on_the_best_lines_there_are():
     critic, m = make_critic(5, 6, (24, 24)), 6
     obs, rng = make_obs(5, 12), np.random.default_rng(5)
     low, high = np.full((12, m), -1.0), np.full((12, m), 2.0)
-    (net,) = (FoldedNetwork(net, obs.astype(float), low, high) for net in networks(critic, OBS, m, ""))
+    (net,) = (FoldedNetwork(net, obs.astype(float), low, high) for net in members_of(critic, OBS, m, ""))
     state, radius = np.arange(12), rng.uniform(0.1, 0.5, (12, m))
     center = rng.uniform(-0.5, 1.5, (12, m))
     best = np.array([triangle_relaxation(net, *box) for box in zip(state, center, radius, strict=True)])
@@ -194,7 +194,7 @@ def test_improved_slopes_close_in_on_the_best_lines_there_are():
 
 def exact_1d(critic: QNetwork, obs: np.ndarray) -> np.ndarray:
     """max over an interval of a 1-D ReLU network: linear between its kinks, found layer by layer."""
-    (net,) = networks(critic, OBS, 1, "")
+    (net,) = members_of(critic, OBS, 1, "")
     low, high = critic.action_set.low[0], critic.action_set.high[0]
     best = []
     for row in obs.astype(float):
@@ -272,7 +272,7 @@ def test_a_minimum_is_bounded_by_a_mixture_of_its_members():
     critic = eqx.tree_at(lambda c: (c.net.weights, c.net.biases), critic, (weights, biases))
     low, high = np.array([[-1.0]]), np.array([[1.0]])
     obs = np.zeros((1, OBS))
-    members = [FoldedNetwork(net, obs, low, high) for net in networks(critic, OBS, 1, "")]
+    members = [FoldedNetwork(net, obs, low, high) for net in members_of(critic, OBS, 1, "")]
     row = np.zeros(1, int)
     uppers = [net.upper(row, np.zeros((1, 1)), np.ones((1, 1))) for net in members]
     assert all(upper.bound[0] >= 1 for upper in uppers)
@@ -415,7 +415,7 @@ def test_networks_without_their_linear_neurons_are_the_same_function(activation,
     for seed, size in enumerate((1.0, 0.3, 0.05, 1e-6)):
         critic, obs = make_critic(seed, 3, widths, activation), make_obs(seed, 4)
         low, high = np.full((4, 3), -1.0), np.full((4, 3), 2.0)
-        (net,) = (FoldedNetwork(part, obs.astype(float), low, high) for part in networks(critic, OBS, 3, activation))
+        (net,) = (FoldedNetwork(part, obs.astype(float), low, high) for part in members_of(critic, OBS, 3, activation))
         counts = [30, 1, 50, 20]
         first = np.repeat(np.cumsum([0, *counts[:-1]]), counts)
         state = np.repeat([2, 0, 1, 3], counts)

@@ -23,7 +23,7 @@ from fittedq.files import load_folder, read_signed, write_signed
 from fittedq.runs.changes import check_networks
 from fittedq.runs.checkpoint import newest_first
 from fittedq.runs.folder import RunFolder
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 
 pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
 
@@ -133,22 +133,22 @@ def test_a_batch_size_may_change_while_batches_wait(tmp_path: Path) -> None:
 def test_what_a_run_keeps_is_refused_and_nothing_is_written(copy: Path, change: dict[str, Any], why: str) -> None:
     before = (copy / "config.json").read_bytes()
     with pytest.raises(UserError) as caught:
-        resume(copy, changes=change)
+        reopened(copy, changes=change)
     assert why in str(caught.value)
     assert (copy / "config.json").read_bytes() == before
-    resume(copy).close()
+    reopened(copy).close()
 
 
 def test_the_same_value_is_no_change(copy: Path) -> None:
-    resume(copy, changes={"gamma": 0.99, "hidden": (8, 8), "critic_learning_rate": 0.001, "seed": 1}).close()
+    reopened(copy, changes={"gamma": 0.99, "hidden": (8, 8), "critic_learning_rate": 0.001, "seed": 1}).close()
     assert read_signed(copy / "config.json")["history"] == []
 
 
 def test_a_finished_run_takes_changes_with_more_steps_only(straight: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
     with pytest.raises(UserError, match="has taken 60 of 60 steps, so nothing would come of the changes"):
-        resume(copy, changes={"critic_learning_rate": 1e-4})
-    resume(copy, changes={"critic_learning_rate": 1e-4, "steps": 70}).close()
+        reopened(copy, changes={"critic_learning_rate": 1e-4})
+    reopened(copy, changes={"critic_learning_rate": 1e-4, "steps": 70}).close()
     (line,) = read_signed(copy / "config.json")["history"]
     assert line == {"step": 60, "critic_learning_rate": [1e-3, 1e-4], "steps": [60, 70]}
 
@@ -192,14 +192,14 @@ def test_a_tolerance_that_ended_a_run_can_be_lowered(tmp_path: Path) -> None:
     ],
 )
 def test_a_history_that_does_not_add_up_is_told(copy: Path, history: list[Any], fault: str) -> None:
-    resume(copy, changes={"critic_learning_rate": 1e-4}).close()
+    reopened(copy, changes={"critic_learning_rate": 1e-4}).close()
     assert verify(copy) == ("run", [])
     config = read_signed(copy / "config.json")
     write_signed(copy / "config.json", config | {"history": history})
     kind, wrong = verify(copy)
     assert kind == "run" and any(fault in sentence for sentence in wrong)
     with pytest.raises(UserError):
-        resume(copy)
+        reopened(copy)
 
 
 def test_the_commands_assignments_are_those_of_train(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

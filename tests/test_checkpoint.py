@@ -21,7 +21,7 @@ from fittedq.data.segments import read_rows
 from fittedq.errors import UserError
 from fittedq.files import CHECKPOINT, MANIFEST, load_folder, save_folder
 from fittedq.runs import checkpoint
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
@@ -414,7 +414,7 @@ def test_resume_after_damage_falls_back_says_so_and_repeats_the_lost_part_exactl
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 280, "upd')
 
-    run = resume(folder)
+    run = reopened(folder)
     note, lines = run.notes
     assert "1 line of" in lines
     assert "step-0000000240" in note
@@ -436,18 +436,18 @@ def test_a_run_stopped_between_reports_and_resumed_has_strictly_increasing_steps
     finished: Path, tmp_path: Path
 ) -> None:
     folder = copied(finished, tmp_path)
-    run = resume(folder, steps=400)
+    run = reopened(folder, steps=400)
     asked = iter(range(10_000))
     list(run.execute(stop=lambda: next(asked) > 55))
     assert 240 < run.trainer.step < 400
 
-    run = resume(folder)
+    run = reopened(folder)
     assert run.schedule.steps == 400, "the extension is remembered"
     # Asked once by the loop around, then in the trainer: stopped before a step was taken.
     asked_again = iter([False, True, True, True])
     list(run.execute(stop=lambda: next(asked_again)))
 
-    run = resume(folder)
+    run = reopened(folder)
     list(run.execute())
     steps = [record["step"] for record in metrics(folder)]
     assert steps == sorted(set(steps))
@@ -458,7 +458,7 @@ def test_resume_without_a_whole_checkpoint_is_a_user_error(finished: Path, tmp_p
     folder = copied(finished, tmp_path)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UserError, match="no whole checkpoint"):
-        resume(folder)
+        reopened(folder)
 
 
 def test_an_agent_that_was_being_replaced_at_a_crash_is_still_there(finished: Path, tmp_path: Path) -> None:

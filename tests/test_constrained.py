@@ -13,7 +13,7 @@ import pytest
 
 import fittedq
 from fittedq import Box, Limits, Mixed, Polytope, StateBox, UserError
-from fittedq.actions.saved import described
+from fittedq.actions.saved import action_set_of
 from fittedq.cli.main import main
 from fittedq.envs.flat import LimitActions
 from fittedq.envs.gym import GymSource
@@ -135,7 +135,7 @@ def test_bad_whole_numbers_are_one_sentence(inner, integer, message):
 
 @pytest.mark.parametrize("action_set", [Box([-1], [2]), TRIANGLE, Mixed(TRIANGLE, [0]), Mixed(Box([-1], [2]), [0])])
 def test_a_set_survives_json(action_set):
-    assert described(json.loads(json.dumps(action_set.describe()))) == action_set
+    assert action_set_of(json.loads(json.dumps(action_set.describe()))) == action_set
 
 
 # ---------------------------------------------------------------------- controllers

@@ -18,7 +18,7 @@ from fittedq.actions.base import Box
 from fittedq.data import dataset as module
 from fittedq.data.dataset import COLUMNS, Dataset, Writer, as_transition
 from fittedq.data.importers import import_dataset, open_source, parse_map
-from fittedq.data.quality import check, row_hashes
+from fittedq.data.quality import quality_of, row_hashes
 from fittedq.data.readers import npz
 from fittedq.data.readers.hdf5 import hdf5_size
 from fittedq.data.readers.replay import by_environment
@@ -453,7 +453,7 @@ def test_check_finds_what_was_put_in() -> None:
     columns["obs"][:, 2] = columns["next_obs"][:, 2] = 7.0
     for name in COLUMNS:
         columns[name][6] = columns[name][1]
-    quality = check(made(columns))
+    quality = quality_of(made(columns))
     assert (quality.rows, quality.episodes, quality.terminated, quality.truncated, quality.unfinished) == (
         20,
         5,
@@ -484,7 +484,7 @@ def test_check_finds_what_was_put_in() -> None:
 
 def test_check_of_sound_data_warns_of_nothing_and_leaves_out_the_unfinished_return() -> None:
     columns = episodes_of([9, 3, 7, 9], "TTt-")
-    quality = check(made(columns))
+    quality = quality_of(made(columns))
     assert quality.warnings == []
     assert quality.unfinished == 1
     returns = [columns["reward"][a:b].sum() for a, b in ((0, 9), (9, 12), (12, 19))]
@@ -496,7 +496,7 @@ def test_check_lists_what_a_dataset_should_not_hold() -> None:
     columns["reward"][:] = 2.0
     columns["action"][5] = 9.0
     columns["obs"][3, 0] = columns["next_obs"][2, 0] = np.nan
-    quality = check(Dataset(columns, BOX))
+    quality = quality_of(Dataset(columns, BOX))
     assert (quality.not_finite.first, quality.outside.first) == ([2, 3], [5])
     assert (quality.reward.min, quality.reward.max) == (2.0, 2.0)
     text = " ".join(quality.warnings)
@@ -511,10 +511,10 @@ def test_check_lists_what_a_dataset_should_not_hold() -> None:
 
 def test_check_is_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = made(episodes_of([9, 3, 7, 9], "TTt-"))
-    whole = check(dataset)
+    whole = quality_of(dataset)
     monkeypatch.setattr(module, "CHUNK_BYTES", 200)
     assert len(list(dataset.chunks())) > 5
-    assert check(dataset) == whole
+    assert quality_of(dataset) == whole
 
 
 def test_row_hashes_tell_equal_rows_from_all_others() -> None:

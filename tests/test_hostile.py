@@ -148,7 +148,7 @@ def test_what_a_container_may_use_is_all_there_is(tmp_path: Path, monkeypatch: p
 
 def test_the_memory_of_networks_by_hand() -> None:
     # Two members of 3 × 4 × 1: 16 weights five times and 5 activations of 10 rows each, 4 bytes a number.
-    assert memory.networks([(2, (3, 4, 1))], batch=10) == 2 * 4 * (5 * 16 + 10 * 5)
+    assert memory.network_bytes([(2, (3, 4, 1))], batch=10) == 2 * 4 * (5 * 16 + 10 * 5)
 
 
 def test_wide_ranges_of_whole_numbers_claim_no_memory() -> None:

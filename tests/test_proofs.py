@@ -10,7 +10,7 @@ import pytest
 from fittedq.actions.base import Box
 from fittedq.diagnose.gap import Gap
 from fittedq.maximize.base import Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, members_of
 from fittedq.maximize.proofs.certified import certified
 from fittedq.maximize.proofs.relax import RELAXATIONS, Smooth
 
@@ -121,7 +121,7 @@ def test_the_rounding_of_the_bound_is_inside_it(depth):
         layers.append((np.concatenate([half, -half]), np.zeros(1)))
         obs = rng.normal(size=(1, 1))
         (folded,) = (
-            FoldedNetwork(part, obs, -np.ones((1, 1)), np.ones((1, 1))) for part in networks(layers, 1, 1, "relu")
+            FoldedNetwork(part, obs, -np.ones((1, 1)), np.ones((1, 1))) for part in members_of(layers, 1, 1, "relu")
         )
         points = rng.uniform(-1, 1, (20, 1))
         upper = folded.upper(np.zeros(20, int), points, np.zeros((20, 1)))

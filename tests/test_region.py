@@ -7,7 +7,7 @@ import pytest
 
 from fittedq import Box, Mixed, Polytope, StateBox, UserError
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.saved import KINDS, described, plain
+from fittedq.actions.saved import KINDS, action_set_of, through_json
 from fittedq.maximize.region import region_of
 
 PLANE = Box([-1.0, -2.0], [1.0, 2.0])
@@ -55,15 +55,15 @@ def test_a_set_knows_whether_it_reads_observations_and_points_inside_it(action_s
 
 @pytest.mark.parametrize("action_set", SETS, ids=described_by)
 def test_a_set_is_made_again_from_what_it_says_of_itself(action_set):
-    said = plain(action_set.describe())
+    said = through_json(action_set.describe())
     if action_set.reads_obs:
         with pytest.raises(UserError, match="give it again"):
-            described(said)
-        assert described(said, action_set) is action_set
+            action_set_of(said)
+        assert action_set_of(said, action_set) is action_set
     else:
-        assert described(said) == action_set
+        assert action_set_of(said) == action_set
 
 
 def test_a_set_of_ones_own_enters_the_registry(monkeypatch):
     monkeypatch.setitem(KINDS, "unit", lambda saved: Box([-1.0] * saved["size"], [1.0] * saved["size"]))
-    assert described({"kind": "unit", "size": 2}) == Box([-1.0, -1.0], [1.0, 1.0])
+    assert action_set_of({"kind": "unit", "size": 2}) == Box([-1.0, -1.0], [1.0, 1.0])

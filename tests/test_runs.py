@@ -18,7 +18,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import MANIFEST, digest_of, load_folder, read_signed
 from fittedq.runs.folder import RunFolder
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
@@ -76,15 +76,15 @@ def assert_same_agent(one: Path, other: Path) -> None:
 
 
 def test_a_second_process_is_told_who_writes_there_and_a_reader_is_not_held_up(copy: Path) -> None:
-    run = resume(copy, steps=100)
+    run = reopened(copy, steps=100)
     sentence = f"in use by process {os.getpid()};"
-    for attempt in (lambda: resume(copy), lambda: RunFolder(copy).open()):
+    for attempt in (lambda: reopened(copy), lambda: RunFolder(copy).open()):
         with pytest.raises(UserError, match=sentence):
             attempt()
     assert fittedq.load(copy).obs_size == 3
     assert len(RunFolder(copy).metrics()) == 3
     run.close()
-    resume(copy).close()
+    reopened(copy).close()
 
 
 def test_a_run_that_has_just_begun_is_locked(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_resume_that_was_refused_holds_no_lock(copy: Path) -> None:
         file.unlink()
     for _ in range(2):
         with pytest.raises(UserError, match="no whole checkpoint"):
-            resume(copy)
+            reopened(copy)
 
 
 # ---------------------------------------------------------------------- what a kill left
@@ -164,7 +164,7 @@ def only_begun(straight: Path, folder: Path) -> Path:
 
 def test_a_run_without_a_checkpoint_is_resumed_from_the_start(straight: Path, tmp_path: Path) -> None:
     folder = only_begun(straight, tmp_path / "run")
-    run = resume(folder)
+    run = reopened(folder)
     assert any("begins at step 0" in note for note in run.notes)
     list(run.execute())
     assert_same_agent(folder, straight)
@@ -194,7 +194,7 @@ def test_a_folder_of_the_users_is_left_as_it_is(name: str, tmp_path: Path) -> No
     with pytest.raises(UserError, match=name):
         run_in(tmp_path).start()
     with pytest.raises(UserError, match=r"config\.json"):
-        resume(tmp_path)
+        reopened(tmp_path)
     assert everything(tmp_path) == before
 
 
@@ -212,29 +212,29 @@ def edit(file: Path, signed: bool, **changes: Any) -> None:
 def test_an_edited_configuration_is_refused_and_what_to_do_is_said(copy: Path) -> None:
     edit(copy / "config.json", signed=False, steps=1000)
     with pytest.raises(UserError, match=r"config.json: its SHA-256 differs.*edited.*fittedq resume --steps"):
-        resume(copy)
+        reopened(copy)
 
 
 def test_settings_that_no_checkpoint_was_written_under_are_refused(copy: Path) -> None:
     settings = read_signed(copy / "config.json")["settings"]
     edit(copy / "config.json", signed=True, settings=settings | {"gamma": 0.5})
     with pytest.raises(UserError, match=r"no whole checkpoint.*step-0000000060 was written by a run of other settings"):
-        resume(copy)
+        reopened(copy)
 
 
 def test_what_a_resume_changed_is_kept_and_cannot_be_taken_back(copy: Path) -> None:
     first = read_signed(copy / "config.json")
-    run = resume(copy, steps=80)
+    run = reopened(copy, steps=80)
     list(run.execute())
     config = read_signed(copy / "config.json")
     assert config["history"] == [{"step": 60, "steps": [60, 80]}]
     assert config["steps"] == 80
-    run = resume(copy, steps=100)  # the checkpoint before this change fits what came before it
+    run = reopened(copy, steps=100)  # the checkpoint before this change fits what came before it
     run.close()
     (copy / "config.json").write_text(json.dumps(first | {"format": 2, "sha256": digest_of(first)}))
     shutil.rmtree(copy / "checkpoints" / "step-0000000060")
     with pytest.raises(UserError, match="step-0000000080 was written by a run of other settings"):
-        resume(copy)
+        reopened(copy)
 
 
 BAD = [b"\xff\xfe\x00", b"[1, 2]", b'{"step": "a"}', b'{"updates": 3}', b'{"step": 20, "eval_mean": "x"}', b"[" * 9999]
@@ -243,7 +243,7 @@ BAD = [b"\xff\xfe\x00", b"[1, 2]", b'{"step": "a"}', b'{"updates": 3}', b'{"step
 def test_no_line_of_metrics_stops_a_resume(copy: Path, straight: Path) -> None:
     lines = (copy / "metrics.jsonl").read_bytes().splitlines()
     (copy / "metrics.jsonl").write_bytes(b"\n".join([BAD[0], lines[0], *BAD[1:], *lines[1:]]) + b'\n{"step": 6')
-    run = resume(copy, steps=80)
+    run = reopened(copy, steps=80)
     assert any(f"{len(BAD) + 1} lines" in note for note in run.notes)
     list(run.execute())
     assert (copy / "metrics.jsonl").read_bytes().splitlines()[:3] == lines
@@ -253,7 +253,7 @@ def test_no_line_of_metrics_stops_a_resume(copy: Path, straight: Path) -> None:
 def test_the_best_so_far_does_not_depend_on_the_metrics(copy: Path) -> None:
     best = max(record["eval_mean"] for record in RunFolder(copy).metrics() if "eval_mean" in record)
     (copy / "metrics.jsonl").unlink()
-    run = resume(copy)
+    run = reopened(copy)
     assert run.best == best
     run.close()
 

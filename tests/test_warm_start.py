@@ -14,7 +14,7 @@ from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import load_folder
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
@@ -87,7 +87,7 @@ def test_a_run_killed_at_its_start_still_begins_there(agent: Agent, tmp_path: Pa
     list(runs[0].reports())
     runs[1].start()
     runs[1].close()
-    again = resume(tmp_path / "killed")
+    again = reopened(tmp_path / "killed")
     assert again.trainer.step == 0
     assert_same(again.trainer.nets().policy, agent.nets.policy)
     list(again.reports())
@@ -146,4 +146,4 @@ def test_a_run_is_no_other_run_for_its_start(agent: Agent, tmp_path: Path) -> No
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.rename(tmp_path / path.name)
     with pytest.raises(UserError, match="was begun with an agent's networks, and came to no checkpoint"):
-        resume(tmp_path / "run")
+        reopened(tmp_path / "run")

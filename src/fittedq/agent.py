@@ -21,7 +21,7 @@ from fittedq import memory
 from fittedq.acting.episodes import episodes, episodes_at_once, returns, whole_episodes
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.saved import described
+from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import as_saved, code_names, code_to_act, restored
 from fittedq.approx.host import host_view, refuse_forked, to_host
@@ -360,10 +360,10 @@ def _rebuilt(arrays: dict[str, np.ndarray], saved: Any, where: str, code: Mappin
     try:
         algorithm = restored(saved["algorithm"], saved["settings"], code, where, to_act=True)
         refuse_unknown(code, code_names(algorithm))
-        obs_size, action_set = int(saved["obs_size"]), described(_description(saved), code.get("action_set"))
+        obs_size, action_set = int(saved["obs_size"]), action_set_of(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
-        size = memory.networks(algorithm.layers(obs_size, action_set.size), batch=0)
+        size = memory.network_bytes(algorithm.layers(obs_size, action_set.size), batch=0)
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

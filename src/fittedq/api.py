@@ -16,7 +16,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.files import place
 from fittedq.runs.progress import shown
-from fittedq.runs.resume import resume as continued
+from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
 from fittedq.runs.schedule import Schedule
@@ -190,7 +190,7 @@ def resume(
     rule belongs to a call, not to the run.
     """
     return _to_the_end(
-        continued(place(folder, "folder"), steps=steps, changes=set, env=env, code=code, trust_code=trust_code),
+        reopened(place(folder, "folder"), steps=steps, changes=set, env=env, code=code, trust_code=trust_code),
         stop_when,
         progress=False,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from fittedq.errors import UserError, nearest
 
-SHOWN = 200
+SKETCH_SHOWN = 200
 """Characters of a sketch in a sentence."""
 
 
@@ -62,14 +62,14 @@ def again(name: str, text: str, given: Any, where: str, found: str | None = None
     how = "code=METHOD" if name == "algorithm" else f"code={{{name!r}: …}}"
     if given is None:
         raise UserError(
-            f"{where}: its {name} is code, which no file holds: {shown(text)}; give it again in Python, {how} in "
+            f"{where}: its {name} is code, which no file holds: {shortened(text)}; give it again in Python, {how} in "
             "fittedq.load or fittedq.resume."
         )
     found = sketch(given) if found is None else found
     if found != text:
         differ = [place for place, (one, other) in enumerate(zip(found, text, strict=False)) if one != other]
-        start = max(0, min([*differ, len(found), len(text)]) - SHOWN // 4)
-        one, other = (f"{'…' * (start > 0)}{shown(part[start:])}" for part in (found, text))
+        start = max(0, min([*differ, len(found), len(text)]) - SKETCH_SHOWN // 4)
+        one, other = (f"{'…' * (start > 0)}{shortened(part[start:])}" for part in (found, text))
         raise UserError(
             f"found {name} {one}, expected {other}, as {where} has it; give what was trained with.", argument="code"
         )
@@ -83,6 +83,6 @@ def refuse_unknown(code: Mapping[str, Any], names: set[str]) -> None:
             raise UserError(f"found {name!r}, which is none of its code; {nearest(name, names)}", argument="code")
 
 
-def shown(text: str) -> str:
+def shortened(text: str) -> str:
     """`text`, cut to what a sentence bears."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return text if len(text) <= SKETCH_SHOWN else f"{text[:SKETCH_SHOWN]}…"

@@ -39,7 +39,7 @@ def require(size: int, what: str, advice: str) -> None:
         raise UserError(f"{what} would take {amount(size)} of memory, and there is {amount(there_is())}; {advice}.")
 
 
-def networks(layers: Iterable[tuple[int, Sequence[int]]], batch: int) -> int:
+def network_bytes(layers: Iterable[tuple[int, Sequence[int]]], batch: int) -> int:
     """Bytes of training perceptrons, at least: 4 Σ_l n_l Σ_i (5 w_i w_(i+1) + b w_(i+1)).
 
     `layers` has (members n, widths w from input to output) of each; a weight is held five times, live and frozen, as

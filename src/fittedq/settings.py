@@ -81,14 +81,14 @@ def _python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def described(cls: type) -> list[dataclasses.Field[Any]]:
+def setting_fields(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields made by `setting`: those that files and command lines hold. What is left is code."""
     return [field for field in _fields(cls) if "about" in field.metadata]
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
     """The values of the settings."""
-    return {field.name: getattr(settings, field.name) for field in described(type(settings))}
+    return {field.name: getattr(settings, field.name) for field in setting_fields(type(settings))}
 
 
 def code_fields(cls: type) -> list[dataclasses.Field[Any]]:
@@ -103,7 +103,8 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 def as_json(settings: Any) -> dict[str, Any]:
     """The settings as JSON; of code only what it looks like: {"code": its sketch}."""
     values = {
-        field.name: held(getattr(settings, field.name), field.metadata["kinds"]) for field in described(type(settings))
+        field.name: held(getattr(settings, field.name), field.metadata["kinds"])
+        for field in setting_fields(type(settings))
     }
     code = {field.name: getattr(settings, field.name) for field in code_fields(type(settings))}
     return values | {name: {"code": sketch(value)} for name, value in code.items() if value is not None}
@@ -129,21 +130,21 @@ def settle(settings: Any, name: str, value: Any) -> None:
     object.__setattr__(settings, name, value)
 
 
-def check(settings: Any) -> None:
+def check_settings(settings: Any) -> None:
     """Raise UserError for the first field outside what its `setting` accepts."""
     hints = typing.get_type_hints(type(settings))
-    for field in described(type(settings)):
+    for field in setting_fields(type(settings)):
         value = getattr(settings, field.name)
         settle(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 
 
 def check_counts(arguments: Any) -> None:
-    """`check` where all fields are whole numbers, each an argument of its own: it is named as such, or as its flag."""
-    for field in described(type(arguments)):
+    """`check_settings` where every field is a whole number and an argument of its own, named as such or as its flag."""
+    for field in setting_fields(type(arguments)):
         settle(arguments, field.name, whole(getattr(arguments, field.name), field.name, field.metadata["low"]))
 
 
-KINDS = {
+TYPE_WORDS = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false for each"),
@@ -160,13 +161,13 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
         return None
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
         return value
-    kind = next(kind for kind in kinds if kind in KINDS or typing.get_origin(kind) is tuple)
+    kind = next(kind for kind in kinds if kind in TYPE_WORDS or typing.get_origin(kind) is tuple)
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
         if len(items) > MOST_ITEMS:
             raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
         return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata, True) for item in items)
-    expected = KINDS[kind][several] + ("" if metadata["takes"] is None else f", or {_an(metadata['takes'])}")
+    expected = TYPE_WORDS[kind][several] + ("" if metadata["takes"] is None else f", or {_an(metadata['takes'])}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -227,7 +228,7 @@ def from_json(
     An agent, which is to act only, goes without the code that only training needs.
     """
     idle = {field.name for field in code_fields(cls) if to_act and not field.metadata["to_act"]}
-    kinds = {field.name: field.metadata["kinds"] for field in described(cls)}
+    kinds = {field.name: field.metadata["kinds"] for field in setting_fields(cls)}
     return {
         name: _read(name, value, code, where, kinds.get(name, ()))
         for name, value in saved.items()
@@ -266,7 +267,7 @@ def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:
     """`settings` by the dataclass that has each key; an unknown key is refused and the nearest valid one offered."""
-    names = [{field.name for field in (*described(group), *code_fields(group))} for group in groups]
+    names = [{field.name for field in (*setting_fields(group), *code_fields(group))} for group in groups]
     for key in settings:
         if not any(key in group for group in names):
             raise UserError(f"setting {key!r} is unknown; {nearest(key, set().union(*names))}")

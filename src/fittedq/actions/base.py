@@ -110,7 +110,7 @@ class AbstractActionSet(eqx.Module):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The set as JSON, with its `kind`, from which `actions.saved.described` makes it again."""
+        """The set as JSON, with its `kind`, from which `actions.saved.action_set_of` makes it again."""
 
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -16,7 +16,7 @@ from fittedq.actions.region import Region
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 
-Matrix = tuple[tuple[float, ...], ...]
+Coefficients = tuple[tuple[float, ...], ...]
 
 HULL_ERROR = 2e-6
 """In half-widths: how far a hull may be off, for it comes from linear programs."""
@@ -34,7 +34,7 @@ class Polytope(AbstractActionSet):
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     box: Box
-    matrix: Matrix = eqx.field(static=True)
+    matrix: Coefficients = eqx.field(static=True)
     bound: tuple[float, ...] = eqx.field(static=True)
     hull: Box
     inner: tuple[float, ...] = eqx.field(static=True)

@@ -14,19 +14,18 @@ from fittedq.errors import UserError
 KINDS: dict[str, Callable[[Mapping[str, Any]], AbstractActionSet]] = {
     "box": lambda saved: Box(saved["low"], saved["high"]),
     "polytope": lambda saved: Polytope(*(saved[name] for name in ("low", "high", "matrix", "bound"))),
-    "mixed": lambda saved: Mixed(cast("Box | Polytope", described(saved["inner"])), saved["integer"]),
+    "mixed": lambda saved: Mixed(cast("Box | Polytope", action_set_of(saved["inner"])), saved["integer"]),
 }
 """By `kind`, how a set is made again from what its `describe` said; a set of your own enters itself here."""
 
 
-def described(description: Mapping[str, Any], given: AbstractActionSet | None = None) -> AbstractActionSet:
+def action_set_of(description: Mapping[str, Any], given: AbstractActionSet | None = None) -> AbstractActionSet:
     """The set of `describe`; for one with bounds that depend on the state, `given`, which must have its outer box."""
     if given is not None:
         check_kind(given)
-        if plain(given.describe()) != plain(description):
-            raise UserError(
-                f"action set: found {plain(given.describe())}, expected the one saved, {plain(description)}."
-            )
+        found, saved = through_json(given.describe()), through_json(description)
+        if found != saved:
+            raise UserError(f"action set: found {found}, expected the one saved, {saved}.")
         return given
     if description["kind"] not in KINDS:
         raise UserError(
@@ -43,6 +42,6 @@ def check_kind(given: object) -> None:
         )
 
 
-def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+def through_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """What a file gives back of it: lists for tuples."""
     return json.loads(json.dumps(value))

@@ -15,7 +15,7 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, QNetwork
 from fittedq.errors import UserError
-from fittedq.settings import check, setting
+from fittedq.settings import check_settings, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
@@ -119,7 +119,7 @@ class AbstractAlgorithm(abc.ABC):
 
     @abc.abstractmethod
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
-        """(members, widths from input to output) of its networks: what `memory.networks` counts."""
+        """(members, widths from input to output) of its networks: what `memory.network_bytes` counts."""
 
     @property
     def actions_per_state(self) -> int:
@@ -142,7 +142,7 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        check(self)
+        check_settings(self)
 
     @property
     def discount(self) -> float:

@@ -9,7 +9,7 @@ from fittedq.algorithms import find, registered
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.code import again, sketch
 from fittedq.errors import UserError
-from fittedq.settings import as_json, code_fields, described, from_json, is_code, split_settings
+from fittedq.settings import as_json, code_fields, from_json, is_code, setting_fields, split_settings
 
 
 def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def _coded(algorithm: AbstractAlgorithm) -> list[str]:
 def _likeness(algorithm: AbstractAlgorithm | type[AbstractAlgorithm]) -> str:
     """What tells it from others, beside settings: of one that has settings the name of its class."""
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return sketch(cls if described(cls) else algorithm)
+    return sketch(cls if setting_fields(cls) else algorithm)
 
 
 def restored(

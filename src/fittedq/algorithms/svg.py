@@ -37,7 +37,7 @@ from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoT
 from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
 from fittedq.types import Components, Transition
 
-MEASURED = 64
+MEASURED_WINDOWS = 64
 """Windows of transitions on which gradients and model are measured."""
 
 
@@ -159,7 +159,7 @@ class SVG(NetworkAlgorithm):
         doubled = (2**power for power in range(self.longest.bit_length()))
         between = range(1, self.longest) if self.horizon == "auto" else doubled
         horizons = sorted({self.shortest, *between, self.longest})
-        seen = windows(rows, self.longest, MEASURED, stride)
+        seen = windows(rows, self.longest, MEASURED_WINDOWS, stride)
         if seen is None:
             return nets, {}
         health = gradient_health(self.rollout(), horizons, nets, seen.obs[:, 0], key)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Int32, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
-from fittedq.settings import check, setting
+from fittedq.settings import check_settings, setting
 from fittedq.types import AbstractCritic, sized_part
 
 BLOCK_ROWS = 1024
@@ -44,7 +44,7 @@ class Forest:
     n_jobs: int | None = setting(None, "threads that grow trees; none: one per core", low=1)
 
     def __post_init__(self):
-        check(self)
+        check_settings(self)
 
 
 class TreeCritic(AbstractCritic):

@@ -20,7 +20,7 @@ from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source, parse_map
-from fittedq.data.quality import Quality, Spread, check
+from fittedq.data.quality import Quality, Spread, quality_of
 from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
@@ -159,7 +159,7 @@ class Check:
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        quality = check(Dataset.open(self.path))
+        quality = quality_of(Dataset.open(self.path))
         if self.json:
             print(json.dumps({"path": str(self.path), **_plain(dataclasses.asdict(quality))}))
         else:

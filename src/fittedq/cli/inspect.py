@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from fittedq.actions.saved import plain
+from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybePath, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
@@ -202,7 +202,7 @@ def _about(path: Path, agent: Agent) -> dict[str, Any]:
         "title": agent.algorithm.title,
         "env": None if agent.env is None else str(agent.env),
         "obs_size": agent.obs_size,
-        "action_set": plain(agent.action_set.describe()),
+        "action_set": through_json(agent.action_set.describe()),
         "normalized": agent.moments is not None,
     }
     if (path / "config.json").is_file():

@@ -14,7 +14,7 @@ from rich.table import Table
 from fittedq.algorithms import REGISTRY, find, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.runs.progress import console
-from fittedq.settings import described
+from fittedq.settings import setting_fields
 from fittedq.template.fqi import ABSENT
 from fittedq.trainers.choose import settings_of
 
@@ -52,9 +52,9 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
     cls = find(algorithm)
     collecting = settings_of(cls, "host")
-    own = {field.name: field for field in described(cls)}
-    online = own | {field.name: field for field in described(collecting)} if cls.online else {}
-    from_data = own | {field.name: field for field in described(settings_of(cls, "dataset"))}
+    own = {field.name: field for field in setting_fields(cls)}
+    online = own | {field.name: field for field in setting_fields(collecting)} if cls.online else {}
+    from_data = own | {field.name: field for field in setting_fields(settings_of(cls, "dataset"))}
     return [
         {
             "setting": name,

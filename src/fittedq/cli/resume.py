@@ -14,7 +14,7 @@ from fittedq.cli.arguments import MaybeInt, StopCondition
 from fittedq.cli.environments import TrustsFile, Words
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
-from fittedq.runs.resume import resume
+from fittedq.runs.resume import reopened
 from fittedq.settings import parse_assignments
 
 
@@ -36,7 +36,7 @@ class Resume(TrustsFile):
 
     def run(self) -> int:
         changes = parse_assignments(self.set)
-        run = resume(self.run_folder, steps=self.steps, changes=changes, trust_code=self.trust_code)
+        run = reopened(self.run_folder, steps=self.steps, changes=changes, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
             print(f"Continuing {self.run_folder} {at}.", file=sys.stderr)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
-from fittedq.actions.saved import described
+from fittedq.actions.saved import action_set_of
 from fittedq.errors import UserError, in_one_line, plural
 from fittedq.files import (
     DATASET,
@@ -35,6 +35,9 @@ VECTORS = ("obs", "action", "next_obs")
 FLAGS = ("terminated", "truncated")
 CHUNK_BYTES = 2**24
 """Of packed rows handled at a time: what streaming holds in memory."""
+
+ROWS_SHOWN = 5
+"""Rows that are named of those that are counted."""
 
 RowIndex = slice | Int[np.ndarray, "k"]
 
@@ -419,8 +422,6 @@ class Writer:
 class Faults:
     """Counts rows that no dataset may hold, and remembers where the first are."""
 
-    SHOWN = 5
-
     def __init__(self, label: str):
         self._label, self._seen = label, 0
         self._not_finite, self._outside = 0, 0
@@ -440,10 +441,10 @@ class Faults:
         sound = ~(unsound | outside)
         if among is not None:
             unsound, outside = unsound & among, outside & among
-        for row in np.flatnonzero(unsound)[: self.SHOWN - len(self._first_not_finite)]:
+        for row in np.flatnonzero(unsound)[: ROWS_SHOWN - len(self._first_not_finite)]:
             where = " and ".join(name for name, mask in not_finite.items() if mask[row])
             self._first_not_finite.append(f"row {self._seen + row} in {where}")
-        for row in np.flatnonzero(outside)[: self.SHOWN - len(self._first_outside)]:
+        for row in np.flatnonzero(outside)[: ROWS_SHOWN - len(self._first_outside)]:
             action = ", ".join(f"{number:.6g}" for number in batch.action[row])
             self._first_outside.append(f"row {self._seen + row}: [{action}]")
         self._not_finite += int(unsound.sum())
@@ -524,7 +525,7 @@ def _held(action_set: AbstractActionSet) -> AbstractActionSet:
 def _declared(manifest: Mapping[str, Any]) -> AbstractActionSet:
     """The action set of a manifest; before version 0.2 it was two lists, a box."""
     if "action_set" in manifest:
-        return described(manifest["action_set"])
+        return action_set_of(manifest["action_set"])
     return Box(manifest["action_low"], manifest["action_high"])
 
 

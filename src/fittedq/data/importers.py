@@ -3,7 +3,7 @@
 Each reader streams batches in the file's order. Where a file holds no next observations they are those of the following
 row; a row that needs one and has none (a timeout, a file's end) is left out and counted.
 
-What a file declares is compared with what it holds, and with `MOST_NUMBERS` and `MOST_HELD`, before memory is claimed.
+What a file declares is compared with what it holds, and with `MOST_COLUMNS` and `MOST_HELD`, before memory is claimed.
 Nothing outside the file is read for it: links, external storage and virtual datasets are refused.
 """
 

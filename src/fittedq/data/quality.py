@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, UInt
 
-from fittedq.data.dataset import Dataset, Faults, not_finite_columns
+from fittedq.data.dataset import ROWS_SHOWN, Dataset, Faults, not_finite_columns
 from fittedq.errors import plural
-
-SHOWN = 5
-"""Row indices that are listed of those that are counted."""
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Found:
     def add(self, rows: np.ndarray, offset: int = 0) -> None:
         """Count more rows."""
         self.count += len(rows)
-        self.first += [int(row) + offset for row in rows[: SHOWN - len(self.first)]]
+        self.first += [int(row) + offset for row in rows[: ROWS_SHOWN - len(self.first)]]
 
 
 @dataclass
@@ -82,7 +79,7 @@ class Quality:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(dataset: Dataset) -> Quality:
+def quality_of(dataset: Dataset) -> Quality:
     """Pass over a dataset a chunk at a time; in memory stay one chunk, the episodes and 8 bytes per row."""
     episodes = np.array(dataset.episodes())
     starts, lengths, last = episodes[:, 0], episodes[:, 1] - episodes[:, 0], episodes[:, 1] - 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fittedq.actions.saved import described
+from fittedq.actions.saved import action_set_of
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset, Writer, dtype_of
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import UNFINISHED, is_free, left_behind, read_signed
@@ -54,7 +54,7 @@ def _left(folder: Path, unfinished: dict[str, Any]) -> Dataset:
         if columns["obs"].shape[1:] != columns["next_obs"].shape[1:]:
             raise ValueError("obs and next_obs differ in size")
         count = min(map(len, columns.values()))
-        action_set = described(unfinished["action_set"])
+        action_set = action_set_of(unfinished["action_set"])
         return Dataset({name: column[:count] for name, column in columns.items()}, action_set, unfinished["origin"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(

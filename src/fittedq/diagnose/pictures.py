@@ -17,7 +17,7 @@ from fittedq.errors import UserError
 from fittedq.files import write_bytes
 
 POINTS, CELLS, PAIRS = 201, 41, 6
-SHOWN = 8
+NUMBERS_SHOWN = 8
 """Numbers of a state that its picture shows."""
 
 Values = Callable[[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]], Any]
@@ -69,7 +69,7 @@ def draw_state(gap: Gap, row: int, q: Values, low: Any, high: Any, path: Path) -
         axis.plot(start[i], start[j], "o", color="white", markeredgecolor="black", label="π(s)")
         axis.plot(best[i], best[j], "*", color="C1", markeredgecolor="black", markersize=12, label="a*")
         axis.set(xlabel=f"action {i}", ylabel=f"action {j}")
-    where = ", ".join(f"{value:.4g}" for value in state[:SHOWN]) + (", …" if len(state) > SHOWN else "")
+    where = ", ".join(f"{value:.4g}" for value in state[:NUMBERS_SHOWN]) + (", …" if len(state) > NUMBERS_SHOWN else "")
     told = f"gap {gap.lower[row]:.3g} to {gap.upper[row]:.3g}, range of q {gap.scale[row]:.3g}"
     figure.suptitle(f"state {row}, s = [{where}]: {told}", fontsize=9)
     save_picture(figure, path)

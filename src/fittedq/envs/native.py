@@ -145,9 +145,9 @@ class Pendulum(AbstractPhysics):
 
 
 def _mjx_cart_pole() -> AbstractJaxEnv:
-    from fittedq.envs.physics import cart_pole  # MuJoCo is an extra
+    from fittedq.envs.physics import mjx_cart_pole  # MuJoCo is an extra
 
-    return cart_pole()
+    return mjx_cart_pole()
 
 
 JAX_ENVS: dict[str, Callable[..., AbstractJaxEnv]] = {

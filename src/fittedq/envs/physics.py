@@ -183,7 +183,7 @@ CART_POLE = """
 """
 
 
-def cart_pole() -> MjxEnv:
+def mjx_cart_pole() -> MjxEnv:
     """Swing a pole up and hold it above the middle of the track: r = exp(−(x/2)²) (1 − cos θ) / 2.
 
     It hangs at θ = 0. Observation [cos θ, sin θ, x, ẋ, θ̇]; 200 steps of 0.05 s under a force of at most 10 N on the

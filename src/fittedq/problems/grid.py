@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 MAX_SWEEPS = 100_000
 
-Dynamics = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+NoiselessStep = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(obs [b,s], action [b,m]) → (reward [b], next_obs [b,s]): noiseless, and without an end."""
 
 
@@ -33,7 +33,7 @@ class GridValue:
 
 
 def value_iteration(
-    step: Dynamics,
+    step: NoiselessStep,
     axes: Sequence[Float[np.ndarray, "_"]],
     actions: Float[np.ndarray, "k m"],
     gamma: float,

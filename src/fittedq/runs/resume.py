@@ -10,7 +10,7 @@ from typing import Any
 
 from fittedq import algorithms
 from fittedq.actions.base import AbstractActionSet
-from fittedq.actions.saved import described
+from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import code_names, restored
 from fittedq.code import by_name, refuse_unknown
@@ -23,12 +23,11 @@ from fittedq.runs.changes import check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.settings import described as described_fields
-from fittedq.settings import from_json
+from fittedq.settings import from_json, setting_fields
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 
 
-def resume(
+def reopened(
     folder: Path,
     *,
     steps: int | None = None,
@@ -87,7 +86,7 @@ def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) 
     """What of settings and schedule is otherwise than a run's configuration has it; a UserError where it cannot be."""
     now = run.config()
     before = {name: value for name, value in config["settings"].items() if now["settings"].get(name, value) != value}
-    own = {field.name for field in described_fields(type(run.algorithm))}
+    own = {field.name for field in setting_fields(type(run.algorithm))}
     saved = {name: value for name, value in before.items() if name in own}
     then = from_json(type(run.algorithm), saved, {}, "the run", to_act=False)
     check_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
@@ -120,7 +119,7 @@ def _saved_algorithm(
     config: Mapping[str, Any], changes: Mapping[str, Any], code: Mapping[str, Any], where: str
 ) -> tuple[AbstractAlgorithm, dict[str, Any]]:
     """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
-    loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in described_fields(cls)}
+    loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in setting_fields(cls)}
     saved: dict[str, Any] = config["settings"]
     own = {name: value for name, value in saved.items() if name not in loops}
     algorithm = restored(config["algorithm"], own, code, where, to_act=False)
@@ -132,4 +131,4 @@ def _saved_algorithm(
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:
     """The run's action set; a box is the environment's own, and comes from there."""
     saved = config.get("action_set")
-    return None if saved is None or saved["kind"] == "box" else described(saved, given)
+    return None if saved is None or saved["kind"] == "box" else action_set_of(saved, given)

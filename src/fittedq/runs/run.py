@@ -18,7 +18,7 @@ from fittedq import algorithms
 from fittedq.acting.episodes import check_spaces
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
-from fittedq.actions.saved import plain
+from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import as_saved
@@ -39,7 +39,7 @@ from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, split_settings, whole
-from fittedq.trainers.base import Progress, never, train
+from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
 
 GAP_STATES = 64
@@ -160,7 +160,7 @@ class Run:
             "env": None if self.env_name is None else self.env_name.describe(),
             "data": None if self.data is None else self.data.path,
             "eval_env": None if self.eval_name is None else self.eval_name.describe(),
-            "action_set": plain(self.trainer.action_set.describe()),
+            "action_set": through_json(self.trainer.action_set.describe()),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
             "settings": self._saved | as_json(self.train_settings),
@@ -250,7 +250,7 @@ class Run:
         seconds, interval, start, compiled = 0.0, 0.0, time.perf_counter(), compile_seconds()
         before = (trainer.step, trainer.updates)
         try:
-            for progress in train(trainer, schedule.steps, self._report_every(), stop):
+            for progress in advance_to(trainer, schedule.steps, self._report_every(), stop):
                 self._compiling = compile_seconds() - compiled
                 interval += max(time.perf_counter() - start - self._compiling, 0.0)
                 if progress.step > before[0]:

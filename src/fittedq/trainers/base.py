@@ -114,7 +114,7 @@ class AbstractTrainer(abc.ABC):
         """Release the environments."""
 
 
-def train(
+def advance_to(
     trainer: AbstractTrainer, steps: int, report_every: Sequence[int] = (1_000,), stop: Callable[[], bool] = never
 ) -> Iterator[Progress]:
     """Advance `trainer` to `steps` steps in all, or until it has finished, or until `stop()`.

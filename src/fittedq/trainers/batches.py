@@ -16,8 +16,8 @@ from fittedq.template.fits import STEPS_PER_CALL
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS
-from fittedq.trainers.learner import MEASURED, Learner, measured
-from fittedq.trainers.rows import Rows, check_same_moments, reward_range, spread
+from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
+from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Components
@@ -54,7 +54,7 @@ class BatchTrainer(AbstractTrainer):
             self.learner.wait()
             every = self._algorithm.measure_every
             if every and (self.step - count) // every < self.step // every:
-                newest = self._rows(slice(max(0, self._rows.size - MEASURED), self._rows.size))
+                newest = self._rows(slice(max(0, self._rows.size - MEASURED_ROWS), self._rows.size))
                 self.learner.state, self._figures = measured(
                     self._algorithm, self.learner.state, newest, 1, self.obs_size, self._seed
                 )
@@ -73,7 +73,7 @@ class BatchTrainer(AbstractTrainer):
         return self._rows.moments
 
     def seen_obs(self, count: int) -> np.ndarray:
-        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
+        return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]
 
     def snapshot(self) -> Snapshot:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}

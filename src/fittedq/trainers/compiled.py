@@ -24,8 +24,8 @@ from fittedq.errors import UserError
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.learner import MEASURED, measured
-from fittedq.trainers.rows import normalize_rows, spread
+from fittedq.trainers.learner import MEASURED_ROWS, measured
+from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Components, Transition
@@ -165,7 +165,7 @@ class CompiledTrainer(AbstractTrainer):
         return Progress(self.step, self.updates, self.episodes, returns, figures)
 
     def _measure(self) -> None:
-        rows, moments = self._state.replay.newest(MEASURED), self.moments()
+        rows, moments = self._state.replay.newest(MEASURED_ROWS), self.moments()
         if moments is not None:
             normalize_rows(rows, moments, self.obs_size, self.action_set.size)
         learner, self._figures = measured(
@@ -203,7 +203,7 @@ class CompiledTrainer(AbstractTrainer):
 
     def seen_obs(self, count: int) -> np.ndarray:
         replay, moments = self._state.replay, self.moments()
-        obs = spread(np.asarray(replay.rows[: int(replay.size)]), count)[:, : self.obs_size]
+        obs = evenly(np.asarray(replay.rows[: int(replay.size)]), count)[:, : self.obs_size]
         return obs if moments is None else np.asarray(moments.normalize(obs))
 
     def snapshot(self) -> Snapshot:

@@ -20,8 +20,8 @@ from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.learner import MEASURED, Learner, measured
-from fittedq.trainers.rows import check_same_plant, normalize_rows, reward_range, spread
+from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
+from fittedq.trainers.rows import check_same_plant, evenly, normalize_rows, reward_range
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Components, Transition
@@ -84,7 +84,7 @@ class HostTrainer(AbstractTrainer):
         if not every or self.updates == 0 or before // every == self.step // every:
             return
         self._flush()
-        rows = self._replay.newest(MEASURED)
+        rows = self._replay.newest(MEASURED_ROWS)
         if self._moments is not None:
             normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
         self.learner.state, self._figures = measured(
@@ -178,7 +178,7 @@ class HostTrainer(AbstractTrainer):
         return self._moments
 
     def seen_obs(self, count: int) -> np.ndarray:
-        obs = spread(self._replay.content(), count)[:, : self.obs_size]
+        obs = evenly(self._replay.content(), count)[:, : self.obs_size]
         return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
 
     def snapshot(self) -> Snapshot:

@@ -21,13 +21,13 @@ from fittedq.template.fits import WholeFit
 from fittedq.template.fqi import Update
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, chunks, filled, reward_range, spread
+from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, evenly, filled, index_chunks, reward_range
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
 from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition, sized
 
-PROBES = 20_000
+PROBE_ROWS = 20_000
 """Rows on which the change of q between iterations is measured."""
 
 
@@ -102,7 +102,9 @@ class FittedTrainer(AbstractTrainer):
         )
         nets = before = self._nets
         frozen = self._fqi.sync.freeze(nets)
-        probe = self._rows(rng.permutation(self._rows.size)[:PROBES] if self._rows.size > PROBES else slice(None))
+        probe = self._rows(
+            rng.permutation(self._rows.size)[:PROBE_ROWS] if self._rows.size > PROBE_ROWS else slice(None)
+        )
         greedy_share = 0.5 if self._acting is not None and self._acting.solves else 0.1
 
         solutions, acting = self._solutions.copy(), None
@@ -161,7 +163,7 @@ class FittedTrainer(AbstractTrainer):
             if len(chosen) == 0:
                 return None
         parts = []
-        for part, part_key in zip(chunks(chosen), jax.random.split(key, len(chosen) // CHUNK + 1), strict=False):
+        for part, part_key in zip(index_chunks(chosen), jax.random.split(key, len(chosen) // CHUNK + 1), strict=False):
             rows = self._rows(part)
             action = solved = None
             if acting is not None:
@@ -190,7 +192,7 @@ class FittedTrainer(AbstractTrainer):
         moved = _modes(nets.policy, obs) - _modes(before.policy, obs)
         figures["policy_change"] = float(np.abs(moved / half_width).mean())
         if any(update.loss.solved_only for update in self._fqi.updates):
-            rows = solutions.since(n)[:PROBES]
+            rows = solutions.since(n)[:PROBE_ROWS]
             error = _modes(nets.policy, self._next_obs(rows)) - solutions.action[rows] if len(rows) else np.zeros(1)
             figures["delta_d"] = float(np.abs(error / half_width).mean())
         return figures
@@ -221,7 +223,7 @@ class FittedTrainer(AbstractTrainer):
         key = jax.random.key_data(jax.random.key(self._seed))
         nets = self._algorithm.networks(self.obs_size, self.action_set, key)
         nets = strong(jax.tree.map(jnp.asarray, nets))
-        sample = self._rows(np.arange(min(self._rows.size, PROBES)))
+        sample = self._rows(np.arange(min(self._rows.size, PROBE_ROWS)))
         self._fqi.check(nets)
         return self._fqi.prepared(nets, self._inputs(sample))
 
@@ -244,7 +246,7 @@ class FittedTrainer(AbstractTrainer):
         return self._rows.moments
 
     def seen_obs(self, count: int) -> np.ndarray:
-        return self._rows(spread(np.arange(self._rows.size), count))[:, : self.obs_size]
+        return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]
 
     def snapshot(self) -> Snapshot:
         arrays = {
@@ -300,14 +302,14 @@ def _values(critic: AbstractCritic, obs: np.ndarray, action: np.ndarray) -> np.n
     return np.concatenate(
         [
             np.asarray(_chunk_values(critic, filled(obs[part]), filled(action[part])))[: len(part)]
-            for part in chunks(np.arange(len(obs)))
+            for part in index_chunks(np.arange(len(obs)))
         ]
     )
 
 
 def _modes(policy: AbstractPolicy, obs: np.ndarray) -> np.ndarray:
     return np.concatenate(
-        [np.asarray(_chunk_modes(policy, filled(obs[part])))[: len(part)] for part in chunks(np.arange(len(obs)))]
+        [np.asarray(_chunk_modes(policy, filled(obs[part])))[: len(part)] for part in index_chunks(np.arange(len(obs)))]
     )
 
 

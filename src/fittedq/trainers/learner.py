@@ -17,7 +17,7 @@ from fittedq.arrays import strong
 from fittedq.template.fqi import FQI, LearnerState
 from fittedq.types import Transition
 
-MEASURED = 2_000
+MEASURED_ROWS = 2_000
 """Newest transitions that a method's own measures see."""
 
 

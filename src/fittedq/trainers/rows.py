@@ -28,7 +28,7 @@ def reward_range(data: Dataset) -> tuple[float, float]:
     return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
 
 
-def spread(rows: np.ndarray, count: int) -> np.ndarray:
+def evenly(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` rows from the first to the last, or all where there are no more."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
@@ -37,7 +37,7 @@ CHUNK = 4096
 """Rows labelled in one compiled call."""
 
 
-def chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+def index_chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
     """`indices`, a chunk at a time."""
     return (indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK))
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fittedq import memory
-from fittedq.settings import check, setting
+from fittedq.settings import check_settings, setting
 
 LEAST_ENV_BYTES = 2**12
 """What one environment takes, at the very least."""
@@ -29,7 +29,7 @@ class TrainSettings:
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_settings(self)
         memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
 
     @property
@@ -49,7 +49,7 @@ class FitSettings:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,4 +61,4 @@ class GrowSettings:
     normalize_obs: bool = setting(False, "normalize observations by mean and deviation of the random steps")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_settings(self)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
-from fittedq.trainers.rows import CHUNK, chunks, filled
+from fittedq.trainers.rows import CHUNK, filled, index_chunks
 from fittedq.types import Components
 
 
@@ -83,11 +83,11 @@ class RowsActing:
             rng = np.random.default_rng(np.random.SeedSequence([self._seed, 3, n]))
             chosen = self._solving.rows(size, solutions.gap, rng)
         keys = iter(jax.random.split(key, 2 + 2 * (size // CHUNK + 2)))
-        for part in chunks(np.setdiff1d(np.arange(size), chosen, assume_unique=True)):
+        for part in index_chunks(np.setdiff1d(np.arange(size), chosen, assume_unique=True)):
             assert self._act is not None
             acting[part] = np.asarray(self._act(nets, filled(next_obs(part)), next(keys)).action)[: len(part)]
             yield 0.2 * part[-1] / size
-        for part in chunks(chosen):
+        for part in index_chunks(chosen):
             answer = self._answers(nets, next_obs(part), solutions.action[part][:, None], next(keys))
             if self._elsewhere is not None:
                 solutions.gap[part] = np.asarray(_gap(nets, filled(next_obs(part)), filled(answer)))[: len(part)]

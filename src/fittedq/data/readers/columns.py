@@ -42,7 +42,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """The names by which a column is found without a map."""
 
 
-MOST_NUMBERS = 2**16
+MOST_COLUMNS = 2**16
 """Numbers in one row of a file, or columns of a table: more are refused."""
 
 
@@ -201,8 +201,8 @@ def find_columns(available: Sequence[str], column_map: ColumnMap, label: str) ->
 
 
 def check_columns(count: int, label: str) -> None:
-    if count > MOST_NUMBERS:
-        raise UserError(f"{label} has {count:,} columns, expected at most {MOST_NUMBERS:,}; leave some out.")
+    if count > MOST_COLUMNS:
+        raise UserError(f"{label} has {count:,} columns, expected at most {MOST_COLUMNS:,}; leave some out.")
 
 
 def row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
@@ -211,9 +211,9 @@ def row_sizes(shapes: Mapping[str, tuple[int, ...]], label: str) -> int:
         if not shape:
             raise UserError(f"{label}: {name} is one number, expected rows.")
     width = sum(math.prod(shape[1:]) for shape in shapes.values())
-    if width > MOST_NUMBERS:
+    if width > MOST_COLUMNS:
         raise UserError(
-            f"{label} declares rows of {width:,} numbers, expected at most {MOST_NUMBERS:,}; it is damaged or no log "
+            f"{label} declares rows of {width:,} numbers, expected at most {MOST_COLUMNS:,}; it is damaged or no log "
             "of transitions."
         )
     return width

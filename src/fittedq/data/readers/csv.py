@@ -21,7 +21,8 @@ from fittedq.data.readers.columns import (
 from fittedq.data.readers.parquet import table_columns
 from fittedq.errors import UserError, in_one_line
 
-BLOCK_BYTES = 2**23
+PARSED_BYTES = 2**23
+"""Of a file that Arrow parses at once."""
 
 
 def read_csv(path: Path, column_map: ColumnMap) -> Source:
@@ -30,11 +31,11 @@ def read_csv(path: Path, column_map: ColumnMap) -> Source:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    block = arrow_csv.ReadOptions(block_size=BLOCK_BYTES)
+    block = arrow_csv.ReadOptions(block_size=PARSED_BYTES)
     label = str(path)
     # Before Arrow guesses a type for each, which takes seconds where they are many.
     with path.open("rb") as file:
-        check_columns(file.readline(BLOCK_BYTES).count(b",") + 1, label)
+        check_columns(file.readline(PARSED_BYTES).count(b",") + 1, label)
     try:
         with arrow_csv.open_csv(path, read_options=block) as reader:
             available, kinds = list(reader.schema.names), reader.schema.types
@@ -62,7 +63,7 @@ def read_csv(path: Path, column_map: ColumnMap) -> Source:
             _refuse_words(path, numbers, convert.null_values)
             raise
 
-    source = Source(iter(()), -(-path.stat().st_size // BLOCK_BYTES))
+    source = Source(iter(()), -(-path.stat().st_size // PARSED_BYTES))
     source.notes += notes_on(found, available)
     source.batches = guarded(linked(read(), label, source.notes), path)
     return source

@@ -16,7 +16,7 @@ from fittedq.maximize.base import AbstractMaximizer, Solution, Status, best, giv
 from fittedq.types import AbstractCritic
 
 LARGEST_GRID = 1_000_000
-ROWS_AT_A_TIME = 8192
+POINTS_AT_A_TIME = 8192
 
 
 class Grid(AbstractMaximizer[AbstractCritic]):
@@ -56,7 +56,7 @@ class Grid(AbstractMaximizer[AbstractCritic]):
         value = critic.least(rows, start)
         first = best(start.reshape(b, k, m), value.reshape(b, k), jnp.full((b, k), Status.ITERATION_LIMIT))
         low, high = action_set.bounds(jnp.asarray(obs))
-        group = min(total, max(1, ROWS_AT_A_TIME // max(b, 1)))
+        group = min(total, max(1, POINTS_AT_A_TIME // max(b, 1)))
         crowd = jnp.repeat(jnp.asarray(obs), group, axis=0)
         place = self.points ** jnp.arange(m)
 

@@ -18,7 +18,7 @@ from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, members_of
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
@@ -65,7 +65,7 @@ def milp(
     combined = combination("milp", combine)
     region = region_of("milp", action_set, obs, integer, rows)
     obs = np.asarray(obs)
-    members = networks(critic, obs.shape[1], action_set.size, activation)
+    members = members_of(critic, obs.shape[1], action_set.size, activation)
     _check_piecewise_linear(members, action_set.size)
     folded = [FoldedNetwork(member, obs.astype(float), region.low, region.high) for member in members]
     precision = np.float32 if members[0].unit > 2.0**-53 else np.float64

@@ -59,7 +59,7 @@ class Network(NamedTuple):
     half_width: Vector
 
 
-def networks(critic: Any, obs_size: int, action_size: int, activation: str) -> tuple[Network, ...]:
+def members_of(critic: Any, obs_size: int, action_size: int, activation: str) -> tuple[Network, ...]:
     """The members of a `QNetwork`, or the one network that a list of (weight [in, out], bias [out]) describes."""
     if isinstance(critic, QNetwork):
         return _members(critic, obs_size)

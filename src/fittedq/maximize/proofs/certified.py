@@ -16,7 +16,7 @@ from fittedq.actions.region import Region
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, PieceAtState, Runs, Upper, networks
+from fittedq.maximize.proofs.bounds import FoldedNetwork, PieceAtState, Runs, Upper, members_of
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.region import actions_per_state, region_of
 from fittedq.types import AbstractCritic
@@ -209,7 +209,7 @@ class _BoxSearch:
             raise UserError(f"certified maximum: tol is {tol}, expected a number above 0, for example 1e-3.")
         self.combination = combination("certified maximum", combine)
         obs, region = np.asarray(obs), region_of("certified maximum", action_set, obs)
-        members = networks(critic, obs.shape[1], action_set.size, activation)
+        members = members_of(critic, obs.shape[1], action_set.size, activation)
         self.action_type = np.float32 if members[0].unit > 2.0**-53 else np.float64
         self.domain = _Domain(action_set, obs, region, self.action_type)
         self.low, self.high = self.domain.low, self.domain.high
