@@ -141,3 +141,23 @@ def test_bare_any_only_shrinks() -> None:
     trees = (ast.parse(file.read_text()) for file in (ROOT / "src").rglob("*.py"))
     bare = [part for tree in trees for part in annotations(tree) if isinstance(part, ast.Name) and part.id == "Any"]
     assert len(bare) <= BARE_ANY
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """Functions, classes and constants that a module defines at its top level for others."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_no_name_means_two_things() -> None:
+    defined: dict[str, list[str]] = {}
+    for file in (ROOT / "src").rglob("*.py"):
+        for name in public_names(ast.parse(file.read_text())):
+            defined.setdefault(name, []).append(file.stem)
+    assert {name: files for name, files in defined.items() if len(files) > 1} == {}
