@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -58,6 +58,12 @@ class Transition(NamedTuple):
             terminated=rows[..., next_end + 1] > 0.5,
             truncated=rows[..., next_end + 2] > 0.5,
         )
+
+
+Dynamics = Callable[
+    [Float[Arr, "s"], Float[Arr, "m"], Float[Arr, "s"]], tuple[Float[Arr, "s"], Float[Arr, ""], Bool[Arr, ""] | bool]
+]
+"""f(s, a, ξ) → (s', r, terminated) of one state, in JAX; ξ is standard normal."""
 
 
 class AbstractCritic(eqx.Module):

@@ -6,8 +6,7 @@ Every model maps noise to a next state, so that gradients pass through it, and s
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -18,9 +17,8 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.networks import Mlp
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.types import Transition
+from fittedq.types import Dynamics, Transition
 
-Dynamics = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 """f(s [s], a [m], ξ [s]) → (s' [s], r, terminated): one step of one state, differentiable by JAX."""
 
 LOG_STD = (-7.0, 0.5)

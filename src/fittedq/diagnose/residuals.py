@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.approx.models import Dynamics
 from fittedq.arrays import Arr
 from fittedq.bellman import td_target
 from fittedq.maximize.base import first_order_residual, step_scale, value_and_gradient
-from fittedq.types import AbstractCritic
+from fittedq.types import AbstractCritic, Dynamics
 
 
 def projected_residual(
@@ -70,7 +69,7 @@ def bellman_slope(
 
     def objective(act: Arr) -> Arr:
         next_obs, reward, terminated = jax.vmap(dynamics)(obs, act, noise)
-        return jnp.sum(td_target(reward, terminated, value(next_obs), gamma))
+        return jnp.sum(td_target(reward, jnp.asarray(terminated), value(next_obs), gamma))
 
     return jax.grad(objective)(action)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,18 +12,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import Box
+from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
+from fittedq.types import Dynamics
+
+Inner = TypeVar("Inner")
+"""The state of one kind of environment: an array, or a tree of them."""
 
 
-class EnvState(eqx.Module):
+class EnvState(eqx.Module, Generic[Inner]):
     """An environment's own state and the steps its episode has taken."""
 
-    inner: Any
+    inner: Inner
     time: Int[Array, ""]
 
 
-class AbstractJaxEnv(eqx.Module):
-    """One environment (not a batch); `jax.vmap` makes many."""
+class AbstractJaxEnv(eqx.Module, Generic[Inner]):
+    """One environment (not a batch); `jax.vmap` makes many. `Inner` is its state."""
 
     @property
     @abc.abstractmethod
@@ -39,33 +44,33 @@ class AbstractJaxEnv(eqx.Module):
         """Steps after which an episode is truncated."""
 
     @abc.abstractmethod
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Inner:
         """A first inner state."""
 
     @abc.abstractmethod
-    def observe(self, inner: Any) -> Float[Array, "s"]: ...
+    def observe(self, inner: Inner) -> Float[Array, "s"]: ...
 
     @abc.abstractmethod
     def transition(
-        self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Inner, action: Float[Array, "m"], key: PRNGKeyArray
+    ) -> tuple[Inner, Float[Array, ""], Bool[Array, ""]]:
         """(next inner state, reward, terminated)."""
 
-    def reset(self, key: PRNGKeyArray) -> tuple[EnvState, Float[Array, "s"]]:
+    def reset(self, key: PRNGKeyArray) -> tuple[EnvState[Inner], Float[Array, "s"]]:
         """A new episode."""
         inner = self.begin(key)
         return EnvState(inner, jnp.zeros((), jnp.int32)), self.observe(inner)
 
 
-class AbstractPhysics(AbstractJaxEnv):
+class AbstractPhysics(AbstractJaxEnv[Inner]):
     """An environment whose observation says all there is to know, so that one step is a function of it."""
 
     @abc.abstractmethod
-    def recall(self, obs: Float[Array, "s"]) -> Any:
+    def recall(self, obs: Float[Array, "s"]) -> Inner:
         """The inner state that is observed as `obs`."""
 
 
-def physics(env: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+def physics(env: object) -> Dynamics:
     """f(s, a, ξ) → (s', r, terminated) of an environment's own step from an observed state; ξ is not used.
 
     Raises UserError for an environment that JAX cannot differentiate, or whose state its observation does not hold.
@@ -81,18 +86,28 @@ def physics(env: Any) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
             "give a function with model=."
         )
 
-    def step(obs: Any, action: Any, noise: Any) -> tuple[Any, Any, Any]:
-        inner, reward, terminated = env.transition(env.recall(obs), action, jax.random.PRNGKey(0))
+    def step(
+        obs: Float[Arr, "s"], action: Float[Arr, "m"], noise: Float[Arr, "s"] | None
+    ) -> tuple[Float[Array, "s"], Float[Array, ""], Bool[Array, ""]]:
+        del noise
+        inner, reward, terminated = env.transition(
+            env.recall(jnp.asarray(obs)), jnp.asarray(action), jax.random.PRNGKey(0)
+        )
         return env.observe(inner).astype(obs.dtype), reward.astype(obs.dtype), terminated
 
     return step
 
 
-def auto_reset(env: AbstractJaxEnv) -> Callable[..., Any]:
+Stepped = tuple[
+    EnvState[Inner], Float[Array, "s"], Float[Array, "s"], Float[Array, ""], Bool[Array, ""], Bool[Array, ""]
+]
+
+
+def auto_reset(env: AbstractJaxEnv[Inner]) -> Callable[[EnvState[Inner], Array, PRNGKeyArray], Stepped[Inner]]:
     """(state, action, key) → (state, next_obs, obs, reward, terminated, truncated): a step that begins a new episode
     where one ends. `next_obs` is the true last observation, `obs` the one to act on next."""
 
-    def step(state: EnvState, action: Any, key: PRNGKeyArray) -> Any:
+    def step(state: EnvState[Inner], action: Float[Array, "m"], key: PRNGKeyArray) -> Stepped[Inner]:
         step_key, reset_key = jax.random.split(key)
         inner, reward, terminated = env.transition(state.inner, action, step_key)
         time = state.time + 1
@@ -106,7 +121,7 @@ def auto_reset(env: AbstractJaxEnv) -> Callable[..., Any]:
     return step
 
 
-class Pendulum(AbstractPhysics):
+class Pendulum(AbstractPhysics[Array]):
     """Gymnasium's Pendulum-v1: θ̈ = 3g/(2l) sin θ + 3/(ml²) a, r = −(θ² + 0.1 θ̇² + 0.001 a²), 200 steps."""
 
     dt: float = eqx.field(static=True, default=0.05)
@@ -124,18 +139,18 @@ class Pendulum(AbstractPhysics):
     def episode_length(self) -> int:
         return 200
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Float[Array, "2"]:
         return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0) * jnp.array([jnp.pi, 1.0])
 
-    def observe(self, inner: Any) -> Float[Array, "s"]:
+    def observe(self, inner: Float[Array, "2"]) -> Float[Array, "3"]:
         return jnp.stack([jnp.cos(inner[0]), jnp.sin(inner[0]), inner[1]])
 
-    def recall(self, obs: Float[Array, "s"]) -> Any:
+    def recall(self, obs: Float[Array, "3"]) -> Float[Array, "2"]:
         return jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
 
     def transition(
-        self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "2"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "2"], Float[Array, ""], Bool[Array, ""]]:
         angle, speed = inner
         torque = jnp.clip(action[0], -2.0, 2.0)
         upright = (angle + jnp.pi) % (2 * jnp.pi) - jnp.pi
@@ -156,7 +171,7 @@ JAX_ENVS: dict[str, Callable[..., AbstractJaxEnv]] = {
 }
 
 
-def find_jax_env(name: str, **kwargs: Any) -> AbstractJaxEnv:
+def find_jax_env(name: str, **kwargs: object) -> AbstractJaxEnv:
     """The JAX environment registered as `jax/…`."""
     if name not in JAX_ENVS:
         raise UserError(f"environment {name!r} is unknown; {nearest(name, JAX_ENVS)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -16,11 +17,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import Box
+from fittedq.arrays import Scalar, Tree
 from fittedq.envs.native import AbstractPhysics
 from fittedq.errors import UserError
 
 
-def _mjx() -> Any:
+def _mjx() -> ModuleType:
     try:
         from mujoco import mjx
     except ImportError:
@@ -28,7 +30,12 @@ def _mjx() -> Any:
     return mjx
 
 
-class MjxEnv(AbstractPhysics):
+Reward = Callable[[Float[Array, "s"], Float[Array, "m"], Float[Array, "s"]], Scalar]
+"""r(s, a, s')."""
+Terminates = Callable[[Float[Array, "s"]], Bool[Array, ""] | bool]
+
+
+class MjxEnv(AbstractPhysics[Array]):
     """[q', q̇'] = `frame_skip` steps of MuJoCo's equations of motion from [q, q̇] under a, r = reward(s, a, s').
 
     Observation [q, q̇], where each joint angle of `angles` is observed as its cosine and sine. Actions lie in the
@@ -37,11 +44,11 @@ class MjxEnv(AbstractPhysics):
     of their own are refused: an observation would not hold it.
     """
 
-    _model: Any
-    _start: Any
+    _model: Tree
+    _start: Tree
     _box: Box = eqx.field(static=True)
-    reward: Callable[[Any, Any, Any], Any] = eqx.field(static=True)
-    terminates: Callable[[Any], Any] = eqx.field(static=True)
+    reward: Reward = eqx.field(static=True)
+    terminates: Terminates = eqx.field(static=True)
     frame_skip: int = eqx.field(static=True)
     steps: int = eqx.field(static=True)
     spread: float = eqx.field(static=True)
@@ -50,9 +57,9 @@ class MjxEnv(AbstractPhysics):
     def __init__(
         self,
         model: Any,
-        reward: Callable[[Any, Any, Any], Any],
+        reward: Reward,
         *,
-        terminates: Callable[[Any], Any] = lambda obs: False,
+        terminates: Terminates = lambda obs: False,
         frame_skip: int = 1,
         steps: int = 200,
         spread: float = 0.05,
@@ -87,16 +94,16 @@ class MjxEnv(AbstractPhysics):
     def episode_length(self) -> int:
         return self.steps
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Float[Array, "x"]:
         near = jax.random.uniform(key, (self._model.nq + self._model.nv,), minval=-self.spread, maxval=self.spread)
         return jnp.concatenate([self._start.qpos, self._start.qvel]) + near
 
-    def observe(self, inner: Any) -> Float[Array, "s"]:
+    def observe(self, inner: Float[Array, "x"]) -> Float[Array, "s"]:
         plain = [index for index in range(inner.shape[0]) if index not in self.angles]
         angle = inner[jnp.array(self.angles, int)]
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), inner[jnp.array(plain)]])
 
-    def recall(self, obs: Float[Array, "s"]) -> Any:
+    def recall(self, obs: Float[Array, "s"]) -> Float[Array, "x"]:
         turned = len(self.angles)
         plain = [index for index in range(self._model.nq + self._model.nv) if index not in self.angles]
         inner = jnp.zeros(self._model.nq + self._model.nv, obs.dtype).at[jnp.array(plain)].set(obs[2 * turned :])
@@ -104,8 +111,8 @@ class MjxEnv(AbstractPhysics):
         return inner.at[jnp.array(self.angles, int)].set(angle)
 
     def transition(
-        self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "x"], action: Float[Array, "m"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "x"], Float[Array, ""], Bool[Array, ""]]:
         mjx, joints = _mjx(), self._model.nq
         data = self._start.replace(qpos=inner[:joints], qvel=inner[joints:], ctrl=self._box.project(action, inner))
         # A loop, not its steps written out: MJX takes XLA long to compile.
@@ -116,7 +123,7 @@ class MjxEnv(AbstractPhysics):
         return after, reward, jnp.asarray(self.terminates(next_obs), bool)
 
 
-class BraxEnv(AbstractPhysics):
+class BraxEnv(AbstractPhysics[Tree]):
     """A Brax environment (`brax.envs.get_environment(name)`), observed as [q, q̇] so that its step is a known function.
 
     Its own rewards and terminations; actions in [−1, 1]^m. What Brax wraps around environments (episode ends, resets,
@@ -147,20 +154,20 @@ class BraxEnv(AbstractPhysics):
     def episode_length(self) -> int:
         return self.steps
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Tree:
         return self._env.reset(key)
 
-    def observe(self, inner: Any) -> Float[Array, "s"]:
+    def observe(self, inner: Tree) -> Float[Array, "s"]:
         return jnp.concatenate([inner.pipeline_state.q, inner.pipeline_state.qd])
 
-    def recall(self, obs: Float[Array, "s"]) -> Any:
+    def recall(self, obs: Float[Array, "s"]) -> Tree:
         joints = self._env.sys.q_size()
         blank = self._env.reset(jax.random.PRNGKey(0))
         return blank.replace(pipeline_state=self._env.pipeline_init(obs[:joints], obs[joints:]))
 
     def transition(
-        self, inner: Any, action: Float[Array, "m"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Tree, action: Float[Array, "m"], key: PRNGKeyArray
+    ) -> tuple[Tree, Float[Array, ""], Bool[Array, ""]]:
         after = self._env.step(inner, jnp.clip(action, -1.0, 1.0))
         return after, jnp.asarray(after.reward), jnp.asarray(after.done) > 0.5
 
@@ -190,12 +197,12 @@ def mjx_cart_pole() -> MjxEnv:
     cart. Leaving the track (|x| > 3 m) ends the episode; rewards are never negative, so that an end is never a way out.
     """
     _mjx()
-    mujoco: Any = import_module("mujoco")
+    mujoco = import_module("mujoco")
 
-    def reward(obs: Any, action: Any, next_obs: Any) -> Any:
+    def reward(obs: Float[Array, "s"], action: Float[Array, "m"], next_obs: Float[Array, "s"]) -> Float[Array, ""]:
         return jnp.exp(-((next_obs[2] / 2.0) ** 2)) * (1.0 - next_obs[0]) / 2.0
 
-    def terminates(obs: Any) -> Any:
+    def terminates(obs: Float[Array, "s"]) -> Bool[Array, ""]:
         return jnp.abs(obs[2]) > 3.0
 
     return MjxEnv(

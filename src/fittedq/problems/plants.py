@@ -8,7 +8,6 @@ for every sample at the set point, near 0 far from it. Rewards are never negativ
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,7 +44,7 @@ def runge_kutta(
     return state
 
 
-class CartPole(AbstractPhysics):
+class CartPole(AbstractPhysics[Array]):
     """θ̈ = [g sin θ − cos θ (F + m l θ̇² sin θ) / M] / [l (4/3 − m cos² θ / M)], ẍ = (F + m l (θ̇² sin θ − θ̈ cos θ)) / M.
 
     M = cart + pole mass, l half the pole's length, θ = 0 upright; no friction. State and observation [x, ẋ, θ, θ̇] in
@@ -80,13 +79,13 @@ class CartPole(AbstractPhysics):
     def episode_length(self) -> int:
         return 200
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Float[Array, "4"]:
         return jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0) * jnp.asarray(self.spread)
 
-    def observe(self, inner: Any) -> Float[Array, "4"]:
+    def observe(self, inner: Float[Array, "4"]) -> Float[Array, "4"]:
         return inner
 
-    def recall(self, obs: Float[Array, "4"]) -> Any:
+    def recall(self, obs: Float[Array, "4"]) -> Float[Array, "4"]:
         return obs
 
     def derivative(self, state: Float[Array, "4"], force: Float[Array, ""]) -> Float[Array, "4"]:
@@ -102,8 +101,8 @@ class CartPole(AbstractPhysics):
         return jnp.stack([velocity, push - moment * rate_change * cos / mass, rate, rate_change])
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "4"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "4"], Float[Array, ""], Bool[Array, ""]]:
         force = jnp.clip(action[0], -10.0, 10.0)
         state = runge_kutta(lambda state: self.derivative(state, force), inner, self.dt, steps=2)
         failed = (jnp.abs(state[0]) > self.track) | (jnp.abs(state[2]) > self.fall)
@@ -111,7 +110,7 @@ class CartPole(AbstractPhysics):
         return state, jnp.where(failed, 0.0, reward), failed
 
 
-class TwoTanks(AbstractPhysics):
+class TwoTanks(AbstractPhysics[Array]):
     """A ḣ₁ = k u − a₁ √(2 g h₁), A ḣ₂ = a₁ √(2 g h₁) − a₂ √(2 g h₂): a pump fills the upper tank, which drains into the
     lower one.
 
@@ -145,16 +144,16 @@ class TwoTanks(AbstractPhysics):
     def episode_length(self) -> int:
         return 100
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Float[Array, "3"]:
         level_key, set_key = jax.random.split(key)
         levels = jax.random.uniform(level_key, (2,), maxval=24.0)
         low, high = self.set_points
         return jnp.concatenate([levels, jax.random.uniform(set_key, (1,), minval=low, maxval=high)])
 
-    def observe(self, inner: Any) -> Float[Array, "3"]:
+    def observe(self, inner: Float[Array, "3"]) -> Float[Array, "3"]:
         return inner
 
-    def recall(self, obs: Float[Array, "3"]) -> Any:
+    def recall(self, obs: Float[Array, "3"]) -> Float[Array, "3"]:
         return obs
 
     def derivative(self, levels: Float[Array, "2"], voltage: Float[Array, ""]) -> Float[Array, "2"]:
@@ -163,8 +162,8 @@ class TwoTanks(AbstractPhysics):
         return (jnp.stack([self.pump * voltage, outflow[0]]) - outflow) / self.area
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "3"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "3"], Float[Array, ""], Bool[Array, ""]]:
         voltage = jnp.clip(action[0], 0.0, 12.0)
         # Near empty a tank is fast (√h): hence the small steps.
         levels = runge_kutta(lambda levels: self.derivative(levels, voltage), inner[:2], self.dt, steps=8)

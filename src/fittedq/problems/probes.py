@@ -6,7 +6,6 @@ All have one observation and the box [−1, 1], so one compiled learner serves t
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -16,7 +15,7 @@ from fittedq.arrays import Arr
 from fittedq.envs.native import AbstractJaxEnv
 
 
-class AbstractProbe(AbstractJaxEnv):
+class AbstractProbe(AbstractJaxEnv[Array]):
     """An environment that knows its q*; the inner state is the observation, and episodes begin at s = 0."""
 
     @property
@@ -31,10 +30,10 @@ class AbstractProbe(AbstractJaxEnv):
     def episode_length(self) -> int:
         return 2
 
-    def begin(self, key: PRNGKeyArray) -> Any:
+    def begin(self, key: PRNGKeyArray) -> Float[Array, "1"]:
         return jnp.zeros(1)
 
-    def observe(self, inner: Any) -> Float[Array, "1"]:
+    def observe(self, inner: Float[Array, "1"]) -> Float[Array, "1"]:
         return inner
 
     @abc.abstractmethod
@@ -46,8 +45,8 @@ class OneStep(AbstractProbe):
     """r = 1, then the end: q* = 1. Fails where a critic cannot fit, or bootstraps past the end."""
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "1"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1"], Float[Array, ""], Bool[Array, ""]]:
         return inner, jnp.ones(()), jnp.ones((), bool)
 
     def q(self, obs: Float[Arr, "b 1"], action: Float[Arr, "b 1"], gamma: float) -> Float[Arr, "b"]:
@@ -58,8 +57,8 @@ class DelayedReward(AbstractProbe):
     """s = 0 → 1 → end, r = s: q*(0, a) = γ, q*(1, a) = 1. Fails where the discount or the bootstrap is wrong."""
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "1"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1"], Float[Array, ""], Bool[Array, ""]]:
         return inner + 1.0, inner[0], inner[0] > 0.5
 
     def q(self, obs: Float[Arr, "b 1"], action: Float[Arr, "b 1"], gamma: float) -> Float[Arr, "b"]:
@@ -70,8 +69,8 @@ class ActionReward(AbstractProbe):
     """r = −(a − ½)², then the end: q* = r, π* = ½. Fails where the critic does not see the action, or π its slope."""
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "1"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1"], Float[Array, ""], Bool[Array, ""]]:
         return inner, -((action[0] - 0.5) ** 2), jnp.ones((), bool)
 
     def q(self, obs: Float[Arr, "b 1"], action: Float[Arr, "b 1"], gamma: float) -> Float[Arr, "b"]:
@@ -85,8 +84,8 @@ class DelayedAction(AbstractProbe):
     """
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "1"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1"], Float[Array, ""], Bool[Array, ""]]:
         last = inner[0] > 0.25
         reward = jnp.where(last, inner[0] - (action[0] - 0.5) ** 2, -(action[0] ** 2))
         return jnp.where(last, inner, 1.0 + action / 2), reward, last
@@ -100,8 +99,8 @@ class Endless(AbstractProbe):
     """r = 1 for ever, cut every two steps by a time limit: q* = 1 / (1 − γ). Fails where a cut ends the bootstrap."""
 
     def transition(
-        self, inner: Any, action: Float[Array, "1"], key: PRNGKeyArray
-    ) -> tuple[Any, Float[Array, ""], Bool[Array, ""]]:
+        self, inner: Float[Array, "1"], action: Float[Array, "1"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1"], Float[Array, ""], Bool[Array, ""]]:
         return inner, jnp.ones(()), jnp.zeros((), bool)
 
     def q(self, obs: Float[Arr, "b 1"], action: Float[Arr, "b 1"], gamma: float) -> Float[Arr, "b"]:
