@@ -52,7 +52,7 @@ def rows(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whole(component: Any, state: Any, data: Any, first: Any = None) -> WholeFit:
-    return WholeFit(component, state, first, Components(), data, np.random.default_rng(0), KEY, False)
+    return WholeFit(component, state, first, Components(), data, np.random.default_rng(0), KEY, False, 1)
 
 
 def test_least_squares_solves_what_descent_only_approaches():

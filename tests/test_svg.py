@@ -331,7 +331,7 @@ def test_an_endless_horizon_solves_growth():
 
     @jax.jit
     def learn(policy, optimizer_state):
-        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY)
+        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY, 1)
         return policy, optimizer_state
 
     policy = nets.policy

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Update
     from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
     from fittedq.template.losses import AbstractLoss, AbstractRegression, Imitate, Improve, Regress, TuneTemperature
+    from fittedq.template.rates import Linear
     from fittedq.template.rollout import (
         AbstractTail,
         CriticTail,
@@ -159,6 +160,7 @@ __all__ = [
     "LeastSquares",
     "Likelihood",
     "Limits",
+    "Linear",
     "LinearCritic",
     "MeanOverCritics",
     "MinOverCritics",
@@ -269,6 +271,7 @@ _HOMES = {
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": "AbstractLoss AbstractRegression Imitate Improve Regress TuneTemperature",
+    "fittedq.template.rates": "Linear",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),

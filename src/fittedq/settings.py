@@ -161,19 +161,22 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
         return None
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
         return value
+    if metadata["kinds"] and isinstance(value, str) and ":" in value:
+        return _in_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
     kind = next(kind for kind in kinds if kind in TYPE_WORDS or typing.get_origin(kind) is tuple)
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
         if len(items) > MOST_ITEMS:
             raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
         return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata, True) for item in items)
-    expected = TYPE_WORDS[kind][several] + ("" if metadata["takes"] is None else f", or {_an(metadata['takes'])}")
+    expected = TYPE_WORDS[kind][several]
+    other = "" if metadata["takes"] is None else f", or {_an(metadata['takes'])}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"setting {name}: found {value!r}, expected {expected}.")
+        raise UserError(f"setting {name}: found {value!r}, expected {expected}{other}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"setting {name}: found {value!r}, expected a finite number.")
     low, high, above, below = (metadata.get(bound) for bound in ("low", "high", "above", "below"))
@@ -184,11 +187,26 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
         or (below is not None and value >= below and f"below {below}")
     )
     if wrong:
-        raise UserError(f"setting {name}: found {value!r}, expected {expected} {wrong}.")
+        raise UserError(f"setting {name}: found {value!r}, expected {expected} {wrong}{other}.")
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
         raise UserError(f"setting {name}: found {value!r}; {nearest(str(value), choices)}")
     return value
+
+
+def _in_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
+    """One of our own classes as a command line has it: its name and the numbers of its fields, `linear:3e-4:0`."""
+    word, *numbers = text.split(":")
+    kind = kinds.get(word.lower())
+    if kind is None:
+        raise UserError(f"setting {name}: found {text!r}; {nearest(word, kinds)}")
+    fields = [field.name for field in _fields(kind)]
+    values = [_parse_value(number) for number in numbers]
+    if len(values) <= len(fields):
+        made = _of_numbers(kind, dict(zip(fields, values, strict=False)))
+        if not isinstance(made, str):
+            return made
+    raise UserError(f"setting {name}: found {text!r}, expected {word}:{':'.join(fields).upper()}, all of them numbers.")
 
 
 def _an(takes: Any) -> str:
@@ -250,18 +268,32 @@ def _read(name: str, value: Any, code: Mapping[str, Any], where: str, kinds: tup
 
 
 def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[str, type]) -> Any:
-    """One of our own classes from its numbers, each of the kind and, where it is whole, the size that it may have."""
+    """One of our own classes from its numbers."""
     kind = kinds.get(str(saved.get("kind")))
     numbers = {field: value for field, value in saved.items() if field != "kind"}
-    fields = {} if kind is None else {field.name: field.default for field in _fields(kind)}
-    wrong = [
-        field
-        for field, value in numbers.items()
-        if type(value) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER
-    ]
-    if kind is None or wrong:
-        found = f"{saved.get('kind')!r}" if kind is None else f"{wrong[0]} = {numbers[wrong[0]]!r}"
-        raise UserError(f"{where}: setting {name}: found {found}, as in none of {', '.join(kinds)}; it is damaged.")
+    made = repr(saved.get("kind")) if kind is None else _of_numbers(kind, numbers)
+    if kind is None or isinstance(made, str):
+        raise UserError(f"{where}: setting {name}: found {made}, as in none of {', '.join(kinds)}; it is damaged.")
+    return made
+
+
+def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
+    """A `kind` from the numbers of its fields, or the first of them that is wrong, in words.
+
+    Fields that are settings know what they take; others take numbers as their default is, and no more than a file may
+    ask for.
+    """
+    try:
+        if setting_fields(kind):
+            return kind(**numbers)
+    except UserError as error:
+        return str(error)
+    except TypeError:  # a field too many, or too few
+        return f"{kind.__name__} of {', '.join(numbers)}"
+    fields = {field.name: field.default for field in _fields(kind)}
+    for field, value in numbers.items():
+        if type(value) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER:
+            return f"{field} = {value!r}"
     return kind(**numbers)
 
 

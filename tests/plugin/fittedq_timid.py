@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import optax
 
 from fittedq import (
     FQI,
@@ -19,7 +18,6 @@ from fittedq import (
     AbstractExploration,
     Bellman,
     Components,
-    Descend,
     DeterministicPolicy,
     Gaussian,
     Improve,
@@ -53,7 +51,7 @@ class Timid(NetworkAlgorithm):
         )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        critic, policy = (Descend(optax.adam(rate)) for rate in (self.critic_learning_rate, self.policy_learning_rate))
+        critic, policy = (self.descend(rate) for rate in (self.critic_learning_rate, self.policy_learning_rate))
         return FQI(
             greedy=Smoothed(PolicyAction(), 0.2, 0.5),
             updates=(

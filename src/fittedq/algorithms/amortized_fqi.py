@@ -60,7 +60,7 @@ class AmortizedFQI(SolvingAlgorithm):
             ),
             updates=(
                 Update("critic", self.regression(target), self.critic_fit()),
-                Update("policy", policy_loss, self.descend(self.policy_learning_rate, self.policy_epochs)),
+                Update("policy", policy_loss, self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))),
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration
@@ -16,8 +18,10 @@ from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, QNetwork
 from fittedq.errors import UserError
 from fittedq.settings import check_settings, setting
+from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
+from fittedq.template.rates import Linear, Optimizer, Rate, scheduled
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractCritic, Components, Transition
 
@@ -28,6 +32,9 @@ POLICY_CRITICS: dict[str, AbstractCombine] = {
 }
 
 
+# Rprop's own largest step, 50, drives a squashed policy into saturation, where no gradient brings it back.
+OPTIMIZERS: dict[str, Optimizer] = {"adam": optax.adam, "rprop": partial(optax.rprop, max_step_size=0.1)}
+
 SHARED: dict[str, dict[str, Any]] = {
     "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
     "hidden": {"about": "widths of the hidden layers", "low": 1},
@@ -36,7 +43,6 @@ SHARED: dict[str, dict[str, Any]] = {
     "policy_critic": {"about": "critic that the policy climbs", "choices": POLICY_CRITICS},
     "policy_epochs": {"about": "passes over its data in each fit of the policy", "low": 1},
     "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
-    "temperature_learning_rate": {"about": "Adam's step for log β", "above": 0.0},
     "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},
     "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
 }
@@ -46,6 +52,12 @@ SHARED: dict[str, dict[str, Any]] = {
 def shared(name: str, default: Any) -> Any:
     """One of the shared settings, with a method's own default."""
     return setting(default, **SHARED[name])
+
+
+def learning_rate(default: float, whose: str) -> Rate:
+    """A setting that is a learning rate: a number, or a schedule over the run."""
+    about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
+    return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,))
 
 
 def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
@@ -137,8 +149,10 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     n_critics: int = shared("n_critics", 1)
     layer_norm: bool = setting(False, "layer norm in the critics")
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
-    policy_learning_rate: float = setting(3e-4, "Adam's step for the policy", above=0.0)
-    critic_learning_rate: float = setting(3e-4, "Adam's step for the critics (and the value network)", above=0.0)
+    policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
+    critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
+    optimizer: str | Optimizer = setting("adam", "what makes steps of gradients", choices=("adam",), takes=Callable)
+    """In Python also a function of the learning rate, such as `optax.adamw`."""
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 
     def __post_init__(self) -> None:
@@ -153,6 +167,14 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
             (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
             (1, (obs_size, *self.hidden, action_size)),
         ]
+
+    def descend(self, rate: Rate, budget: Budget = Budget()) -> Descend:
+        """How a network is fitted, at one of these learning rates."""
+        return Descend(self.optimizer_at(rate), budget)
+
+    def optimizer_at(self, rate: Rate) -> optax.GradientTransformation:
+        """The optimizer at one of these learning rates."""
+        return scheduled(OPTIMIZERS[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer, rate)
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""

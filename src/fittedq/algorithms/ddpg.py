@@ -18,13 +18,14 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import NetworkAlgorithm, shared
+from fittedq.algorithms.base import NetworkAlgorithm, learning_rate, shared
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Periodic, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress
+from fittedq.template.rates import Rate
 from fittedq.template.targets import Bellman, FirstCritic
 from fittedq.types import Components
 
@@ -36,7 +37,7 @@ class DDPG(NetworkAlgorithm):
     name: ClassVar[str] = "ddpg"
     title: ClassVar[str] = "Deep deterministic policy gradient"
 
-    critic_learning_rate: float = setting(1e-3, "Adam's step for the critic", above=0.0)
+    critic_learning_rate: Rate = learning_rate(1e-3, "the critic")
     critic_weight_decay: float = setting(0.0, "L2 penalty on the critic (published: 1e-2)", low=0.0)
     target_period: int | None = setting(
         None, "copy the frozen networks every so many updates, instead of τ", low=1, high=2**31 - 1
@@ -60,7 +61,7 @@ class DDPG(NetworkAlgorithm):
             greedy=PolicyAction(),
             updates=(
                 Update("critic", Regress(Bellman(self.gamma, FirstCritic())), Descend(self.critic_optimizer())),
-                Update("policy", Improve(FirstCritic()), Descend(optax.adam(self.policy_learning_rate))),
+                Update("policy", Improve(FirstCritic()), self.descend(self.policy_learning_rate)),
             ),
             sync=Sync(critic=follow, policy=follow),
         )
@@ -71,4 +72,5 @@ class DDPG(NetworkAlgorithm):
         return OrnsteinUhlenbeck(self.noise_reversion, self.noise_mean, self.noise_sigma, self.noise_dt)
 
     def critic_optimizer(self) -> optax.GradientTransformation:
-        return optax.chain(optax.add_decayed_weights(self.critic_weight_decay), optax.adam(self.critic_learning_rate))
+        decay = optax.add_decayed_weights(self.critic_weight_decay)
+        return optax.chain(decay, self.optimizer_at(self.critic_learning_rate))

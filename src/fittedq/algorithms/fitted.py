@@ -6,16 +6,14 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import NetworkAlgorithm, shared
+from fittedq.algorithms.base import OPTIMIZERS, NetworkAlgorithm, learning_rate, shared
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
@@ -27,9 +25,10 @@ from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.settings import code_setting, setting, settle
-from fittedq.template.fits import AbstractFit, Budget, Descend, GrowTrees, LeastSquares
+from fittedq.template.fits import AbstractFit, Budget, GrowTrees, LeastSquares
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
+from fittedq.template.rates import Optimizer, Rate, words
 from fittedq.template.targets import AbstractTarget, Clipped
 from fittedq.types import AbstractCritic
 
@@ -45,9 +44,6 @@ MAXIMIZERS: dict[str, AbstractMaximizer] = {
     "grid": Grid(),
 }
 
-# Rprop's own largest step, 50, drives a squashed policy into saturation, where no gradient brings it back.
-OPTIMIZERS = {"adam": optax.adam, "rprop": partial(optax.rprop, max_step_size=0.1)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
@@ -59,9 +55,9 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     gamma: float = shared("gamma", 0.98)
     hidden: tuple[int, ...] = shared("hidden", (128, 128))
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
-    critic_learning_rate: float = setting(1e-3, "the optimizer's step for the critics", above=0.0)
-    policy_learning_rate: float = setting(1e-3, "the optimizer's step for the policy", above=0.0)
-    optimizer: str = setting("adam", "how networks are fitted", choices=OPTIMIZERS)
+    critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
+    policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
+    optimizer: str | Optimizer = setting("adam", "what makes steps of gradients", choices=OPTIMIZERS, takes=Callable)
     epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
     minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
     held_out: float = setting(0.0, "share of rows kept aside in each fit to stop it early", low=0.0, below=1.0)
@@ -79,16 +75,21 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
                     "step; leave it out, or choose adam."
                 )
             settle(self, "minibatch", None)
+        for name in ("critic_learning_rate", "policy_learning_rate"):
+            if self.optimizer == "rprop" and callable(getattr(self, name)):
+                raise UserError(
+                    f"setting {name}: found {words(getattr(self, name))} with optimizer = 'rprop', which finds the "
+                    "size of its steps itself from the first on; give a number, or choose adam."
+                )
         if self.patience is not None and not self.held_out:
             raise UserError(
                 f"setting patience: found {self.patience} with held_out = 0, so there is no held-out loss to wait for; "
                 "set held_out to a share such as 0.1, or leave patience out."
             )
 
-    def descend(self, learning_rate: float, epochs: int) -> Descend:
-        """How a network is fitted."""
-        budget = Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
-        return Descend(OPTIMIZERS[self.optimizer](learning_rate), budget)
+    def budget(self, epochs: int) -> Budget:
+        """What one fit of a network may take."""
+        return Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
 
     def regression(self, target: AbstractTarget) -> Regress:
         """The critics' loss."""
@@ -179,7 +180,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     def critic_fit(self) -> AbstractFit:
         """How q is fitted, as it is represented."""
         if self.approximator == "network" or not isinstance(self.approximator, str):
-            return self.descend(self.critic_learning_rate, self.epochs)
+            return self.descend(self.critic_learning_rate, self.budget(self.epochs))
         if self.approximator in TREES:
             return GrowTrees()
         return LeastSquares(self.ridge, self.n_centers if self.approximator == "radial" else None)

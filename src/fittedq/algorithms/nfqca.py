@@ -44,8 +44,8 @@ class NFQCA(FittedAlgorithm):
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
-        critic_fit = self.descend(self.critic_learning_rate, self.epochs)
-        policy_fit = self.descend(self.policy_learning_rate, self.policy_epochs)
+        critic_fit = self.descend(self.critic_learning_rate, self.budget(self.epochs))
+        policy_fit = self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))
         return FQI(
             greedy=PolicyAction(),
             updates=(

@@ -16,18 +16,17 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, learning_rate, shared, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.settings import setting
-from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve, Regress, TuneTemperature
+from fittedq.template.rates import Rate
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Components
 
@@ -44,7 +43,7 @@ class SAC(NetworkAlgorithm):
     policy_critic: str = shared("policy_critic", "min")
     temperature: float | None = setting(None, "a fixed temperature β; none tunes it", above=0.0)
     initial_temperature: float = shared("initial_temperature", 1.0)
-    temperature_learning_rate: float = shared("temperature_learning_rate", 3e-4)
+    temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
     target_entropy: float | None = shared("target_entropy", None)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
@@ -58,14 +57,12 @@ class SAC(NetworkAlgorithm):
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
         updates = (
-            Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),
-            Update(
-                "policy", Improve(POLICY_CRITICS[self.policy_critic]), Descend(optax.adam(self.policy_learning_rate))
-            ),
+            Update("critic", Regress(target), self.descend(self.critic_learning_rate)),
+            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)),
         )
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
-            updates += (Update("log_temperature", tune, Descend(optax.adam(self.temperature_learning_rate))),)
+            updates += (Update("log_temperature", tune, self.descend(self.temperature_learning_rate)),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

@@ -17,7 +17,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
@@ -25,7 +24,6 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
 from fittedq.settings import setting
-from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress
 from fittedq.template.targets import BellmanFromValue, MinOverCritics, SoftValue
@@ -57,13 +55,9 @@ class SACValue(NetworkAlgorithm):
         value_target = SoftValue(MinOverCritics(subset=self.n_target_critics))
         return FQI(
             updates=(
-                Update("value", Regress(value_target), Descend(optax.adam(self.critic_learning_rate))),
-                Update("critic", Regress(BellmanFromValue(self.gamma)), Descend(optax.adam(self.critic_learning_rate))),
-                Update(
-                    "policy",
-                    Improve(POLICY_CRITICS[self.policy_critic]),
-                    Descend(optax.adam(self.policy_learning_rate)),
-                ),
+                Update("value", Regress(value_target), self.descend(self.critic_learning_rate)),
+                Update("critic", Regress(BellmanFromValue(self.gamma)), self.descend(self.critic_learning_rate)),
+                Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)),
             ),
             sync=Sync(value=Polyak(self.tau)),
         )

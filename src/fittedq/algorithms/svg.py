@@ -22,7 +22,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, learning_rate, shared, target_entropy
 from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
@@ -33,6 +33,7 @@ from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.gradients import gradient_health, longest_sound, model_error, windows
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Regress, TuneTemperature
+from fittedq.template.rates import Rate
 from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
 from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
 from fittedq.types import Components, Dynamics, Transition
@@ -78,7 +79,7 @@ class SVG(NetworkAlgorithm):
     )
     n_models: int = setting(5, "networks of the learned model", low=1)
     model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
-    model_learning_rate: float = setting(1e-3, "Adam's step for the model", above=0.0)
+    model_learning_rate: Rate = learning_rate(1e-3, "the model")
     max_overfit: float = setting(
         0.5, "the model rests while its held-out loss is this much above its loss, in nats per number", above=0.0
     )
@@ -86,7 +87,7 @@ class SVG(NetworkAlgorithm):
     policy_critic: str = shared("policy_critic", "min")
     temperature: float | None = setting(None, "β; 0 is without entropy, none tunes it", low=0.0)
     initial_temperature: float = shared("initial_temperature", 0.1)
-    temperature_learning_rate: float = shared("temperature_learning_rate", 3e-4)
+    temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
     target_entropy: float | None = shared("target_entropy", None)
     max_gradient: float = setting(10.0, "the policy's gradient is clipped to this norm", above=0.0)
     noise_sigma: float = setting(0.1, "exploration of a deterministic policy, in half-widths", low=0.0)
@@ -213,27 +214,25 @@ class SVG(NetworkAlgorithm):
             )
         updates: tuple[Update, ...] = ()
         if self.learns_model:
-            updates += (Update("model", Likelihood(self.max_overfit), Descend(optax.adam(self.model_learning_rate))),)
+            updates += (Update("model", Likelihood(self.max_overfit), self.descend(self.model_learning_rate)),)
         if not self.endless:
             target = Bellman(self.gamma, MinOverCritics())
             if self.critic_target == "rollout":
                 target = RolloutBellman(self.gamma, Rollout(self.longest, self.gamma, CriticTail(MinOverCritics())))
-            updates += (Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),)
+            updates += (Update("critic", Regress(target), self.descend(self.critic_learning_rate)),)
             if self.tail == "v":
                 updates += (
-                    Update(
-                        "value", Regress(SoftValue(MinOverCritics())), Descend(optax.adam(self.critic_learning_rate))
-                    ),
+                    Update("value", Regress(SoftValue(MinOverCritics())), self.descend(self.critic_learning_rate)),
                 )
         improve = ImproveThrough(self.rollout(), inferred=self.noise == "inferred")
         updates += (Update("policy", improve, Descend(self.policy_optimizer())),)
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
-            updates += (Update("log_temperature", tune, Descend(optax.adam(self.temperature_learning_rate))),)
+            updates += (Update("log_temperature", tune, self.descend(self.temperature_learning_rate)),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=None if self.endless else Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:
         return OwnNoise() if self.policy == "gaussian" else Gaussian(self.noise_sigma)
 
     def policy_optimizer(self) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.adam(self.policy_learning_rate))
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), self.optimizer_at(self.policy_learning_rate))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
-import optax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
@@ -21,7 +20,6 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
-from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
@@ -58,8 +56,8 @@ class TD3(NetworkAlgorithm):
         return FQI(
             greedy=Smoothed(PolicyAction(), self.smoothing_sigma, self.smoothing_clip),
             updates=(
-                Update("critic", Regress(target), Descend(optax.adam(self.critic_learning_rate))),
-                Update("policy", improve, Descend(optax.adam(self.policy_learning_rate)), every=self.policy_delay),
+                Update("critic", Regress(target), self.descend(self.critic_learning_rate)),
+                Update("policy", improve, self.descend(self.policy_learning_rate), every=self.policy_delay),
             ),
             sync=Sync(critic=follow, policy=follow),
         )

@@ -39,6 +39,7 @@ from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, split_settings, whole
+from fittedq.template.rates import Linear, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
 
@@ -80,7 +81,8 @@ class Run:
         self.train_settings = choice.settings(**loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
         self.data = None if data is None else data.limited(action_set)
-        self.algorithm: AbstractAlgorithm = algorithms.made(algorithm, given)
+        updates = max(1, self.train_settings.updates(schedule.steps))
+        self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), updates)
         self._saved = as_saved(self.algorithm)
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
@@ -91,6 +93,7 @@ class Run:
         """What the environment hands out and takes, where there is one on the host."""
         if self.eval_plant is None:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
+        self._tell_of_schedules(updates)
         try:
             self._check_parts()
             self._begin_with(start)
@@ -105,6 +108,16 @@ class Run:
         self._checkpoint: Path | None = None
         """The last one saved or restored."""
         self._compiling = 0.0
+
+    def _tell_of_schedules(self, updates: int) -> None:
+        """Warn of a learning rate that takes longer to its end than the run."""
+        for name, rate in as_dict(self.algorithm).items():
+            if isinstance(rate, Linear) and rate.updates is not None and rate.updates > updates:
+                self.trainer.watch.say(
+                    f"{name}'s schedule",
+                    f"{name} comes to {rate.last:g} in {plural(rate.updates, 'update', 'updates')}, and the run takes "
+                    f"about {updates:,}: it ends at {float(rate(np.asarray(updates))):.3g}.",
+                )
 
     def _begin_with(self, start: Agent | None) -> None:
         self._origin_of_start = None if start is None else origin_of(start)
@@ -400,6 +413,13 @@ class Run:
     def _origin(self) -> dict[str, Any]:
         assert self.folder is not None
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"]}
+
+
+def _in_a_run(algorithm: AbstractAlgorithm, updates: int) -> AbstractAlgorithm:
+    """The algorithm, its schedules over so many updates where they say no number of their own."""
+    settings = as_dict(algorithm)
+    now = {name: over(value, updates) for name, value in settings.items() if isinstance(value, Linear)}
+    return algorithms.made(algorithm, {name: value for name, value in now.items() if value != settings[name]})
 
 
 def _crossed(every: int, before: int, after: int) -> bool:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fittedq.approx.linear import LinearCritic, RadialBasis
 from fittedq.approx.trees import TreeCritic
@@ -41,6 +41,8 @@ class WholeFit(NamedTuple):
     key: PRNGKeyArray
     grows: bool
     """Whether D changes its size from fit to fit."""
+    iteration: int
+    """Which one it belongs to, counted from one."""
 
 
 class Fitted(NamedTuple):
@@ -71,9 +73,16 @@ class AbstractFit(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
+        self,
+        loss: AbstractLoss,
+        component: Tree,
+        state: Tree,
+        nets: Components,
+        data: Tree,
+        key: PRNGKeyArray,
+        count: Int[Arr, ""],
     ) -> tuple[Tree, Tree, Metrics]:
-        """(component, state, metrics) after one fit to a batch's D, inside a compiled update."""
+        """(component, state, metrics) after one fit to a batch's D, inside the `count`-th compiled update."""
 
     @abc.abstractmethod
     def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
@@ -108,22 +117,37 @@ class Descend(AbstractFit):
         return component
 
     def step(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, rows: Tree, key: PRNGKeyArray
+        self,
+        loss: AbstractLoss,
+        component: Tree,
+        state: Tree,
+        nets: Components,
+        rows: Tree,
+        key: PRNGKeyArray,
+        count: Int[Arr, ""],
     ) -> tuple[Tree, Tree, Metrics]:
         """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(component, nets, rows, key)
-        change, state = self.optimizer.update(gradient, state, component)
+        optimizer = optax.with_extra_args_support(self.optimizer)
+        change, state = optimizer.update(gradient, state, component, count=count)
         metrics = {"loss": value, **metrics, "gradient": jnp.linalg.norm(first_row(gradient))}
         return optax.apply_updates(component, change), state, metrics
 
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
+        self,
+        loss: AbstractLoss,
+        component: Tree,
+        state: Tree,
+        nets: Components,
+        data: Tree,
+        key: PRNGKeyArray,
+        count: Int[Arr, ""],
     ) -> tuple[Tree, Tree, Metrics]:
         """The metrics are those of the last gradient step."""
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
         if self.budget.epochs == 1 and minibatch == size:
-            return self.step(loss, component, state, nets, data, key)
+            return self.step(loss, component, state, nets, data, key, count)
 
         def epoch(carry: Tree, epoch_key: PRNGKeyArray) -> tuple[Tree, Metrics]:
             order_key, step_key = jax.random.split(epoch_key)
@@ -133,7 +157,7 @@ class Descend(AbstractFit):
             def step(carry: Tree, inputs: tuple[Tree, PRNGKeyArray]) -> tuple[Tree, Metrics]:
                 indices, key = inputs
                 rows = jax.tree.map(lambda leaf: leaf[indices], data)
-                component, state, metrics = self.step(loss, carry[0], carry[1], nets, rows, key)
+                component, state, metrics = self.step(loss, carry[0], carry[1], nets, rows, key, count)
                 return (component, state), metrics
 
             return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
@@ -152,13 +176,13 @@ class _Descent:
         self._fit, self._loss = fit, loss
 
         def steps(
-            component: Tree, state: Tree, nets: Components, block: Tree, keys: Array
+            component: Tree, state: Tree, nets: Components, block: Tree, keys: Array, count: Int[Arr, ""]
         ) -> tuple[Tree, Tree, Metrics]:
             """One gradient step per minibatch of `block` [K, b, …]."""
 
             def step(carry: Tree, inputs: tuple[Tree, Array]) -> tuple[Tree, Metrics]:
                 rows, key = inputs
-                component, state, figures = fit.step(loss, carry[0], carry[1], nets, rows, key)
+                component, state, figures = fit.step(loss, carry[0], carry[1], nets, rows, key, count)
                 return (component, state), figures
 
             (component, state), figures = jax.lax.scan(step, (component, state), (block, keys))
@@ -169,7 +193,7 @@ class _Descent:
 
     def __call__(self, start: WholeFit) -> Iterator[Fitted]:
         budget, nets, data, rng = self._fit.budget, start.nets, start.data, start.rng
-        component, state = start.component, start.state
+        component, state, now = start.component, start.state, np.int32(start.iteration)
         if budget.reset:
             component, state = start.first, self._fit.init(start.first)
         # The compiled steps take their buffers over: what was handed in must survive an interrupted fit.
@@ -187,7 +211,7 @@ class _Descent:
                 picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
                 block = jax.tree.map(lambda leaf, picked=picked: leaf[picked], data)
                 step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
-                component, state, figures = self._steps(component, state, nets, block, step_keys)
+                component, state, figures = self._steps(component, state, nets, block, step_keys, now)
                 yield Fitted(component, state, (epoch + first / steps) / budget.epochs, count, {})
             if len(held):
                 aside = jax.tree.map(lambda leaf: leaf[held], data)
@@ -225,7 +249,14 @@ class AbstractOwnFit(AbstractFit):
         return ()
 
     def __call__(
-        self, loss: AbstractLoss, component: Tree, state: Tree, nets: Components, data: Tree, key: PRNGKeyArray
+        self,
+        loss: AbstractLoss,
+        component: Tree,
+        state: Tree,
+        nets: Components,
+        data: Tree,
+        key: PRNGKeyArray,
+        count: Int[Arr, ""],
     ) -> tuple[Tree, Tree, Metrics]:
         raise UserError(
             f"{type(self).__name__}: fits all of a dataset at once, and found batches; expected Descend(…) there."

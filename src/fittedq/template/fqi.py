@@ -58,11 +58,12 @@ class Update(eqx.Module):
         greedy: Greedy | None,
         label_key: PRNGKeyArray,
         fit_key: PRNGKeyArray,
+        count: Int[Array, ""],
     ) -> tuple[Tree, Tree, Metrics]:
         """(component, state of the fit, metrics)."""
         data = self.label(nets, frozen, batch, greedy, label_key)
         component = self.loss.prepare(getattr(nets, self.component), data)
-        return self.fit(self.loss, component, state, nets, data, fit_key)
+        return self.fit(self.loss, component, state, nets, data, fit_key, count)
 
 
 class Tick(eqx.Module):
@@ -317,7 +318,9 @@ class FQI(eqx.Module):
             component = getattr(nets, update.component)
 
             def run(update: Update = update, nets: Components = nets, index: int = index) -> tuple[Tree, Tree, Metrics]:
-                return update(nets, frozen, optimizer_states[index], batch, greedy, *keys[2 * index : 2 * index + 2])
+                label_key, fit_key = keys[2 * index : 2 * index + 2]
+                state = optimizer_states[index]
+                return update(nets, frozen, state, batch, greedy, label_key, fit_key, tick.count)
 
             skipped = (component, optimizer_states[index], metrics[index])
             due = tick.every(update.every)

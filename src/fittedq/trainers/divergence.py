@@ -16,7 +16,9 @@ from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
 from fittedq.settings import as_dict
+from fittedq.template.fits import Descend
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
+from fittedq.template.rates import Rate, first_rate, words
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, AbstractCritic, Components
 
@@ -93,7 +95,7 @@ class Watch:
     def judge_values(self, value: float, largest: float, obs: Float[np.ndarray, "b s"]) -> None:
         """Warn where that is so, and the value far above those of a new critic in such states: where it has grown."""
         if self.doubts(value, largest) and value > FAR * self._own_size(obs):
-            self._say(
+            self.say(
                 "values",
                 f"the critic's values reach {value:.3g}, but {self._rewards} allow at most {largest:.3g}: it diverges; "
                 f"{self._advice('critic')}.",
@@ -117,7 +119,7 @@ class Watch:
             differ = bool((obs != obs[:1]).any())
             what = "the policy takes the same action in every state"
         if differ and np.ptp(outputs, axis=-1).max() == 0.0:
-            self._say(component, f"{what} and has stopped learning: its gradient is 0; {self._advice(component)}.")
+            self.say(component, f"{what} and has stopped learning: its gradient is 0; {self._advice(component)}.")
 
     def diverged(self, when: str, component: str, figure: str, hint: str = "") -> NoReturn:
         """The error that ends the run."""
@@ -150,24 +152,31 @@ class Watch:
 
     def _judge_steps(self) -> None:
         """Adam's first step moves every weight by the learning rate; in a layer they start within ±1/√(its inputs)."""
-        if not isinstance(self._algorithm, NetworkAlgorithm):
+        if not isinstance(self._algorithm, NetworkAlgorithm) or not isinstance(self._algorithm.optimizer, str):
             return
         start = max(self._algorithm.hidden, default=1) ** -0.5
-        for component in ("critic", "policy"):
-            rate = getattr(self._algorithm, name := f"{component}_learning_rate")
-            if rate > start:
-                self._say(
+        for update in self._fqi.updates:
+            name, rate = self._rate(update.component)
+            steps = update.component in ("critic", "policy") and isinstance(update.fit, Descend)
+            if steps and rate is not None and first_rate(rate) > start:
+                self.say(
                     name,
-                    f"{name} is {rate:g}: the first update moves weights further than they start from 0 "
+                    f"{name} is {words(rate)}: the first update moves weights further than they start from 0 "
                     f"(±{start:.2g}), and learning seldom survives that; choose about 0.001.",
                 )
+
+    def _rate(self, component: str) -> tuple[str, Rate | None]:
+        """(the setting that is a component's learning rate, its value); None where there is none."""
+        settings = as_dict(self._algorithm)
+        names = (f"{component.removeprefix('log_')}_learning_rate", "critic_learning_rate")
+        return next(((name, settings[name]) for name in names if name in settings), ("the learning rate", None))
 
     def _judge_rewards(self) -> None:
         if self._reach > OVERFLOW:
             why = f"the squares of such errors overflow 32-bit floats (above {OVERFLOW:.2g})"
-            self._say("overflow", self._of_rewards(why))
+            self.say("overflow", self._of_rewards(why))
         elif self._reach > LARGE:
-            self._say("large", self._of_rewards(f"networks hardly learn values above {LARGE:g}"))
+            self.say("large", self._of_rewards(f"networks hardly learn values above {LARGE:g}"))
 
     def _of_rewards(self, why: str) -> str:
         return (
@@ -179,13 +188,11 @@ class Watch:
         """What to try."""
         if self.low <= self.high and self._reach > LARGE:
             return f"scale the rewards down to about 1 (they reach {max(abs(self.low), abs(self.high)):.3g})"
-        settings = as_dict(self._algorithm)
-        names = (f"{component.removeprefix('log_')}_learning_rate", "critic_learning_rate")
-        name = next((name for name in names if name in settings), None)
-        rate = "the learning rate" if name is None else f"{name} (it is {settings[name]:g})"
-        return f"lower {rate} or gamma"
+        name, rate = self._rate(component)
+        return f"lower {name}{'' if rate is None else f' (it is {words(rate)})'} or gamma"
 
-    def _say(self, kind: str, sentence: str) -> None:
+    def say(self, kind: str, sentence: str) -> None:
+        """Have a sentence told, the first one of its kind."""
         if kind not in self._said:
             self._said[kind] = sentence
             self._untold.append(sentence)

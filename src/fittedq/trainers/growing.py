@@ -93,17 +93,10 @@ class GrowingTrainer(AbstractTrainer):
             self.watch.see(step.reward[step.valid])
         before, self._taken = self._taken, self._taken + source.n_envs
         self.episodes += len(step.returns)
-        self._due = self._periods(self._taken) > self._periods(before)
+        self._due = self._settings.updates(self._taken) > self._settings.updates(before)
         # A step that calls for an iteration counts once that is done: reports and evaluations come after it.
         self.step = before if self._due else self._taken
         return step.returns
-
-    def _periods(self, steps: int) -> int:
-        """Iterations that so many environment steps call for."""
-        settings = self._settings
-        return (
-            (steps - settings.random_steps) // settings.steps_per_iteration + 1 if steps >= settings.random_steps else 0
-        )
 
     def _policy(self, obs: np.ndarray) -> np.ndarray:
         assert self._fitted is not None

@@ -128,7 +128,8 @@ class FittedTrainer(AbstractTrainer):
                     metrics |= figures
                     self._check_finite(n, metrics)
                 first = getattr(self._first, update.component)
-                start = WholeFit(component, states[index], first, nets, data, rng, keys[2 + 2 * index], self._grows)
+                key = keys[2 + 2 * index]
+                start = WholeFit(component, states[index], first, nets, data, rng, key, self._grows, n)
                 for fit in self._fits[index](start):
                     component, states[index], updates = fit.component, fit.state, updates + fit.steps
                     metrics |= {f"{update.component}/{name}": value for name, value in fit.figures.items()}

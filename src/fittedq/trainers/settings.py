@@ -32,6 +32,10 @@ class TrainSettings:
         check_settings(self)
         memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
 
+    def updates(self, steps: int) -> int:
+        """About how many a run of so many steps takes, to the last `chunk`."""
+        return max(0, math.ceil((steps - self.random_steps) * self.updates_per_step))
+
     @property
     def updates_per_call(self) -> int:
         """Updates in one call of the compiled learner: a whole number, so that one shape is compiled."""
@@ -51,6 +55,10 @@ class FitSettings:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    def updates(self, steps: int) -> int:
+        """A step is one of a batch, or an iteration."""
+        return steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class GrowSettings:
@@ -62,3 +70,7 @@ class GrowSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def updates(self, steps: int) -> int:
+        """Iterations that so many environment steps call for."""
+        return (steps - self.random_steps) // self.steps_per_iteration + 1 if steps >= self.random_steps else 0

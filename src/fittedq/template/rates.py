@@ -1,0 +1,95 @@
+"""Learning rates: a number, or a schedule over the updates of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fittedq.arrays import Scalar, Tree
+from fittedq.code import sketch
+from fittedq.errors import UserError
+from fittedq.settings import MOST_NUMBER, check_settings, setting
+
+Rate = float | Callable[[Scalar], Scalar]
+"""A number, or a function of the update k = 0, 1, … of the run: a `Linear`, one of optax's schedules, or your own."""
+Optimizer = Callable[..., optax.GradientTransformation]
+"""A learning rate → the optimizer that has it."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """rate_k = first + (last − first) · min(k / updates, 1).
+
+    k counts the run's updates from 0; of a fitted method, and of one that collects its data, its iterations. Without
+    `updates` it takes as many as the run it is given to.
+    """
+
+    first: float = setting(dataclasses.MISSING, "the rate of the first update", low=0.0)
+    last: float = setting(dataclasses.MISSING, "the rate that it comes to", low=0.0)
+    updates: int | None = setting(None, "updates until it is there", low=1, high=1000 * MOST_NUMBER)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, count: Scalar) -> Scalar:
+        if self.updates is None:
+            raise UserError(f"{sketch(self)}: it is not said how long it takes; give updates=…, or train with it.")
+        return self.first + (self.last - self.first) * jnp.minimum(count / self.updates, 1.0)
+
+
+def over(rate: Rate, updates: int) -> Rate:
+    """The rate in a run of so many updates."""
+    if isinstance(rate, Linear) and rate.updates is None:
+        return dataclasses.replace(rate, updates=updates)
+    return rate
+
+
+def first_rate(rate: Rate) -> float:
+    """The rate of the first update."""
+    return float(_first(rate))
+
+
+def _first(rate: Rate) -> Scalar:
+    """That, in a program that is being compiled too; a UserError where it is no number."""
+    value = rate(np.zeros((), np.int32)) if callable(rate) else rate
+    if not isinstance(value, float | int | np.generic | np.ndarray | jax.Array) or np.shape(value):
+        raise UserError(f"learning rate {words(rate)}: it returned {value!r}, expected a number for each update.")
+    return value
+
+
+def words(rate: Rate) -> str:
+    """A rate as a sentence names it."""
+    return sketch(rate) if callable(rate) else f"{rate:g}"
+
+
+def scheduled(optimizer: Optimizer, rate: Rate) -> optax.GradientTransformation:
+    """The optimizer whose rate is `rate`: in `FQI.learn` that of update k, where it is a schedule.
+
+    Its state is the one that it has with a number: k is the learner's own count, in every checkpoint already.
+    """
+    if not callable(rate):
+        return _made(optimizer, rate)
+
+    def init(params: Tree) -> Tree:
+        return _made(optimizer, _first(rate)).init(params)
+
+    def update(updates: Tree, state: Tree, params: Tree = None, *, count: Scalar, **_: Scalar) -> tuple[Tree, Tree]:
+        """`count` is as in `Tick`: from one."""
+        return _made(optimizer, rate(count - 1)).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _made(optimizer: Optimizer, rate: Scalar) -> optax.GradientTransformation:
+    made = optimizer(rate)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"setting optimizer: it made a {type(made).__name__}, expected a GradientTransformation of optax."
+        )
+    return made
