@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -125,8 +126,8 @@ def held(value: Any, kinds: tuple[type, ...] = ()) -> Any:
 
 
 def settle(settings: Any, name: str, value: Any) -> None:
-    """Give a frozen setting the value that follows from what was asked for. For `__post_init__` alone: nothing has seen
-    the settings yet."""
+    """Give a frozen setting the value that follows from what was asked for. For those alone that check settings while
+    nothing else has seen them."""
     object.__setattr__(settings, name, value)
 
 
@@ -153,6 +154,15 @@ TYPE_WORDS = {
 """One value of each type, and several."""
 
 
+BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
+    ("low", operator.ge, "at least"),
+    ("above", operator.gt, "above"),
+    ("high", operator.le, "at most"),
+    ("below", operator.lt, "below"),
+)
+"""The bounds that a setting may have: by name, what holds inside, in words."""
+
+
 def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], several: bool = False) -> Any:
     """`value` as the field's type, or a UserError; one of `several`, where the setting is a list."""
     value = _python(value)
@@ -169,6 +179,11 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
         if len(items) > MOST_ITEMS:
             raise UserError(f"setting {name}: found a list of {len(items):,}, expected at most {MOST_ITEMS}.")
         return tuple(_coerce(name, item, typing.get_args(kind)[0], metadata, True) for item in items)
+    return _one(name, value, kind, metadata, several)
+
+
+def _one(name: str, value: object, kind: type, metadata: Mapping[str, Any], several: bool) -> object:
+    """A single `value` as `kind`, within the setting's bounds, or a UserError."""
     expected = TYPE_WORDS[kind][several]
     other = "" if metadata["takes"] is None else f", or {_an(metadata['takes'])}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -179,15 +194,9 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
         raise UserError(f"setting {name}: found {value!r}, expected {expected}{other}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"setting {name}: found {value!r}, expected a finite number.")
-    low, high, above, below = (metadata.get(bound) for bound in ("low", "high", "above", "below"))
-    wrong = (
-        (low is not None and value < low and f"at least {low}")
-        or (above is not None and value <= above and f"above {above}")
-        or (high is not None and value > high and f"at most {high}")
-        or (below is not None and value >= below and f"below {below}")
-    )
-    if wrong:
-        raise UserError(f"setting {name}: found {value!r}, expected {expected} {wrong}{other}.")
+    for bound, holds, words in BOUNDS:
+        if metadata.get(bound) is not None and not holds(value, metadata[bound]):
+            raise UserError(f"setting {name}: found {value!r}, expected {expected} {words} {metadata[bound]}{other}.")
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
         raise UserError(f"setting {name}: found {value!r}; {nearest(str(value), choices)}")

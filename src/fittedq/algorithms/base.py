@@ -68,6 +68,10 @@ def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
     return -action_set.size + float(np.sum(np.log(action_set.half_width)))
 
 
+Rules = tuple[Callable[[Any], None], ...]
+"""Functions of an algorithm."""
+
+
 class AbstractAlgorithm(abc.ABC):
     """What training asks of a method: first networks, an instance of the template, exploration."""
 
@@ -143,6 +147,9 @@ class AbstractAlgorithm(abc.ABC):
 class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings that methods on networks share. Subclasses are final, and each is one page."""
 
+    rules: ClassVar[Rules] = (check_settings,)
+    """What completes the settings or refuses them, in order."""
+
     gamma: float = shared("gamma", 0.99)
     hidden: tuple[int, ...] = shared("hidden", (256, 256))
     activation: Activation = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable)
@@ -156,7 +163,8 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        for rule in self.rules:
+            rule(self)
 
     @property
     def discount(self) -> float:

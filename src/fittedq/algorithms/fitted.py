@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import OPTIMIZERS, NetworkAlgorithm, learning_rate, shared
+from fittedq.algorithms.base import OPTIMIZERS, NetworkAlgorithm, Rules, learning_rate, shared
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
@@ -45,12 +45,46 @@ MAXIMIZERS: dict[str, AbstractMaximizer] = {
 }
 
 
+def _rprop_takes_all_rows(method: FittedAlgorithm) -> None:
+    if method.optimizer != "rprop" or method.minibatch is None:
+        return
+    if method.minibatch != type(method).minibatch:
+        raise UserError(
+            f"setting minibatch: found {method.minibatch} with optimizer = 'rprop', which needs all rows in each "
+            "step; leave it out, or choose adam."
+        )
+    settle(method, "minibatch", None)
+
+
+def _rprop_takes_no_schedule(method: FittedAlgorithm) -> None:
+    for name in ("critic_learning_rate", "policy_learning_rate"):
+        if method.optimizer == "rprop" and callable(getattr(method, name)):
+            raise UserError(
+                f"setting {name}: found {words(getattr(method, name))} with optimizer = 'rprop', which finds the "
+                "size of its steps itself from the first on; give a number, or choose adam."
+            )
+
+
+def _patience_needs_held_out(method: FittedAlgorithm) -> None:
+    if method.patience is not None and not method.held_out:
+        raise UserError(
+            f"setting patience: found {method.patience} with held_out = 0, so there is no held-out loss to wait for; "
+            "set held_out to a share such as 0.1, or leave patience out."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
 
     offline_steps: ClassVar[int] = 40
     buffer: ClassVar[str] = "fixed dataset, or growing"
+    rules: ClassVar[Rules] = (
+        *NetworkAlgorithm.rules,
+        _rprop_takes_all_rows,
+        _rprop_takes_no_schedule,
+        _patience_needs_held_out,
+    )
 
     gamma: float = shared("gamma", 0.98)
     hidden: tuple[int, ...] = shared("hidden", (128, 128))
@@ -65,27 +99,6 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     reset: bool = setting(False, "start each fit from the first networks instead of the last")
     clip_targets: bool = setting(True, "keep targets within the values that the rewards seen allow")
     noise_sigma: float = shared("noise_sigma", 0.1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.optimizer == "rprop" and self.minibatch is not None:
-            if self.minibatch != type(self).minibatch:
-                raise UserError(
-                    f"setting minibatch: found {self.minibatch} with optimizer = 'rprop', which needs all rows in each "
-                    "step; leave it out, or choose adam."
-                )
-            settle(self, "minibatch", None)
-        for name in ("critic_learning_rate", "policy_learning_rate"):
-            if self.optimizer == "rprop" and callable(getattr(self, name)):
-                raise UserError(
-                    f"setting {name}: found {words(getattr(self, name))} with optimizer = 'rprop', which finds the "
-                    "size of its steps itself from the first on; give a number, or choose adam."
-                )
-        if self.patience is not None and not self.held_out:
-            raise UserError(
-                f"setting patience: found {self.patience} with held_out = 0, so there is no held-out loss to wait for; "
-                "set held_out to a share such as 0.1, or leave patience out."
-            )
 
     def budget(self, epochs: int) -> Budget:
         """What one fit of a network may take."""
@@ -105,9 +118,21 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
         return DeterministicPolicy(obs_size, action_set, self.hidden, key, activation=self.activation)
 
 
+def _features_are_given(method: SolvingAlgorithm) -> None:
+    if method.features is not None:
+        settle(method, "approximator", "features")
+    elif method.approximator == "features":
+        raise UserError(
+            "setting approximator: found features without any; give them (features=…). No file holds code: where a "
+            "run is resumed or an agent is loaded they are given again (code={'features': …})."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     """Fitted methods that solve max_a q(s', a), with any approximator of q."""
+
+    rules: ClassVar[Rules] = (*FittedAlgorithm.rules, _features_are_given)
 
     approximator: str | Callable[[int, AbstractActionSet, PRNGKeyArray], AbstractCritic] = setting(
         "network", "how q is represented", choices=APPROXIMATORS, takes=Callable
@@ -128,16 +153,6 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
     features: AbstractFeatures | None = code_setting("features of (s, a) in which q is linear", to_act=True)
     """They see observations as fitted: normalized, unless `normalize_obs` is false."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.features is not None:
-            settle(self, "approximator", "features")
-        elif self.approximator == "features":
-            raise UserError(
-                "setting approximator: found features without any; give them (features=…). No file holds code: where a "
-                "run is resumed or an agent is loaded they are given again (code={'features': …})."
-            )
 
     def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """q as these settings represent it."""

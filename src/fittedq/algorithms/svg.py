@@ -22,7 +22,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, learning_rate, shared, target_entropy
+from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, Rules, learning_rate, shared, target_entropy
 from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
@@ -42,12 +42,43 @@ MEASURED_WINDOWS = 64
 """Windows of transitions on which gradients and model are measured."""
 
 
+def _in_words(svg: SVG) -> None:
+    """A horizon that is a number, and a model that is given, as the words they stand for."""
+    if isinstance(svg.horizon, int | float) and not isinstance(svg.horizon, bool):
+        settle(svg, "horizon", f"{svg.horizon:g}")
+    if svg.model is not None and svg.dynamics != "env":
+        settle(svg, "dynamics", "own")
+
+
+def _check_horizon(svg: SVG) -> None:
+    if svg.horizon not in ("inf", "auto") and not svg.horizon.isdecimal():
+        raise UserError(f"setting horizon: found {svg.horizon}, expected 0, 1, 2, …, auto or inf.")
+    if svg.horizon == "inf" and svg.episode_length is None:
+        raise UserError("setting horizon: inf needs the length of an episode; set episode_length.")
+    if svg.horizon == "0" and svg.tail == "v":
+        raise UserError("setting tail: v(s_0) does not depend on the policy; choose q, or a horizon of 1 or more.")
+    if svg.horizon == "auto" and svg.health_every == 0:
+        raise UserError("setting health_every: found 0, but horizon auto is chosen by what is measured; raise it.")
+
+
+def _check_noise(svg: SVG) -> None:
+    if svg.noise == "inferred" and svg.horizon == "auto":
+        raise UserError("setting noise: inferred needs a horizon that is fixed; choose fresh, or a number of steps.")
+    if svg.noise == "inferred" and svg.policy == "deterministic":
+        raise UserError("setting noise: a deterministic policy has no noise to infer; choose fresh, or gaussian.")
+    if svg.policy == "deterministic" and svg.temperature != 0.0:
+        if svg.temperature is not None:
+            raise UserError("setting temperature: a deterministic policy has no entropy; expected 0.")
+        settle(svg, "temperature", 0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SVG(NetworkAlgorithm):
     __doc__ = __doc__
 
     name: ClassVar[str] = "svg"
     title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
+    rules: ClassVar[Rules] = (_in_words, *NetworkAlgorithm.rules, _check_horizon, _check_noise)
 
     horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, auto, or inf (no tail)")
     max_horizon: int = setting(8, "the longest n that auto may choose", low=1)
@@ -91,31 +122,6 @@ class SVG(NetworkAlgorithm):
     target_entropy: float | None = shared("target_entropy", None)
     max_gradient: float = setting(10.0, "the policy's gradient is clipped to this norm", above=0.0)
     noise_sigma: float = setting(0.1, "exploration of a deterministic policy, in half-widths", low=0.0)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.horizon, int | float) and not isinstance(self.horizon, bool):
-            settle(self, "horizon", f"{self.horizon:g}")
-        if self.model is not None and self.dynamics != "env":
-            settle(self, "dynamics", "own")
-        super().__post_init__()
-        if self.horizon not in ("inf", "auto") and not self.horizon.isdecimal():
-            raise UserError(f"setting horizon: found {self.horizon}, expected 0, 1, 2, …, auto or inf.")
-        if self.horizon == "inf" and self.episode_length is None:
-            raise UserError("setting horizon: inf needs the length of an episode; set episode_length.")
-        if self.horizon == "0" and self.tail == "v":
-            raise UserError("setting tail: v(s_0) does not depend on the policy; choose q, or a horizon of 1 or more.")
-        if self.horizon == "auto" and self.health_every == 0:
-            raise UserError("setting health_every: found 0, but horizon auto is chosen by what is measured; raise it.")
-        if self.horizon == "auto" and self.noise == "inferred":
-            raise UserError(
-                "setting noise: inferred needs a horizon that is fixed; choose fresh, or a number of steps."
-            )
-        if self.noise == "inferred" and self.policy == "deterministic":
-            raise UserError("setting noise: a deterministic policy has no noise to infer; choose fresh, or gaussian.")
-        if self.policy == "deterministic" and self.temperature != 0.0:
-            if self.temperature is not None:
-                raise UserError("setting temperature: a deterministic policy has no entropy; expected 0.")
-            settle(self, "temperature", 0.0)
 
     @property
     def endless(self) -> bool:

@@ -47,17 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        if name in ("--help", "-h", "help"):
-            print(_help())
-            return 0
-        if name == "--version":
-            from importlib import metadata
-
-            print(f"fittedq {metadata.version('fittedq')}")
-            return 0
-        if name not in COMMANDS:
-            raise UserError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}")
-        return _run(COMMANDS[name], [word for word in rest if word != TRACEBACK])
+        return _run(name, [word for word in rest if word != TRACEBACK])
     except UserError as error:
         if TRACEBACK in rest:
             traceback.print_exception(error)
@@ -87,10 +77,20 @@ def _lose_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(command: Command, arguments: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        from importlib import metadata
+
+        print(f"fittedq {metadata.version('fittedq')}")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"command {name!r} is unknown; {nearest(name, COMMANDS)}")
     from fittedq.cli.arguments import parse
 
-    code = parse(command.load(), f"fittedq {command.name}", arguments).run()
+    code = parse(COMMANDS[name].load(), f"fittedq {name}", arguments).run()
     sys.stdout.flush()
     return code
 

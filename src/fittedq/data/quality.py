@@ -160,18 +160,17 @@ AT_BOUNDS_SHARE = 0.5
 
 
 def _warnings(quality: Quality) -> list[str]:
-    found = []
-    if quality.not_finite.count:
-        found.append(f"{_rows(quality.not_finite)} NaN or infinity.")
-    if quality.outside.count:
-        found.append(f"{_rows(quality.outside)} an action outside the declared box.")
-    if quality.duplicates.count:
-        found.append(f"{_rows(quality.duplicates)} an exact copy earlier in the data.")
-    if quality.broken.count:
-        found.append(
-            f"{_rows(quality.broken)} a next observation that is not the next row's, though no end is marked: returns "
-            "and n-step targets would run across the gap."
-        )
+    gap = (
+        "a next observation that is not the next row's, though no end is marked: returns and n-step targets would run "
+        "across the gap"
+    )
+    faults = (
+        (quality.not_finite, "NaN or infinity"),
+        (quality.outside, "an action outside the declared box"),
+        (quality.duplicates, "an exact copy earlier in the data"),
+        (quality.broken, gap),
+    )
+    found = [f"{_rows(rows)} {fault}." for rows, fault in faults if rows.count]
     for name, columns in (("observation", quality.constant_obs), ("action", quality.constant_action)):
         if columns:
             found.append(f"{name} {_list(columns)} never {'changes' if len(columns) == 1 else 'change'}.")

@@ -68,39 +68,56 @@ class Source:
 
 def linked(chunked: Iterable[Columns], label: str, notes: list[str]) -> Iterator[Batch]:
     """Batches from columns in order; one row is held back, for it may need the one that follows."""
-    held: Columns | None = None
-    lost = unknown = 0
-    roundings = {name: Rounding() for name in ("obs", "reward")}
+    held: Columns = {}
+    changes = Changes()
     for chunk in itertools.chain(chunked, [None]):
-        if chunk is not None and held is not None:
-            if chunk.keys() != held.keys():
-                raise UserError(f"{label}: its columns change on the way.")
-            chunk = {name: np.concatenate([held[name], values]) for name, values in chunk.items()}
-        last = chunk is None
-        columns = held if chunk is None else chunk
-        if columns is None:
+        columns = held if chunk is None else _after(held, chunk, label)
+        if not columns:
             break
-        batch, keep = _settled(columns, label, last)
+        batch, keep = _settled(columns, label, last=chunk is None)
         held = {name: values[-1:] for name, values in columns.items()}
-        lost += int((~keep).sum())
-        if "next_obs" not in columns:
-            unknown += int((batch.terminated & keep).sum())
         if len(keep):
-            for name, rounding in roundings.items():
-                rounding.add(columns[name][: len(keep)], getattr(batch, name))
+            changes.add(columns, batch, keep)
             yield batch, keep
-    for name, rounding in roundings.items():
-        notes += rounding.notes(name)
-    if unknown:
-        notes.append(
-            f"{plural(unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; the row's "
-            "own stands in its place, which no target reads."
-        )
-    if lost:
-        notes.append(
-            f"{plural(lost, 'row was', 'rows were')} left out where an episode was cut short, for the file "
-            "holds no next observations."
-        )
+    notes += changes.notes()
+
+
+def _after(held: Columns, chunk: Columns, label: str) -> Columns:
+    """The columns of a chunk behind the row that is held."""
+    if held and chunk.keys() != held.keys():
+        raise UserError(f"{label}: its columns change on the way.")
+    return {name: np.concatenate([held[name], values]) for name, values in chunk.items()} if held else chunk
+
+
+class Changes:
+    """How transitions differ from the columns they were made of: rows left out, s' put in, numbers rounded."""
+
+    def __init__(self) -> None:
+        self._lost = self._unknown = 0
+        self._roundings = {name: Rounding() for name in ("obs", "reward")}
+
+    def add(self, columns: Columns, batch: Transition, keep: np.ndarray) -> None:
+        """Count a batch, which was made of the first rows of `columns`."""
+        self._lost += int((~keep).sum())
+        if "next_obs" not in columns:
+            self._unknown += int((batch.terminated & keep).sum())
+        for name, rounding in self._roundings.items():
+            rounding.add(columns[name][: len(keep)], getattr(batch, name))
+
+    def notes(self) -> list[str]:
+        """A sentence for each difference."""
+        notes = [note for name, rounding in self._roundings.items() for note in rounding.notes(name)]
+        if self._unknown:
+            notes.append(
+                f"{plural(self._unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; "
+                "the row's own stands in its place, which no target reads."
+            )
+        if self._lost:
+            notes.append(
+                f"{plural(self._lost, 'row was', 'rows were')} left out where an episode was cut short, for the file "
+                "holds no next observations."
+            )
+        return notes
 
 
 TOO_COARSE = 1e-3
