@@ -13,7 +13,7 @@ import numpy as np
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.simulator_log import redirect_mujoco
-from fittedq.envs.spaces import numbers, spaces_of_env
+from fittedq.envs.spaces import numbers, spaces_between
 from fittedq.errors import UserError
 
 HINTS = (
@@ -58,7 +58,7 @@ def action_box(space: gymnasium.Space) -> Box:
     return Box(space.low, space.high)
 
 
-def label_of(env: Any) -> str:
+def label_of(env: gymnasium.Env) -> str:
     """What an environment is called: its id, else its class."""
     return str(env.spec.id) if env.spec is not None else type(env.unwrapped).__name__
 
@@ -77,20 +77,22 @@ class FlatEnv(gymnasium.Wrapper):
             if getattr(env.unwrapped, name, None) is None and getattr(env, name, None) is None:
                 raise UserError(f"environment {type(env.unwrapped).__name__} has no {name}; set it in its __init__.")
         self.box = action_box(env.action_space)
-        self.spaces = spaces_of_env(env)
+        self.spaces = spaces_between(env.observation_space, env.action_space)
         self.label = label_of(env)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.spaces.observation.size,), np.float32)
         low, high = (np.asarray(bound, np.float32) for bound in (self.box.low, self.box.high))
         self.action_space = gymnasium.spaces.Box(low, high)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         more = {} if options is None else {"options": options}
         result = self._call("reset", lambda: self.env.reset(seed=seed, **more))
         if not isinstance(result, tuple) or len(result) != 2:
             raise UserError(f"its reset returned {_values(result)}, expected two: observation and info.")
         return self._observed(result[0]), {}
 
-    def step(self, action: Any) -> Any:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         shaped = self.spaces.shaped(np.asarray(action, np.float32))
         result = self._call("step", lambda: self.env.step(shaped))
         if not isinstance(result, tuple) or len(result) != 5:
@@ -106,12 +108,12 @@ class FlatEnv(gymnasium.Wrapper):
         with contextlib.suppress(Exception, SystemExit):
             super().close()
 
-    def _observed(self, obs: Any) -> np.ndarray:
+    def _observed(self, obs: object) -> np.ndarray:
         rows, _ = self.spaces.observation.read(obs, "observation", batches=False)
         # A copy: an environment may hand out the buffer it goes on writing to.
         return rows[0].copy()
 
-    def _call(self, name: str, function: Callable[[], Any]) -> Any:
+    def _call(self, name: str, function: Callable[[], object]) -> object:
         try:
             return function()
         except (Exception, SystemExit) as error:
@@ -123,7 +125,7 @@ class FlatEnv(gymnasium.Wrapper):
             raise UserError(f"its {name} raised {type(error).__name__}: {error}{''.join(hints)}.") from error
 
 
-def _number(reward: Any) -> float:
+def _number(reward: object) -> float:
     if isinstance(reward, float | int):
         try:
             return float(reward)
@@ -135,7 +137,7 @@ def _number(reward: Any) -> float:
     return float(array.reshape(()))
 
 
-def _flag(value: Any, name: str) -> bool:
+def _flag(value: object, name: str) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     array = numbers(value, name)
@@ -144,5 +146,5 @@ def _flag(value: Any, name: str) -> bool:
     return bool(array.reshape(()))
 
 
-def _values(result: Any) -> str:
+def _values(result: object) -> str:
     return f"{len(result)} values" if isinstance(result, tuple) else f"one value of type {type(result).__name__}"

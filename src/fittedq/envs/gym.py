@@ -24,7 +24,7 @@ from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.simulator_log import redirect_mujoco
-from fittedq.envs.spaces import numbers, single_precision, spaces_of_env
+from fittedq.envs.spaces import numbers, single_precision, spaces_between
 from fittedq.envs.workers import AbstractFleet, Local, Workers
 from fittedq.errors import EnvError, UserError
 
@@ -109,7 +109,8 @@ class GymSource:
             self._mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
             # Its own resets draw from its own generators: a restart begins new episodes.
             self.replayable = self._mode == AutoresetMode.DISABLED
-            box, self.spaces = action_box(env.single_action_space), spaces_of_env(env)
+            box = action_box(env.single_action_space)
+            self.spaces = spaces_between(env.single_observation_space, env.single_action_space)
             self.label = str(env.spec.id) if env.spec is not None else type(env).__name__
         else:
             self.n_envs = n_envs
@@ -210,7 +211,7 @@ class GymSource:
             self._awaits_reset = done & valid
         return VectorStep(next_obs, single_precision(reward), terminated, truncated, valid, []), obs
 
-    def _called(self, name: str, function: Callable[[], Any], count: int) -> Any:
+    def _called(self, name: str, function: Callable[[], object], count: int) -> tuple[Any, ...]:
         """What a vector environment's method returns; whatever else happens is a UserError."""
         try:
             result = function()
@@ -220,14 +221,14 @@ class GymSource:
             raise UserError(f"its {name} returned {type(result).__name__}, expected a tuple of {count} values.")
         return result
 
-    def _rows(self, obs: Any) -> Float[np.ndarray, "n s"]:
+    def _rows(self, obs: object) -> Float[np.ndarray, "n s"]:
         """A vector environment's observations; a copy, since it may hand out its own buffer."""
         rows, single = self.spaces.observation.read(obs, "observation")
         if single or len(rows) != self.n_envs:
             raise UserError(f"observation: found {1 if single else len(rows)} of them, expected {self.n_envs}.")
         return rows.copy()
 
-    def _one_each(self, value: Any, name: str) -> np.ndarray:
+    def _one_each(self, value: object, name: str) -> np.ndarray:
         array = numbers(value, name)
         if array.size != self.n_envs:
             raise UserError(f"{name}: found shape {array.shape}, expected ({self.n_envs},).")
@@ -283,9 +284,12 @@ class GymSource:
         self._check(obs, np.zeros(self.n_envs), self.steps)
         return obs
 
-    def _reset_vector(self, vector: VectorEnv, seed: Any, options: Any = None) -> Float[np.ndarray, "n s"]:
+    def _reset_vector(
+        self, vector: VectorEnv, seed: int | list[int | None], options: dict[str, Any] | None = None
+    ) -> Float[np.ndarray, "n s"]:
+        how: dict[str, Any] = {"seed": seed, "options": options}  # each has a seed, which Gymnasium's base class omits
         try:
-            return self._rows(self._called("reset", lambda: vector.reset(seed=seed, options=options), 2)[0])
+            return self._rows(self._called("reset", lambda: vector.reset(**how), 2)[0])
         except UserError as error:
             raise self._failed(error, self.steps) from error
 

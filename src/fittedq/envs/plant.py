@@ -16,7 +16,7 @@ from fittedq.envs.gym import EnvLike, GymSource, make_flat
 from fittedq.envs.hosted import HostedEnv
 from fittedq.envs.native import AbstractJaxEnv, find_jax_env
 from fittedq.envs.registry import NamedEnv, name_of
-from fittedq.envs.spaces import spaces_of_env
+from fittedq.envs.spaces import layout_of_space
 from fittedq.errors import UserError
 
 AnyEnv = EnvLike | AbstractJaxEnv
@@ -120,7 +120,7 @@ class VectorPlant(AbstractPlant):
 
     @property
     def obs_size(self) -> int:
-        return spaces_of_env(self.env).observation.size
+        return layout_of_space(self.env.single_observation_space).size
 
     @property
     def action_set(self) -> AbstractActionSet:

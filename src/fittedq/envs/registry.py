@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 
 from fittedq.envs.hosted import HostedEnv
 from fittedq.envs.native import find_jax_env
 from fittedq.errors import UserError, nearest
+from fittedq.files import Json
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class NamedEnv:
     """The file that names it, as words of a sentence; None: the user."""
 
     @staticmethod
-    def of(value: Any, named_by: str) -> NamedEnv | None:
+    def of(value: Json, named_by: str) -> NamedEnv | None:
         """The environment that a file names, by `describe`; None where it names none."""
         if value is None:
             return None
-        parts: Any = {"id": value} if isinstance(value, str) else value
+        parts: Json = {"id": value} if isinstance(value, str) else value
         if (
             not isinstance(parts, dict)
             or not isinstance(parts.get("id"), str)
@@ -112,13 +113,13 @@ def check_needed(names: Sequence[str], *envs: NamedEnv | None) -> None:
             )
 
 
-def name_of(env: Any) -> NamedEnv | None:
+def name_of(env: object) -> NamedEnv | None:
     """The name that `env` is, as a text or already read; None where it is no name."""
     named = NamedEnv(env) if isinstance(env, str) else env
     return named if isinstance(named, NamedEnv) else None
 
 
-def find_code(name: str, called: str) -> Any:
+def find_code(name: str, called: str) -> object:
     """The object that "module:Name" or "file.py:Name" names; `called` is what a sentence calls it."""
     part, _, attribute = name.rpartition(":")
     if not part or not attribute:
@@ -211,7 +212,10 @@ def _is_versionless(name: str) -> bool:
     return any(key.startswith(f"{name}-v") for key in gymnasium.registry)
 
 
-def _called(called: str, make: Callable[[], Any]) -> Any:
+_Made = TypeVar("_Made")
+
+
+def _called(called: str, make: Callable[[], _Made]) -> _Made:
     """What `make` makes; what it raises is a sentence."""
     try:
         with warnings.catch_warnings():
@@ -231,13 +235,13 @@ def _called(called: str, make: Callable[[], Any]) -> Any:
         raise UserError(f"{called} could not be made: {type(error).__name__}: {error}.") from error
 
 
-def _checked(made: Any, called: str) -> gymnasium.Env:
+def _checked(made: object, called: str) -> gymnasium.Env:
     if not isinstance(made, gymnasium.Env):
         raise UserError(f"{called} returned {type(made).__name__}, expected a gymnasium.Env.")
     return made
 
 
-def _words(value: Any) -> Iterator[str]:
+def _words(value: object) -> Iterator[str]:
     """Every text in a JSON value."""
     if isinstance(value, str):
         yield value

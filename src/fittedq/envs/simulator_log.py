@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from typing import Any
 
 LOGGER = logging.getLogger("fittedq.mujoco")
 
@@ -15,7 +14,7 @@ def redirect_mujoco() -> None:
 
     MuJoCo appends each warning to a file in the current folder unless a function is set that takes it.
     """
-    mujoco: Any = sys.modules.get("mujoco")
+    mujoco = sys.modules.get("mujoco")
     if mujoco is not None and mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(_warned)
 

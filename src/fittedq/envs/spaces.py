@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.errors import UserError, in_one_line
+from fittedq.files import Json
 
 MOST_NUMBERS = 2**31
 """Numbers in an observation or action that a description may declare."""
 
 
-def numbers(value: Any, name: str) -> np.ndarray:
+def numbers(value: object, name: str) -> np.ndarray:
     """`value` as an array of real numbers; what is masked is NaN. A UserError for None, words, objects and ℂ."""
     try:
         array = np.asarray(_unmasked(value))
@@ -41,7 +42,7 @@ def numbers(value: Any, name: str) -> np.ndarray:
     raise UserError(f"{name}: found {_short(value)}, expected real numbers, not {array.dtype}.")
 
 
-def _unmasked(value: Any) -> Any:
+def _unmasked(value: object) -> object:
     """NaN for what is masked, which NumPy would show as the number that lies under it."""
     if isinstance(value, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(value), np.nan, np.ma.getdata(value))
@@ -71,11 +72,11 @@ class AbstractLayout(abc.ABC):
         """What each of them is called, where the whole is called `name`."""
 
     @abc.abstractmethod
-    def read(self, value: Any, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read(self, value: object, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
         """(rows, whether `value` is one and not a batch) of a value in the environment's own shape, else UserError."""
 
     @abc.abstractmethod
-    def read_flat(self, value: Any, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read_flat(self, value: object, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
         """The same of a value that may be flat already, [s] or [b, s]. Where both fit, one goes before a batch."""
 
     @abc.abstractmethod
@@ -97,12 +98,12 @@ class Numbers(AbstractLayout):
         for index in itertools.product(*map(range, self.shape)):
             yield f"{name}[{', '.join(map(str, index))}]" if index else name
 
-    def read(self, value: Any, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read(self, value: object, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
         array = numbers(value, name)
         single = _is_one(array, (self.shape,), name, batches)
         return single_precision(array).reshape(1 if single else len(array), self.size), single
 
-    def read_flat(self, value: Any, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read_flat(self, value: object, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
         array = numbers(value, name)
         single = _is_one(array, (self.shape, (self.size,)), name)
         return single_precision(array).reshape(1 if single else len(array), self.size), single
@@ -127,7 +128,7 @@ class Choices(AbstractLayout):
         for each, count, start in zip(Numbers(self.shape).names(name), self.counts, self.starts, strict=True):
             yield from (f"{each} = {start + choice}" for choice in range(count))
 
-    def read(self, value: Any, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read(self, value: object, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
         array = numbers(value, name)
         single = _is_one(array, (self.shape,), name, batches)
         rows = array.reshape(1 if single else len(array), len(self.counts))
@@ -145,7 +146,7 @@ class Choices(AbstractLayout):
         np.put_along_axis(hot, offsets + choice.astype(np.int64), 1.0, axis=1)
         return hot, single
 
-    def read_flat(self, value: Any, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read_flat(self, value: object, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
         # Whole numbers are choices; a flat vector of ones and zeros has floats.
         array = numbers(value, name)
         if array.dtype.kind == "f" and array.ndim in (1, 2) and array.shape[-1] == self.size:
@@ -176,7 +177,7 @@ class Parts(AbstractLayout):
         for key, part in self._named():
             yield from part.names(f"{name}[{key!r}]")
 
-    def read(self, value: Any, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read(self, value: object, name: str, batches: bool = True) -> tuple[Float[np.ndarray, "b s"], bool]:
         read = [
             part.read(inner, f"{name}[{key!r}]", batches)
             for (key, part), inner in zip(self._named(), self._taken_apart(value, name), strict=True)
@@ -186,7 +187,7 @@ class Parts(AbstractLayout):
             raise UserError(f"{name}: its parts hold {lengths} observations; give the same number in each.")
         return np.concatenate([rows for rows, _ in read], axis=1), read[0][1]
 
-    def read_flat(self, value: Any, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
+    def read_flat(self, value: object, name: str) -> tuple[Float[np.ndarray, "b s"], bool]:
         if isinstance(value, Mapping if self.keys is not None else tuple):
             return self.read(value, name)
         try:
@@ -202,7 +203,7 @@ class Parts(AbstractLayout):
             return f"a tuple of {len(self.parts)}"
         return f"a dictionary with the keys {', '.join(map(repr, self.keys))}"
 
-    def _taken_apart(self, value: Any, name: str) -> list[Any]:
+    def _taken_apart(self, value: object, name: str) -> list[Any]:
         if self.keys is None:
             if isinstance(value, tuple | list) and len(value) == len(self.parts):
                 return list(value)
@@ -251,7 +252,7 @@ class Spaces:
         return Spaces(Numbers((obs_size,)), Numbers((action_size,)))
 
 
-def spaces_of(description: Any) -> Spaces:
+def spaces_of(description: Json) -> Spaces:
     """The spaces of `Spaces.describe`, or a UserError."""
     try:
         observation, action = layout_of(description["observation"]), layout_of(description["action"])
@@ -311,12 +312,8 @@ def layout_of_space(space: gymnasium.Space) -> AbstractLayout:
     return layout
 
 
-def spaces_of_env(env: Any) -> Spaces:
-    """The spaces of one environment, or of each in a vector environment; its actions must be a Box of floats."""
-    single = isinstance(env, gymnasium.vector.VectorEnv)
-    observation, action = (
-        (env.single_observation_space, env.single_action_space) if single else (env.observation_space, env.action_space)
-    )
+def spaces_between(observation: gymnasium.Space, action: gymnasium.Space) -> Spaces:
+    """The spaces of an environment that hands out `observation` and takes `action`, which must be a Box of floats."""
     return Spaces(layout_of_space(observation), Numbers(tuple(action.shape or ())), np.dtype(action.dtype).name)
 
 
@@ -331,7 +328,7 @@ def refuse_not_finite(rows: Float[np.ndarray, "b s"], layout: AbstractLayout, na
     raise UserError(f"{each} is {rows[row, column]}{where}, expected a finite number{size}{hint}.")
 
 
-def _whole(values: Any, low: int = 0) -> tuple[int, ...]:
+def _whole(values: object, low: int = 0) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(isinstance(value, int) and value >= low for value in values):
         raise ValueError(f"found {_short(values)}, expected whole numbers of at least {low}")
     return tuple(values)
@@ -349,7 +346,7 @@ def _is_one(array: np.ndarray, shapes: tuple[tuple[int, ...], ...], name: str, b
     raise UserError(f"{name}: found shape {array.shape}, expected {' or '.join(taken)}.")
 
 
-def _short(value: Any, most: int = 60) -> str:
+def _short(value: object, most: int = 60) -> str:
     """`repr`, cut where it is long; only the type of what cannot say it."""
     try:
         text = " ".join(repr(value).split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
@@ -13,7 +12,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from fittedq.envs.flat import FlatEnv
 from fittedq.errors import UserError
 
+_Told = TypeVar("_Told")
 Maker = Callable[[], FlatEnv]
 Outcome = tuple[Float[np.ndarray, "s"], float, bool, bool]
 """One environment's (s', r, terminated, truncated)."""
@@ -63,7 +65,7 @@ class Local(AbstractFleet):
             if seed is not None
         }
 
-    def _told(self, index: int, function: Callable[[], Any]) -> Any:
+    def _told(self, index: int, function: Callable[[], _Told]) -> _Told:
         if len(self.envs) == 1:
             return function()
         try:
@@ -85,8 +87,8 @@ class Workers(AbstractFleet):
         context = multiprocessing.get_context("forkserver")
         # What every worker needs is imported once, by the process that they are forked from; nothing computes there.
         context.set_forkserver_preload(["fittedq.envs.gym"])
-        self._pipes: list[Any] = []
-        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
         for maker in makers:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, CloudpickleWrapper(maker)), daemon=True)
@@ -158,14 +160,14 @@ class Workers(AbstractFleet):
             pipe.close()
 
 
-def _work(pipe: Any, maker: Any) -> None:
+def _work(pipe: Connection, maker: Maker) -> None:
     """Answer (answer, None, "") or (None, what failed, its traceback) to each message, until told to close."""
     # A terminal sends its signals to this process too; the one that trains saves, and then closes it.
     for number in {signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)}:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_trainer, name="trainer", daemon=True).start()
     env: FlatEnv | None = None
-    method, data = "make", None
+    method, data = "make", cast("Any", None)
     while method != "close":
         try:
             if env is None:
