@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fittedq import Box, Mixed, Polytope, StateBox, UserError
+import fittedq
+from fittedq import Box, Dataset, ExplicitFQI, Mixed, Polytope, StateBox, UserError
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.function import FunctionCritic
 from fittedq.approx.linear import LinearCritic, Polynomial
@@ -18,6 +19,9 @@ from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.diagnose.gap import amortization_gap
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status
 from fittedq.maximize.choose import Effort, auto, exact, only_certified, only_exact, proven
+from fittedq.maximize.exact.integer import Exhaustive, IntegerArgmax
+from fittedq.maximize.exact.milp import MilpArgmax
+from fittedq.maximize.exact.trees import TreeArgmax
 from fittedq.template.greedy import Solved
 from fittedq.types import AbstractCritic, Components
 
@@ -117,3 +121,88 @@ def test_a_users_critic_is_solved_by_the_maximizer_registered_for_it():
     np.testing.assert_allclose(gap.lower, 1.0)
     np.testing.assert_allclose(gap.upper, 1.0)
     assert gap.statuses == {"exact": 3}
+
+
+GRID = Mixed(Box([-2.0, -2.0], [2.0, 2.0]), [0, 1])
+BINARY = Mixed(Box([0.0, 0.0], [1.0, 1.0]), [0, 1])
+
+
+def log() -> Dataset:
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(30, 2)).astype(np.float32), rng.uniform(0, 1, (30, 2)).astype(np.float32)
+    columns = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(30, bool)}
+    return Dataset.from_arrays(**columns, action_low=[0, 0], action_high=[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("word", "critic"),
+    [("milp", network(PLANE)), ("milp", network(GRID)), ("milp", network(CUT)), ("exhaustive", network(GRID)),
+     ("exhaustive", trees(GRID)), ("integer_quadratic", polynomial(BINARY)),
+     ("integer_quadratic", polynomial(GRID, 1))],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_an_exact_maximizer_by_word_finds_what_trying_every_action_finds(word, critic):
+    rng = np.random.default_rng(1)
+    obs = rng.normal(size=(3, 2)).astype(np.float32)
+    if isinstance(critic, TreeCritic):
+        inputs = rng.normal(size=(40, 2)), np.round(rng.uniform(-2, 2, (40, 2)))
+        critic = critic.fit(tuple(part.astype(np.float32) for part in inputs), rng.normal(size=40), seed=0)
+    if isinstance(critic, LinearCritic):
+        critic = LinearCritic(critic.features, rng.normal(size=critic.weights.shape), critic.action_set)
+    ends = [np.linspace(low, high, 5) for low, high in zip(critic.action_set.low, critic.action_set.high, strict=True)]
+    tried = np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, 2).astype(np.float32)
+    tried = tried[
+        (np.asarray(critic.action_set.project(tried, np.zeros((len(tried), 2), np.float32))) == tried).all(axis=1)
+    ]
+    most = [np.asarray(critic.least(np.tile(row, (len(tried), 1)), tried)).max() for row in obs]
+    greedy = ExplicitFQI(maximizer=word).solved(critic.action_set)(
+        Components(critic=critic), obs, jax.random.PRNGKey(0)
+    )
+    value = np.asarray(critic.least(obs, np.asarray(greedy.action, np.float32)))
+    assert (value >= np.asarray(most) - 2e-3 * np.maximum(1, np.abs(most))).all()
+    assert (np.asarray(greedy.upper_bound) >= value - 1e-4).all()
+    whole = list(critic.action_set.integer)
+    np.testing.assert_array_equal(np.asarray(greedy.action)[:, whole], np.round(np.asarray(greedy.action)[:, whole]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"maximizer": "milp", "approximator": "extra_trees"}, "MilpArgmax: found a TreeCritic, expected a QNetwork"),
+        ({"maximizer": "milp", "activation": "tanh"}, "MilpArgmax: found an activation that is not piecewise linear"),
+        ({"maximizer": "milp", "layer_norm": True}, "MilpArgmax: found layer norm"),
+        ({"maximizer": "milp", "hidden": ()}, "MilpArgmax: found a critic without a hidden layer"),
+        ({"maximizer": "exhaustive"}, r"Exhaustive: found the continuous dimensions \[0, 1\]"),
+        ({"maximizer": "exhaustive:3", "action_set": BINARY}, r"Exhaustive: found 4 points .*, expected at most 3"),
+        ({"maximizer": "integer_quadratic"}, "IntegerArgmax: found a QNetwork, expected a LinearCritic"),
+        (
+            {"maximizer": "integer_quadratic", "approximator": "radial"},
+            "IntegerArgmax: found features that are no",
+        ),
+        ({"maximizer": TreeArgmax()}, "TreeArgmax: found a QNetwork, expected a TreeCritic"),
+    ],
+)
+def test_a_maximizer_that_does_not_read_the_critic_is_refused_before_anything_is_learned(settings, said, tmp_path):
+    with pytest.raises(UserError, match=f"setting maximizer: {said}"):
+        fittedq.fit("explicit_fqi", log(), steps=1, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_exact_maximizer_by_word_labels_is_saved_and_acts(tmp_path):
+    kwargs = {"approximator": "polynomial", "action_set": BINARY, "ridge": 1e-2}
+    agents = [
+        fittedq.fit("explicit_fqi", log(), steps=2, maximizer=word, **kwargs)
+        for word in ("exhaustive", "integer_quadratic")
+    ]
+    for agent in agents:
+        assert set(np.ravel(agent.act(log().transitions(slice(None)).obs))) <= {0.0, 1.0}
+    np.testing.assert_allclose(agents[0].nets.critic.weights, agents[1].nets.critic.weights, rtol=1e-3, atol=1e-4)
+    agents[0].save(tmp_path / "agent")
+    assert fittedq.load(tmp_path / "agent").algorithm.maximizer == "exhaustive"
+    words = {
+        "exhaustive:50": Exhaustive(50),
+        "integerargmax:0.01": IntegerArgmax(0.01),
+        "milpargmax:0.01:3": MilpArgmax(0.01, 3.0),
+    }
+    for word, made in words.items():
+        assert ExplicitFQI(maximizer=word).maximizer == made

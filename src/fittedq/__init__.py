@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics
     from fittedq.envs.registry import NamedEnv
     from fittedq.errors import EnvError, UserError
-    from fittedq.maximize.base import AbstractMaximizer, Chunked, Effort, Solution, Status, exact, proven
+    from fittedq.maximize.base import AbstractMaximizer, Chunked, Effort, Solution, Status, exact, misfit, proven
     from fittedq.maximize.exact.grid import Grid
+    from fittedq.maximize.exact.integer import Exhaustive, IntegerArgmax
+    from fittedq.maximize.exact.milp import MilpArgmax
     from fittedq.maximize.exact.quadratic import QuadraticArgmax
     from fittedq.maximize.exact.sweep import TreeSweep
     from fittedq.maximize.exact.trees import TreeArgmax
@@ -141,6 +143,7 @@ __all__ = [
     "DeterministicPolicy",
     "Effort",
     "EnvError",
+    "Exhaustive",
     "ExplicitFQI",
     "FirstCritic",
     "FittedAlgorithm",
@@ -154,6 +157,7 @@ __all__ = [
     "Imitate",
     "Improve",
     "ImproveThrough",
+    "IntegerArgmax",
     "KnownModel",
     "Labelled",
     "LearnerState",
@@ -163,6 +167,7 @@ __all__ = [
     "Linear",
     "LinearCritic",
     "MeanOverCritics",
+    "MilpArgmax",
     "MinOverCritics",
     "Mixed",
     "Mlp",
@@ -216,6 +221,7 @@ __all__ = [
     "exact",
     "fit",
     "load",
+    "misfit",
     "proven",
     "resume",
     "setting",
@@ -254,8 +260,10 @@ _HOMES = {
     "fittedq.envs.native": "AbstractJaxEnv AbstractPhysics",
     "fittedq.envs.registry": "NamedEnv",
     "fittedq.errors": "EnvError UserError",
-    "fittedq.maximize.base": "AbstractMaximizer Chunked Effort Solution Status exact proven",
+    "fittedq.maximize.base": "AbstractMaximizer Chunked Effort Solution Status exact misfit proven",
     "fittedq.maximize.exact.grid": "Grid",
+    "fittedq.maximize.exact.integer": "Exhaustive IntegerArgmax",
+    "fittedq.maximize.exact.milp": "MilpArgmax",
     "fittedq.maximize.exact.quadratic": "QuadraticArgmax",
     "fittedq.maximize.exact.sweep": "TreeSweep",
     "fittedq.maximize.exact.trees": "TreeArgmax",

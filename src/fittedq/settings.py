@@ -300,10 +300,12 @@ def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
     except TypeError:  # a field too many, or too few
         return f"{kind.__name__} of {', '.join(numbers)}"
     fields = {field.name: field.default for field in _fields(kind)}
+    made = {}
     for field, value in numbers.items():
-        if type(value) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER:
+        made[field] = float(value) if type(value) is int and type(fields.get(field)) is float else value
+        if type(made[field]) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER:
             return f"{field} = {value!r}"
-    return kind(**numbers)
+    return kind(**made)
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:

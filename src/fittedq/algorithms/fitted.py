@@ -21,6 +21,8 @@ from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer
 from fittedq.maximize.choose import RULES, auto
 from fittedq.maximize.exact.grid import Grid
+from fittedq.maximize.exact.integer import Exhaustive, IntegerArgmax
+from fittedq.maximize.exact.milp import MilpArgmax
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
@@ -42,6 +44,9 @@ MAXIMIZERS: dict[str, AbstractMaximizer] = {
     "lbfgs": ProjectedLBFGS(),
     "cem": CrossEntropy(),
     "grid": Grid(),
+    "milp": MilpArgmax(),
+    "exhaustive": Exhaustive(),
+    "integer_quadratic": IntegerArgmax(),
 }
 
 

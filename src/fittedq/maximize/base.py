@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import typing
 from enum import IntEnum
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -126,6 +127,28 @@ def exact(critic: AbstractCritic, action_set: AbstractActionSet, effort: Effort)
 def proven(critic: AbstractCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
     """A maximizer whose `upper_bound` on max_a q is proven: the exact one, where no other is registered."""
     return exact(critic, action_set, effort)
+
+
+@functools.singledispatch
+def misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: AbstractActionSet) -> str | None:
+    """Why a maximizer cannot solve for a critic of the class that it reads, or over this set; None: it can.
+
+    One that has limits enters itself, `@misfit.register` beside its class. It looks at shapes only, for the critic
+    may be one that is being compiled.
+    """
+    del maximizer, critic, action_set
+
+
+def refuse_misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: AbstractActionSet) -> None:
+    """A UserError where it cannot: before it is asked for an answer."""
+    name, bases = type(maximizer).__name__, getattr(type(maximizer), "__orig_bases__", ())
+    reads = next((typing.get_args(base)[0] for base in bases if typing.get_origin(base) is AbstractMaximizer), None)
+    if isinstance(reads, type) and not isinstance(critic, reads):
+        why = f"found a {type(critic).__name__}, expected a {reads.__name__}"
+    else:
+        why = misfit(maximizer, critic, action_set)
+    if why is not None:
+        raise UserError(f"setting maximizer: {name}: {why}; take maximizer=auto, or another.")
 
 
 class Chunked(AbstractMaximizer[AbstractCritic]):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
-from fittedq.maximize.base import AbstractMaximizer, random_starts
+from fittedq.maximize.base import AbstractMaximizer, random_starts, refuse_misfit
 from fittedq.maximize.choose import auto
 from fittedq.types import AbstractCritic, Components, Greedy
 
@@ -103,8 +103,11 @@ class Solved(AbstractSolving):
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer] = eqx.field(static=True, default=auto)
 
     def chosen(self, critic: AbstractCritic) -> AbstractMaximizer:
-        """What solves for this critic."""
-        return self.rule(critic, critic.action_set) if self.maximizer is None else self.maximizer
+        """What solves for this critic; a UserError where that is known not to."""
+        if self.maximizer is None:
+            return self.rule(critic, critic.action_set)
+        refuse_misfit(self.maximizer, critic, critic.action_set)
+        return self.maximizer
 
     def __call__(
         self,

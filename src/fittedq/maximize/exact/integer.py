@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
@@ -15,8 +16,8 @@ from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status
-from fittedq.maximize.exact.quadratic import Quadratic, quadratic_form
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status, misfit
+from fittedq.maximize.exact.quadratic import Quadratic, polynomial_of, quadratic_form
 from fittedq.maximize.highs import FEASIBILITY, solve_program
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.region import Inequalities, admissible, an_action, conflicting, emptiness, program_over, region_of
@@ -80,6 +81,71 @@ def exhaustive(
         )
     status = np.where(value > -np.inf, Status.EXACT, Status.FAILED).astype(np.int32)
     return Solution(action.astype(obs.dtype), value, value, status)
+
+
+class Exhaustive(AbstractMaximizer[AbstractCritic]):
+    """max of min_j q_j(s, ·) over every a ∈ A(s), all coordinates whole, for any critic, on the host (`exhaustive`)."""
+
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+    quick: ClassVar[bool] = False
+    most: int = eqx.field(static=True, default=100_000)
+    """Points of the box around A(s), at most."""
+
+    def __call__(
+        self,
+        critic: AbstractCritic,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del starts, key
+        return exhaustive(critic, np.asarray(obs), action_set, most=self.most)
+
+
+@misfit.register
+def _(maximizer: Exhaustive, critic: AbstractCritic, action_set: AbstractActionSet) -> str | None:
+    del critic
+    loose = sorted(set(range(action_set.size)) - set(action_set.integer))
+    if loose:
+        return f"found the continuous dimensions {loose}, expected whole numbers only"
+    points = float(np.prod(np.floor(action_set.high) - np.ceil(action_set.low) + 1))
+    if points > maximizer.most:
+        return f"found {points:.3g} points within the bounds, expected at most {maximizer.most} (most)"
+    return None
+
+
+class IntegerArgmax(AbstractMaximizer[LinearCritic]):
+    """max_{a ∈ A(s)} c(s) + g(s)ᵀa + ½ aᵀHa, some or all of a whole, to `tol` · max(1, |value|) (`integer_quadratic`).
+
+    On the host, for critics that are polynomials of degree 1 or 2. One that is not concave in a is refused when it is
+    met, unless every coordinate is whole and has two values.
+    """
+
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+    quick: ClassVar[bool] = False
+    tol: float = eqx.field(static=True, default=1e-3)
+
+    def __call__(
+        self,
+        critic: LinearCritic,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del starts, key
+        return integer_quadratic(to_host(critic), np.asarray(obs), action_set, tol=self.tol)
+
+
+@misfit.register
+def _(maximizer: IntegerArgmax, critic: LinearCritic, action_set: AbstractActionSet) -> str | None:
+    del maximizer, action_set
+    if polynomial_of(critic) is None or critic.size != 1:
+        return "found features that are no polynomial of degree 1 or 2, or several critics, expected one such critic"
+    return None
 
 
 def _lattice(region: Region, most: int) -> Float[np.ndarray, "n m"]:

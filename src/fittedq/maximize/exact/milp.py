@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
+from fittedq.approx.host import to_host
+from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import Solution, Status
+from fittedq.maximize.base import AbstractMaximizer, Solution, Status, misfit
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, members_of
 from fittedq.maximize.proofs.combine import combination
+from fittedq.maximize.proofs.relax import Relaxation, relaxation
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
 
@@ -108,6 +112,65 @@ def milp(
     )
 
 
+class MilpArgmax(AbstractMaximizer[QNetwork]):
+    """max_{a ∈ A(s)} min_j q_j(s, a) of a (leaky) ReLU critic by mixed-integer programming, to `tol` · max(1, |value|).
+
+    On the host, milliseconds to seconds a state, `state_seconds` at most: for small networks, over polytopes and whole
+    numbers too. `upper_bound` holds to HiGHS's rounding (`milp`).
+    """
+
+    needs_starts: ClassVar[bool] = False
+    on_host: ClassVar[bool] = True
+    quick: ClassVar[bool] = False
+    tol: float = eqx.field(static=True, default=1e-3)
+    state_seconds: float = eqx.field(static=True, default=10.0)
+
+    def __call__(
+        self,
+        critic: QNetwork,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del key
+        return milp(
+            to_host(critic),
+            np.asarray(obs),
+            action_set,
+            tol=self.tol,
+            state_time_limit=self.state_seconds,
+            warm_start=None if starts is None else np.asarray(starts),
+        )
+
+
+@misfit.register
+def _(maximizer: MilpArgmax, critic: QNetwork, action_set: AbstractActionSet) -> str | None:
+    del maximizer
+    highs_module()
+    obs = np.zeros((0, critic.net.weights[0].shape[-2] - action_set.size), np.float32)
+    if action_set.region(obs) is None:
+        return f"no inequalities describe the action set {type(action_set).__name__}"
+    return _no_program(relaxation(critic.net.activation), bool(critic.net.gains), len(critic.net.weights) - 1)
+
+
+def _no_program(activation: Relaxation, layer_norm: bool, hidden: int) -> str | None:
+    """Why no mixed-integer linear program is such a network, or None."""
+    if activation.kink is None:
+        return (
+            "found an activation that is not piecewise linear, expected relu or leaky_relu; use `certified`, which "
+            "bounds smooth ones"
+        )
+    if layer_norm:
+        return "found layer norm, which is not piecewise linear; use `certified`, which bounds it"
+    if hidden < 1:
+        return (
+            "found a critic without a hidden layer, expected one at least; q is linear in a, so use "
+            "`integer_quadratic` with a LinearCritic"
+        )
+    return None
+
+
 def _check_piecewise_linear(members: Sequence[Network], action_size: int) -> None:
     for member in members:
         if len(member.center) != action_size:
@@ -115,18 +178,9 @@ def _check_piecewise_linear(members: Sequence[Network], action_size: int) -> Non
                 f"milp: found an action set of {action_size} dimensions, expected {len(member.center)}, those of the "
                 "critic."
             )
-        if member.activation.kink is None:
-            raise UserError(
-                "milp: found an activation that is not piecewise linear, expected relu or leaky_relu; use `certified`, "
-                "which bounds smooth ones."
-            )
-        if any(layer.gain is not None for layer in member.layers):
-            raise UserError("milp: found layer norm, which is not piecewise linear; use `certified`, which bounds it.")
-        if not member.layers:
-            raise UserError(
-                "milp: found a critic without a hidden layer, expected one at least; q is linear in a, so use "
-                "`integer_quadratic` with a LinearCritic."
-            )
+        layer_norm = any(layer.gain is not None for layer in member.layers)
+        if why := _no_program(member.activation, layer_norm, len(member.layers)):
+            raise UserError(f"milp: {why}.")
 
 
 class Encoding(NamedTuple):

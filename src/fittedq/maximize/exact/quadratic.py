@@ -40,7 +40,7 @@ class Quadratic(NamedTuple):
         return self.slope[:, None] + action @ self.curvature
 
 
-def _polynomial(critic: LinearCritic) -> Polynomial | None:
+def polynomial_of(critic: LinearCritic) -> Polynomial | None:
     """The features, where q is a polynomial of degree 2 at most."""
     features = critic.features
     return features if isinstance(features, Polynomial) and features.degree <= 2 else None
@@ -48,7 +48,7 @@ def _polynomial(critic: LinearCritic) -> Polynomial | None:
 
 def quadratic_form(critic: LinearCritic, obs: Float[Arr, "b s"]) -> Quadratic:
     """q as a function of a per state: q = c + wᵀx + xᵀWx, x = [s, a], has slope w_a + 2 W_as s, curvature 2 W_aa."""
-    features = _polynomial(critic)
+    features = polynomial_of(critic)
     if features is None:
         raise UserError(
             f"quadratic maximum: the critic's features are {type(critic.features).__name__}"
@@ -119,7 +119,7 @@ class QuadraticArgmax(AbstractMaximizer[LinearCritic]):
 @proven.register
 def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
     del action_set, effort
-    return QuadraticArgmax() if critic.size == 1 and _polynomial(critic) is not None else None
+    return QuadraticArgmax() if critic.size == 1 and polynomial_of(critic) is not None else None
 
 
 @exact.register
