@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -386,3 +387,37 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     )
     os.close(write)
     assert (process.returncode, process.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------------- evaluations that are stopped
+
+
+@pytest.mark.parametrize(("steps", "played"), [(450, 2), (150, 0)])
+def test_a_stopped_eval_tells_of_the_episodes_that_it_has(
+    steps: int, played: int, finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An episode of Pendulum-v1 has 200 steps, and after each it is asked whether to stop."""
+    assert main(["eval", str(finished), "--episodes", "3", "--json"]) == 0
+    (whole,) = lines(capsys.readouterr().out)
+    assert whole["interrupted"] is False
+
+    class After:
+        """True from the time after which it was asked `steps` times."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def __bool__(self) -> bool:
+            self.asked += 1
+            return self.asked > steps
+
+    monkeypatch.setattr("fittedq.cli.eval.interruptible", lambda _: contextlib.nullcontext(After()))
+    assert main(["eval", str(finished), "--episodes", "3", "--json"]) == 130
+    said = capsys.readouterr()
+    if not played:
+        assert (said.out, said.err) == ("", "fittedq: interrupted.\n")
+        return
+    (result,) = lines(said.out)
+    assert (result["returns"], result["interrupted"]) == (whole["returns"][:played], True)
+    assert main(["eval", str(finished), "--episodes", "3"]) == 130
+    assert "over 2 episodes of the 3 asked for" in capsys.readouterr().out

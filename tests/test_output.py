@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -11,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from fittedq.cli import inspect, train
+from fittedq.cli import inspect, signals, train
 from fittedq.diagnose import pictures
 from fittedq.diagnose.gap import Gap
 from fittedq.runs.folder import RunFolder
-from fittedq.runs.progress import console
+from fittedq.runs.progress import console, shown
 from fittedq.runs.run import Run
 
 NAME = "[bold]run[red] :smile:"
@@ -82,3 +85,47 @@ def test_a_picture_names_the_state_that_it_shows(size: int, tmp_path: Path, monk
     pictures.draw_state(gap, 2, q, [-1.0], [1.0], tmp_path / "picture.png")
     shown = {2: "4, 5", 9: "18, 19, 20, 21, 22, 23, 24, 25, …"}[size]
     assert titles == [f"state 2, s = [{shown}]: gap 0.25 to 0.5, range of q 4"]
+
+
+def standing(step: int) -> Any:
+    """A run of 1,000 steps at this one, which is asked for nothing more."""
+    return types.SimpleNamespace(
+        folder=types.SimpleNamespace(path="runs/mine"),
+        trainer=types.SimpleNamespace(step=step, finished=None),
+        schedule=types.SimpleNamespace(steps=1000),
+        reports=lambda *_, **__: (_ for _ in ()),
+        notes=[],
+        warnings=[],
+        warn=list,
+        best=None,
+    )
+
+
+def test_the_bar_of_a_resumed_run_begins_where_the_run_was() -> None:
+    written = io.StringIO()
+    run = standing(500)
+    assert list(shown(run.reports(), run, Console(file=written, force_terminal=True, width=100))) == []
+    assert "500/1,000" in written.getvalue()
+
+
+def test_a_second_ctrl_c_names_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As said by the thread that reads the signals, which then ends the process."""
+
+    class Ended(Exception): ...
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    def twice(*_: Any, **__: Any) -> Any:
+        signals._asked(signal.SIGINT)
+        signals._asked(signal.SIGINT)
+
+    said: list[str] = []
+    monkeypatch.setattr(signals, "_say", said.append)
+    monkeypatch.setattr(signals.os, "_exit", end)
+    run = standing(500)
+    run.reports = twice
+    with pytest.raises(Ended, match="130"):
+        train.follow(run, None, as_json=True)
+    assert said[0] == "\nStopping: saving first. (Ctrl-C again stops at once.)\n"
+    assert said[1:] == ["\nfittedq: interrupted; continue from what was saved: fittedq resume runs/mine\n"]

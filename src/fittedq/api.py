@@ -15,7 +15,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.files import place
-from fittedq.runs.progress import shown
+from fittedq.runs.progress import console, shown
 from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
@@ -210,7 +210,7 @@ def _agent(start: Agent | str | Path | None) -> Agent | None:
 
 def _told(run: Run, reports: Reports, progress: bool, depth: int) -> Reports:
     """The reports of a run, shown where `progress` is wanted; its warnings are told `depth` frames up."""
-    reports = shown(reports, run.schedule.steps) if progress else reports
+    reports = shown(reports, run, console()) if progress else reports
     with closing(reports):
         for sentence in run.warn():
             warnings.warn(sentence, RuntimeWarning, stacklevel=depth)
@@ -218,6 +218,8 @@ def _told(run: Run, reports: Reports, progress: bool, depth: int) -> Reports:
             for sentence in report.warnings:
                 warnings.warn(sentence, RuntimeWarning, stacklevel=depth)
             yield report
+        for sentence in run.warn():
+            warnings.warn(sentence, RuntimeWarning, stacklevel=depth)
 
 
 def _to_the_end(run: Run, stop_when: str | Rule | None, progress: bool) -> Agent:

@@ -12,6 +12,7 @@ import tyro
 
 from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import NamesEnv, TrustsFile
+from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.errors import UserError, plural
 from fittedq.runs.progress import counted
 from fittedq.runs.saved import find_agent, without_env
@@ -46,15 +47,22 @@ class Eval(NamesEnv, TrustsFile):
                 f"found {self.trust:g} and no --refine, whose steps it limits; give both.", argument="trust"
             )
         trust: dict[str, Any] = {} if self.trust is None else {"trust": self.trust}
-        returns = agent.episodes(env, self.episodes, self.seed, refine=self.refine, **trust)
-        values = np.array(list(counted(returns, self.episodes, "episodes")))
+        with interruptible("what was played is told") as stop:
+            returns = agent.episodes(
+                env, self.episodes, self.seed, refine=self.refine, stop=lambda: bool(stop), **trust
+            )
+            values = np.array(list(counted(returns, self.episodes, "episodes")))
+        stopped = len(values) < self.episodes
+        if stopped and not len(values):
+            raise KeyboardInterrupt
         if self.json:
-            figures = {"mean": values.mean(), "std": values.std(), "returns": values.tolist()}
+            figures = {"mean": values.mean(), "std": values.std(), "returns": values.tolist(), "interrupted": stopped}
             print(json.dumps({"path": str(self.path), "env": str(env), **figures}))
         else:
+            asked_for = f" of the {self.episodes:,} asked for" if stopped else ""
             print(
                 f"{agent.algorithm.name} on {env}: mean return {values.mean():.1f} over "
-                f"{plural(len(values), 'episode', 'episodes')} (standard deviation {values.std():.1f}, "
+                f"{plural(len(values), 'episode', 'episodes')}{asked_for} (standard deviation {values.std():.1f}, "
                 f"worst {values.min():.1f}, best {values.max():.1f})"
             )
-        return 0
+        return INTERRUPTED if stopped else 0

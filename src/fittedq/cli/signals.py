@@ -69,10 +69,11 @@ class Outlet(io.TextIOBase):
 
 @final
 class Stop:
-    """True once a signal asked to stop, or a standard stream was lost."""
+    """True once a signal asked to stop, or a standard stream was lost; `first` and `then` are what is said of it."""
 
-    def __init__(self, outlets: tuple[Outlet, ...]):
+    def __init__(self, outlets: tuple[Outlet, ...], first: str, then: str):
         self.signals: list[int] = []
+        self.first, self.then = first, then
         self._outlets = outlets
 
     def __bool__(self) -> bool:
@@ -103,12 +104,15 @@ def install() -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[Stop]:
-    """What to look at between steps: while this lasts, the first signal or a lost stream asks to save and stop."""
+def interruptible(first: str = "saving first", then: str = "") -> Iterator[Stop]:
+    """What to look at between steps: while this lasts, the first signal or a lost stream asks to save and stop.
+
+    `first` says what is done then, and `then` what a second signal leaves to do.
+    """
     before = sys.stdout, sys.stderr
     outlets = Outlet(sys.stdout), Outlet(sys.stderr)
     sys.stdout, sys.stderr = outlets
-    _Watch.stop = Stop(outlets)
+    _Watch.stop = Stop(outlets, first, then)
     try:
         yield _Watch.stop
     finally:
@@ -127,9 +131,9 @@ def _asked(number: int) -> None:
     stop = _Watch.stop
     if stop is not None and not stop.signals:
         stop.signals.append(number)
-        _say("\nStopping: saving first. (Ctrl-C again stops at once.)\n")
+        _say(f"\nStopping: {stop.first}. (Ctrl-C again stops at once.)\n")
     elif stop is None or number != signal.SIGHUP:  # a terminal that closes may hang up twice
-        _say("\nfittedq: interrupted.\n")
+        _say(f"\nfittedq: interrupted; {stop.then}\n" if stop and stop.then else "\nfittedq: interrupted.\n")
         os._exit(INTERRUPTED)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,14 +110,14 @@ def folder_name(text: str) -> str:
 def follow(run: Run, stop_when: str | None, *, as_json: bool) -> int:
     """Execute a run in sight of its user: progress, Ctrl-C, a summary; the exit code."""
     assert run.folder is not None
-    with interruptible() as stop:
+    with interruptible(then=f"continue from what was saved: fittedq resume {run.folder.path}") as stop:
         reports = run.reports(stop_when, stop=lambda: bool(stop))
         terminal = console()
         for note in run.notes:
             terminal.print(f"note: {note}", soft_wrap=True)
-        for warning in run.warn():
-            terminal.print(f"warning: {warning}", soft_wrap=True)
+        _warn(terminal, run.warn())
         report = _watched(run, terminal, reports, as_json=as_json)
+        _warn(terminal, run.warn())
         early = run.trainer.step < run.schedule.steps and run.trainer.finished is None
         stopped = bool(stop) and early
         summary: dict[str, Any] = {
@@ -141,16 +142,20 @@ def _watched(run: Run, terminal: Console, reports: Reports, *, as_json: bool) ->
     """Execute a run and show its reports; the last one."""
     report: Report | None = None
     warned = False
-    for report in reports if as_json else shown(reports, run.schedule.steps):
+    for report in reports if as_json else shown(reports, run, terminal):
         if report.metrics.get("health/exploding") and not warned:
-            terminal.print(f"warning: {EXPLODING}", soft_wrap=True)
+            _warn(terminal, [EXPLODING])
             warned = True
-        for warning in report.warnings if as_json else ():
-            terminal.print(f"warning: {warning}", soft_wrap=True)
+        _warn(terminal, report.warnings)
         if as_json and report.fraction == 0:
             record = {name: plain(value) for name, value in report.record().items()}
             print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
     return report
+
+
+def _warn(terminal: Console, sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        terminal.print(f"warning: {sentence}", soft_wrap=True)
 
 
 def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
@@ -165,8 +170,6 @@ def _say(terminal: Console, run: Run, summary: dict[str, Any]) -> None:
     terminal.print(f"Done: {summary['step']:,} steps{took}{why}.")
     if summary["finished"] is not None and run.trainer.finished is None:
         terminal.print(f"Continue: fittedq resume {path}", soft_wrap=True)
-    for warning in summary["warnings"]:
-        terminal.print(f"warning: {warning}", soft_wrap=True)
     if summary["eval_mean"] is not None:
         terminal.print(f"Last evaluation {summary['eval_mean']:.1f}, best {summary['best']:.1f}.")
     left = (run.folder.last, run.folder.best, run.folder.metrics_file, run.folder.curve_file)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fittedq.runs.report import Report
+from fittedq.runs.run import Run
 from fittedq.runs.stop import Reports
 
 COMPILING = "compiling (kept for the next start)"
@@ -22,19 +23,19 @@ def console(*, to_errors: bool = True) -> Console:
     return Console(file=sys.stderr if to_errors else sys.stdout, markup=False, highlight=False, emoji=False)
 
 
-def shown(reports: Reports, steps: int) -> Reports:
-    """The same reports, shown on standard error as they pass: a live bar on a terminal, a line each elsewhere."""
+def shown(reports: Reports, run: Run, terminal: Console) -> Reports:
+    """The same reports of `run`, shown as they pass: a live bar on a terminal, a line each elsewhere.
+
+    What else is printed on `terminal` meanwhile stands above the bar.
+    """
     with closing(reports):
-        yield from _shown(reports, steps)
+        yield from _shown(reports, run, terminal)
 
 
-def _shown(reports: Reports, steps: int) -> Reports:
-    terminal = console()
+def _shown(reports: Reports, run: Run, terminal: Console) -> Reports:
     if not terminal.is_terminal:
         terminal.print(COMPILING)
         for report in reports:
-            for warning in report.warnings:
-                terminal.print(f"warning: {warning}", soft_wrap=True)
             if report.fraction == 0:
                 terminal.print(line(report), soft_wrap=True)
             yield report
@@ -48,10 +49,8 @@ def _shown(reports: Reports, steps: int) -> Reports:
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=terminal) as bar:
-        task = bar.add_task(COMPILING, total=steps)
+        task = bar.add_task(COMPILING, total=run.schedule.steps, completed=run.trainer.step)
         for report in reports:
-            for warning in report.warnings:
-                bar.console.print(f"warning: {warning}")
             if report.eval_returns is not None:
                 bar.console.print(line(report))
             bar.update(task, completed=report.step + report.fraction, description=_rates(report))

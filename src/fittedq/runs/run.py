@@ -104,6 +104,7 @@ class Run:
         self.best: float | None = None
         self.notes: list[str] = []
         self.warnings: list[str] = []
+        self._warned = 0
         """All that was warned of so far."""
         self._checkpoint: Path | None = None
         """The last one saved or restored."""
@@ -204,8 +205,8 @@ class Run:
 
     def warn(self) -> list[str]:
         """What there is to warn of that was not said yet."""
-        new = self.trainer.watch.told()
-        self.warnings += new
+        self.warnings += self.trainer.watch.told()
+        new, self._warned = self.warnings[self._warned :], len(self.warnings)
         return new
 
     def start(self) -> None:
