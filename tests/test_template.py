@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from fittedq.acting.noise import explore
-from fittedq.actions.base import Box
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.polytope import Polytope
 from fittedq.approx.networks import QNetwork
 from fittedq.template.fits import Descend
@@ -25,10 +25,28 @@ KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])
 
 
-class Number(eqx.Module):
-    """A component that is one number."""
+class Number(AbstractCritic, AbstractPolicy):
+    """A component that is one number, as a critic and as a policy."""
 
+    action_set: AbstractActionSet
     value: jax.Array
+    has_gradient: ClassVar[bool] = True
+
+    @property
+    def size(self):
+        return 1
+
+    def __call__(self, obs, action, key=None):
+        return jnp.full((1, len(obs)), self.value)
+
+    def subset(self, indices):
+        return self
+
+    def act(self, obs, normal):
+        return jnp.full(normal.shape, self.value)
+
+    def sample(self, obs, key):
+        return jnp.full((len(obs), 1), self.value), jnp.zeros(len(obs))
 
 
 class Plus(AbstractGreedy):
@@ -58,7 +76,7 @@ def learned(sync: Sync) -> tuple[FQI, object]:
     fqi = FQI((Update("critic", Towards("critic"), step), Update("policy", Towards("policy"), step)), sync, Plus())
     one = np.ones((1, 1), np.float32)
     batch = Transition(3 * one, one, one[:, 0], 5 * one, one[:, 0] > 2, one[:, 0] > 2)
-    nets = Components(critic=Number(jnp.asarray(1.0)), policy=Number(jnp.asarray(2.0)))
+    nets = Components(critic=Number(WIDE, jnp.asarray(1.0)), policy=Number(WIDE, jnp.asarray(2.0)))
     state = fqi.init(nets, KEY, batch)
     for _ in range(2):
         state = fqi.learn(state, batch)

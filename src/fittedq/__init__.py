@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.td3 import TD3
     from fittedq.api import fit, load, resume, stream, train
     from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
-    from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel, Predicted
+    from fittedq.approx.models import GaussianModel, KnownModel
     from fittedq.approx.networks import DeterministicPolicy, Mlp, QNetwork, TanhGaussianPolicy, VNetwork
     from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
@@ -89,7 +89,16 @@ if TYPE_CHECKING:
         SoftValue,
         UniformSamples,
     )
-    from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Components, Greedy, Transition
+    from fittedq.types import (
+        AbstractCritic,
+        AbstractModel,
+        AbstractPolicy,
+        AbstractValue,
+        Components,
+        Greedy,
+        Predicted,
+        Transition,
+    )
 
     __version__: str
 
@@ -252,7 +261,7 @@ _HOMES = {
     "fittedq.algorithms.td3": "TD3",
     "fittedq.api": "fit load resume stream train",
     "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
-    "fittedq.approx.models": "AbstractModel GaussianModel KnownModel Predicted",
+    "fittedq.approx.models": "GaussianModel KnownModel",
     "fittedq.approx.networks": "DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
     "fittedq.approx.trees": "Forest TreeCritic",
     "fittedq.data.dataset": "Dataset",
@@ -287,7 +296,9 @@ _HOMES = {
         "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue Clipped FirstCritic Labelled "
         "MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue UniformSamples"
     ),
-    "fittedq.types": "AbstractCritic AbstractPolicy AbstractValue Components Greedy Transition",
+    "fittedq.types": (
+        "AbstractCritic AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted Transition"
+    ),
 }
 """Where each public name is defined."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -48,6 +48,15 @@ def inwards(low: Side, high: Side, dtype: DTypeLike) -> tuple[Side, Side]:
     return low, xp.maximum(low, high)
 
 
+def at(tree: Tree, index: int | tuple[int, ...] | Arr) -> Tree:
+    """Every leaf at `index`."""
+
+    def one(leaf: Arr) -> Arr:
+        return leaf[index]
+
+    return jax.tree.map(one, tree)
+
+
 def strong(tree: Tree) -> Tree:
     """The same arrays without weak types, which would compile a second program for the same shapes."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)

@@ -135,4 +135,8 @@ def temperature_loss(
 
 def polyak(frozen: Tree, live: Tree, rate: Scalar) -> Tree:
     """θ̄ ← τ θ + (1 − τ) θ̄; τ = 1 copies, τ = 0 keeps. Works on any pytree."""
-    return jax.tree.map(lambda slow, fast: rate * fast + (1.0 - rate) * slow, frozen, live)
+
+    def follow(slow: Arr, fast: Arr) -> Arr:
+        return rate * fast + (1.0 - rate) * slow
+
+    return jax.tree.map(follow, frozen, live)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, Scalar, Tree, namespace
@@ -87,7 +87,7 @@ class AbstractCritic(eqx.Module):
         """Each critic's value; `key` draws dropout masks, and without one dropout is off."""
 
     @abc.abstractmethod
-    def subset(self, indices: Any) -> AbstractCritic:
+    def subset(self, indices: slice | Int[Arr, "k"]) -> AbstractCritic:
         """The critics at `indices`."""
 
     def least(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
@@ -116,15 +116,37 @@ class AbstractValue(eqx.Module):
     def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]: ...
 
 
+class Predicted(eqx.Module):
+    """What follows (s, a): `continues` is the probability that the episode does not terminate there."""
+
+    next_obs: Float[Arr, "b s"]
+    reward: Float[Arr, "b"]
+    continues: Float[Arr, "b"]
+
+
+class AbstractModel(eqx.Module):
+    """f(s, a, ξ), ξ ~ N(0, I) of the state's size."""
+
+    @abc.abstractmethod
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        """The step that the noise gives."""
+
+    @abc.abstractmethod
+    def infer(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
+    ) -> Float[Arr, "b s"]:
+        """ξ = σ_f⁻¹(s' − μ_f): the noise that gives s'. Source: Heess et al. 2015, section 4."""
+
+
 class Components(eqx.Module):
     """The components an algorithm may fit; those it has not are None."""
 
-    critic: Any = None
-    policy: Any = None
-    value: Any = None
-    model: Any = None
-    log_temperature: Any = None
-    horizon: Any = None
+    critic: AbstractCritic | None = None
+    policy: AbstractPolicy | None = None
+    value: AbstractValue | None = None
+    model: AbstractModel | None = None
+    log_temperature: Float[Arr, ""] | None = None
+    horizon: Int[Arr, ""] | None = None
     """Steps through the model, where that number is measured rather than set."""
 
     def replace(self, component: str, value: Tree) -> Components:
@@ -146,6 +168,15 @@ class Components(eqx.Module):
     def temperature(self) -> Scalar:
         """β = exp(log_temperature); 0 where there is none, the hard case."""
         return 0.0 if self.log_temperature is None else jnp.exp(self.log_temperature)
+
+
+Part = TypeVar("Part")
+
+
+def needed(part: Part | None) -> Part:
+    """What a slot reads: a component, or the greedy step's actions. `FQI` refuses, by `needs`, to be without it."""
+    assert part is not None, "a slot reads what no other slot gives; FQI.check tells which"
+    return part
 
 
 COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon")

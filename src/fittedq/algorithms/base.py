@@ -23,7 +23,7 @@ from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.rates import Linear, Optimizer, Rate, scheduled
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
-from fittedq.types import AbstractCritic, Components, Transition
+from fittedq.types import AbstractCritic, Components, Transition, needed
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -113,10 +113,11 @@ class AbstractAlgorithm(abc.ABC):
         """
         if nets.policy is not None:
             return host_view(nets.policy)
-        greedy = self.template(nets.critic.action_set).greedy
+        critic = needed(nets.critic)
+        greedy = self.template(critic.action_set).greedy
         if not isinstance(greedy, Solved):
             raise UserError(f"{self.name}: it has neither a policy nor a greedy step that solves; give it one of them.")
-        return SolvedPolicy(greedy, nets.critic)
+        return SolvedPolicy(greedy, critic)
 
     @property
     def measure_every(self) -> int:

@@ -53,7 +53,8 @@ class Composed(AbstractAlgorithm, eqx.Module):
     @property
     def discount(self) -> float:
         """γ of the first slot that has one; 0 where none has."""
-        return next((float(part.gamma) for part in parts(self._fqi) if hasattr(part, "gamma")), 0.0)
+        found = (getattr(part, "gamma", None) for part in parts(self._fqi))
+        return next((float(gamma) for gamma in found if gamma is not None), 0.0)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         nets = self._networks(obs_size, action_set, key)

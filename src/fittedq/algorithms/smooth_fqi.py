@@ -21,7 +21,7 @@ from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
 from fittedq.template.targets import Quadrature, SmoothBellman, UniformSamples
-from fittedq.types import Components
+from fittedq.types import Components, needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +66,5 @@ class SmoothFQI(SolvingAlgorithm):
 
     def controller(self, nets: Components) -> SolvedPolicy:
         """The mode of π*, by a solver: the template has no greedy step, for its target integrates."""
-        return SolvedPolicy(self.solved(nets.critic.action_set), nets.critic)
+        critic = needed(nets.critic)
+        return SolvedPolicy(self.solved(critic.action_set), critic)

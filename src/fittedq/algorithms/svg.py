@@ -23,7 +23,7 @@ from jaxtyping import PRNGKeyArray
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, Rules, learning_rate, shared, target_entropy
-from fittedq.approx.models import AbstractModel, GaussianModel, KnownModel
+from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import DYNAMICS
@@ -36,7 +36,7 @@ from fittedq.template.losses import Regress, TuneTemperature
 from fittedq.template.rates import Rate
 from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, RolloutBellman, ValueTail
 from fittedq.template.targets import Bellman, MinOverCritics, SoftValue
-from fittedq.types import Components, Dynamics, Transition
+from fittedq.types import AbstractModel, Components, Dynamics, Transition
 
 MEASURED_WINDOWS = 64
 """Windows of transitions on which gradients and model are measured."""

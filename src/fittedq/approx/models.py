@@ -5,7 +5,6 @@ Every model maps noise to a next state, so that gradients pass through it, and s
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -17,34 +16,10 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.networks import Mlp
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.types import Dynamics, Transition
-
-"""f(s [s], a [m], ξ [s]) → (s' [s], r, terminated): one step of one state, differentiable by JAX."""
+from fittedq.types import AbstractModel, Dynamics, Predicted, Transition
 
 LOG_STD = (-7.0, 0.5)
 """Range of a Gaussian model's log σ, in deviations of what it predicts."""
-
-
-class Predicted(eqx.Module):
-    """What follows (s, a): `continues` is the probability that the episode does not terminate there."""
-
-    next_obs: Float[Arr, "b s"]
-    reward: Float[Arr, "b"]
-    continues: Float[Arr, "b"]
-
-
-class AbstractModel(eqx.Module):
-    """f(s, a, ξ), ξ ~ N(0, I) of the state's size."""
-
-    @abc.abstractmethod
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
-        """The step that the noise gives."""
-
-    @abc.abstractmethod
-    def infer(
-        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], next_obs: Float[Arr, "b s"]
-    ) -> Float[Arr, "b s"]:
-        """ξ = σ_f⁻¹(s' − μ_f): the noise that gives s'. Source: Heess et al. 2015, section 4."""
 
 
 class KnownModel(AbstractModel):

@@ -139,7 +139,7 @@ def misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: Abs
     del maximizer, critic, action_set
 
 
-def refuse_misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: AbstractActionSet) -> None:
+def refuse_misfit(maximizer: AbstractMaximizer[Any], critic: AbstractCritic, action_set: AbstractActionSet) -> None:
     """A UserError where it cannot: before it is asked for an answer."""
     name, bases = type(maximizer).__name__, getattr(type(maximizer), "__orig_bases__", ())
     reads = next((typing.get_args(base)[0] for base in bases if typing.get_origin(base) is AbstractMaximizer), None)

@@ -9,6 +9,8 @@ The exact maximizers enter themselves in `exact` and `proven`, each beside its c
 
 from __future__ import annotations
 
+from typing import Any
+
 from fittedq.actions.base import AbstractActionSet
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Effort, exact, proven
@@ -22,7 +24,7 @@ REGISTERED = (quadratic, sweep, trees, certificates)
 """The modules whose maximizers are in `exact` and `proven` once this one is imported."""
 
 
-def auto(critic: AbstractCritic, action_set: AbstractActionSet) -> AbstractMaximizer:
+def auto(critic: AbstractCritic, action_set: AbstractActionSet) -> AbstractMaximizer[Any]:
     """An exact maximizer where there is a quick one, else the local search that the critic allows."""
     found = exact(critic, action_set, Effort())
     if found is not None and found.quick:

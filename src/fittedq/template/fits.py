@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 """How one component is fitted to its regression set D: by gradient steps, by least squares, by growing trees."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeAlias, cast
 
 import equinox as eqx
 import jax
@@ -16,14 +17,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fittedq.approx.linear import LinearCritic, RadialBasis
 from fittedq.approx.trees import TreeCritic
-from fittedq.arrays import Arr, Tree, strong
+from fittedq.arrays import Arr, Scalar, Tree, at, strong
 from fittedq.errors import UserError
-from fittedq.template.losses import AbstractLoss, Metrics
+from fittedq.template.losses import Loss, Metrics
 from fittedq.template.targets import Labelled
 from fittedq.types import Components
 
 STEPS_PER_CALL = 64
 """Gradient steps in one compiled call, where all of a dataset is fitted."""
+
+
+Refit: TypeAlias = tuple[Tree, Tree, Metrics]
+"""(component, state of its fit, metrics)."""
 
 
 class WholeFit(NamedTuple):
@@ -74,18 +79,18 @@ class AbstractFit(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self,
-        loss: AbstractLoss,
+        loss: Loss,
         component: Tree,
         state: Tree,
         nets: Components,
         data: Tree,
         key: PRNGKeyArray,
         count: Int[Arr, ""],
-    ) -> tuple[Tree, Tree, Metrics]:
-        """(component, state, metrics) after one fit to a batch's D, inside the `count`-th compiled update."""
+    ) -> Refit:
+        """What there is after one fit to a batch's D, inside the `count`-th compiled update."""
 
     @abc.abstractmethod
-    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+    def over(self, loss: Loss) -> Callable[[WholeFit], Iterator[Fitted]]:
         """What fits all of a dataset's D and tells how far it is; it keeps the programs that are compiled for it."""
 
 
@@ -118,31 +123,32 @@ class Descend(AbstractFit):
 
     def step(
         self,
-        loss: AbstractLoss,
+        loss: Loss,
         component: Tree,
         state: Tree,
         nets: Components,
         rows: Tree,
         key: PRNGKeyArray,
         count: Int[Arr, ""],
-    ) -> tuple[Tree, Tree, Metrics]:
+    ) -> Refit:
         """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(component, nets, rows, key)
+        slope = cast("Callable[..., tuple[tuple[Scalar, Metrics], Tree]]", jax.value_and_grad(loss, has_aux=True))
+        (value, metrics), gradient = slope(component, nets, rows, key)
         optimizer = optax.with_extra_args_support(self.optimizer)
         change, state = optimizer.update(gradient, state, component, count=count)
-        metrics = {"loss": value, **metrics, "gradient": jnp.linalg.norm(first_row(gradient))}
+        metrics = {"loss": value, **metrics, "gradient": cast("Array", jnp.linalg.norm(first_row(gradient)))}
         return optax.apply_updates(component, change), state, metrics
 
     def __call__(
         self,
-        loss: AbstractLoss,
+        loss: Loss,
         component: Tree,
         state: Tree,
         nets: Components,
         data: Tree,
         key: PRNGKeyArray,
         count: Int[Arr, ""],
-    ) -> tuple[Tree, Tree, Metrics]:
+    ) -> Refit:
         """The metrics are those of the last gradient step."""
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
@@ -156,28 +162,28 @@ class Descend(AbstractFit):
 
             def step(carry: Tree, inputs: tuple[Tree, PRNGKeyArray]) -> tuple[Tree, Metrics]:
                 indices, key = inputs
-                rows = jax.tree.map(lambda leaf: leaf[indices], data)
+                rows = at(data, indices)
                 component, state, metrics = self.step(loss, carry[0], carry[1], nets, rows, key, count)
                 return (component, state), metrics
 
             return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
 
         carry, metrics = jax.lax.scan(epoch, (component, state), jax.random.split(key, self.budget.epochs))
-        return *carry, jax.tree.map(lambda leaf: leaf[-1, -1], metrics)
+        return *carry, at(metrics, (-1, -1))
 
-    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+    def over(self, loss: Loss) -> Callable[[WholeFit], Iterator[Fitted]]:
         return _Descent(self, loss)
 
 
 class _Descent:
     """`Descend` over all of a dataset: passes over the rows that are not held out, some gradient steps a call."""
 
-    def __init__(self, fit: Descend, loss: AbstractLoss):
+    def __init__(self, fit: Descend, loss: Loss):
         self._fit, self._loss = fit, loss
 
         def steps(
             component: Tree, state: Tree, nets: Components, block: Tree, keys: Array, count: Int[Arr, ""]
-        ) -> tuple[Tree, Tree, Metrics]:
+        ) -> Refit:
             """One gradient step per minibatch of `block` [K, b, …]."""
 
             def step(carry: Tree, inputs: tuple[Tree, Array]) -> tuple[Tree, Metrics]:
@@ -186,10 +192,13 @@ class _Descent:
                 return (component, state), figures
 
             (component, state), figures = jax.lax.scan(step, (component, state), (block, keys))
-            return strong(component), strong(state), jax.tree.map(lambda leaf: leaf[-1], figures)
+            return strong(component), strong(state), at(figures, -1)
 
-        self._steps = jax.jit(steps, donate_argnums=(0, 1))
-        self._held_out_loss = jax.jit(lambda component, nets, data, key: loss(component, nets, data, key)[0])
+        def held_out_loss(component: Tree, nets: Components, data: Tree, key: Array) -> Scalar:
+            return loss(component, nets, data, key)[0]
+
+        self._steps: Callable[..., Refit] = jax.jit(steps, donate_argnums=(0, 1))
+        self._held_out_loss: Callable[..., Scalar] = jax.jit(held_out_loss)
 
     def __call__(self, start: WholeFit) -> Iterator[Fitted]:
         budget, nets, data, rng = self._fit.budget, start.nets, start.data, start.rng
@@ -197,27 +206,28 @@ class _Descent:
         if budget.reset:
             component, state = start.first, self._fit.init(start.first)
         # The compiled steps take their buffers over: what was handed in must survive an interrupted fit.
-        component, state = jax.tree.map(jnp.array, (self._loss.prepare(component, data), state))
+        component, state = jax.tree.map(jnp.copy, (self._loss.prepare(component, data), state))
         order = rng.permutation(jax.tree.leaves(data)[0].shape[0])
         held = order[: int(budget.held_out * len(order))]
         kept = np.sort(order[len(held) :])
         minibatch = min(budget.minibatch or len(kept), len(kept))
-        best, best_component, waited, figures = np.inf, None, 0, {}
+        best, best_component, waited = np.inf, None, 0
+        figures: Metrics = {}
         for epoch in range(budget.epochs):
             epoch_key = jax.random.fold_in(start.key, epoch)
             steps = len(kept) // minibatch
             order = rng.permutation(kept) if minibatch < len(kept) else kept
             for first, count in _calls(steps, start.grows):
                 picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
-                block = jax.tree.map(lambda leaf, picked=picked: leaf[picked], data)
+                block = at(data, picked)
                 step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
                 component, state, figures = self._steps(component, state, nets, block, step_keys, now)
                 yield Fitted(component, state, (epoch + first / steps) / budget.epochs, count, {})
             if len(held):
-                aside = jax.tree.map(lambda leaf: leaf[held], data)
+                aside = at(data, held)
                 loss = float(self._held_out_loss(component, nets, aside, epoch_key))
                 if loss < best:
-                    best, best_component, waited = loss, jax.tree.map(jnp.array, component), 0
+                    best, best_component, waited = loss, jax.tree.map(jnp.copy, component), 0
                 else:
                     waited += 1
                 if budget.patience is not None and waited >= budget.patience:
@@ -250,19 +260,19 @@ class AbstractOwnFit(AbstractFit):
 
     def __call__(
         self,
-        loss: AbstractLoss,
+        loss: Loss,
         component: Tree,
         state: Tree,
         nets: Components,
         data: Tree,
         key: PRNGKeyArray,
         count: Int[Arr, ""],
-    ) -> tuple[Tree, Tree, Metrics]:
+    ) -> Refit:
         raise UserError(
             f"{type(self).__name__}: fits all of a dataset at once, and found batches; expected Descend(…) there."
         )
 
-    def over(self, loss: AbstractLoss) -> Callable[[WholeFit], Iterator[Fitted]]:
+    def over(self, loss: Loss) -> Callable[[WholeFit], Iterator[Fitted]]:
         def once(start: WholeFit) -> Iterator[Fitted]:
             yield Fitted(self.fitted(start.component, start.data, start.rng), start.state, 1.0, 1, {})
 

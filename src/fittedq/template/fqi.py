@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """The template every method is an instance of: greedy step → ordered regressions → sync rule.
 
 for each batch:
@@ -12,6 +13,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -22,9 +24,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
 from fittedq.errors import UserError
-from fittedq.template.fits import AbstractFit
+from fittedq.template.fits import AbstractFit, Refit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
-from fittedq.template.losses import AbstractLoss, AbstractRegression, Metrics
+from fittedq.template.losses import AbstractRegression, Loss, Metrics
 from fittedq.template.slots import parts, written
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Components, Greedy, Transition
@@ -34,7 +36,7 @@ class Update(eqx.Module):
     """One regression: label D, then fit one component to it; on every `every`-th call of `learn`, counted from one."""
 
     component: str = eqx.field(static=True)
-    loss: AbstractLoss
+    loss: Loss
     fit: AbstractFit
     every: int = eqx.field(static=True, default=1)
 
@@ -59,8 +61,8 @@ class Update(eqx.Module):
         label_key: PRNGKeyArray,
         fit_key: PRNGKeyArray,
         count: Int[Array, ""],
-    ) -> tuple[Tree, Tree, Metrics]:
-        """(component, state of the fit, metrics)."""
+    ) -> Refit:
+        """One fit of the component to this batch's D."""
         data = self.label(nets, frozen, batch, greedy, label_key)
         component = self.loss.prepare(getattr(nets, self.component), data)
         return self.fit(self.loss, component, state, nets, data, fit_key, count)
@@ -210,9 +212,8 @@ class FQI(eqx.Module):
 
     def __check_init__(self):
         """A UserError for a slot that needs what no other slot gives."""
-        given = {"greedy"} if self.greedy is not None else set()
-        given |= {"solver"} if isinstance(self.greedy, AbstractSolving) else set()
-        self._refuse({"greedy", "solver"} - given)
+        absent = {"greedy": self.greedy is None, "solver": not isinstance(self.greedy, AbstractSolving)}
+        self._refuse({name for name in absent if absent[name]})
 
     def check(self, nets: Components) -> None:
         """A UserError for a slot that needs a component that is absent."""
@@ -280,7 +281,11 @@ class FQI(eqx.Module):
         first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
         keys = [key] * (2 * len(self.updates))
         shapes = jax.eval_shape(lambda: self._updates(state, batch, first, key, keys)[2])
-        metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def zeros(leaf: jax.ShapeDtypeStruct) -> Array:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+
+        metrics = jax.tree.map(zeros, shapes)
         return dataclasses.replace(state, metrics=metrics)
 
     @property
@@ -317,17 +322,19 @@ class FQI(eqx.Module):
         for index, update in enumerate(self.updates):
             component = getattr(nets, update.component)
 
-            def run(update: Update = update, nets: Components = nets, index: int = index) -> tuple[Tree, Tree, Metrics]:
+            def run(update: Update = update, nets: Components = nets, index: int = index) -> Refit:
                 label_key, fit_key = keys[2 * index : 2 * index + 2]
                 state = optimizer_states[index]
                 return update(nets, frozen, state, batch, greedy, label_key, fit_key, tick.count)
 
-            skipped = (component, optimizer_states[index], metrics[index])
+            def skip(skipped: Refit = (component, optimizer_states[index], metrics[index])) -> Refit:
+                return skipped
+
             due = tick.every(update.every)
             if isinstance(due, bool):
-                result = run() if due else skipped
+                result = run() if due else skip()
             else:
-                result = jax.lax.cond(due, run, lambda skipped=skipped: skipped)
+                result = cast("Refit", jax.lax.cond(due, run, skip))
             component, optimizer_states[index], metrics[index] = result
             nets = nets.replace(update.component, component)
         return nets, tuple(optimizer_states), tuple(metrics)

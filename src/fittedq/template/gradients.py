@@ -1,8 +1,10 @@
+# pyright: reportUnknownMemberType=false
 """The health of gradients through a model: their size and noise, and the model's error, by horizon."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -10,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from fittedq.approx.models import AbstractModel
 from fittedq.arrays import Arr
 from fittedq.template.rollout import Rollout
-from fittedq.types import Components, Transition
+from fittedq.types import AbstractModel, AbstractPolicy, Components, Transition, needed
 
 EXPLODED = 100.0
 """A gradient that grows more than this from the shortest horizon to the longest is warned of."""
@@ -59,15 +60,18 @@ def _gradients(
         until = nets.replace("horizon", horizon)
 
         def gradient(state: Float[Array, "s"], draw: PRNGKeyArray) -> Float[Array, "w"]:
-            slope = jax.grad(lambda policy: rollout(until, policy, state[None], draw)[0])(nets.policy)
-            return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope)])
+            def value(policy: AbstractPolicy) -> Float[Arr, ""]:
+                return rollout(until, policy, state[None], draw)[0]
+
+            slope = cast("Callable[[AbstractPolicy], AbstractPolicy]", jax.grad(value))
+            return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope(needed(nets.policy)))])
 
         each = jax.vmap(gradient)(obs, jax.random.split(key, obs.shape[0]))
         mean = each.mean(axis=0)
-        return jnp.linalg.norm(mean), jnp.sqrt(jnp.mean(jnp.sum((each - mean) ** 2, axis=1)))
+        return cast("Array", jnp.linalg.norm(mean)), jnp.sqrt(jnp.mean(jnp.sum((each - mean) ** 2, axis=1)))
 
     # One horizon at a time, so that a short one costs little.
-    return jax.lax.map(one_horizon, horizons)
+    return cast("tuple[Array, Array]", jax.lax.map(one_horizon, horizons))
 
 
 class Windows(eqx.Module):
@@ -109,7 +113,7 @@ def model_error(model: AbstractModel, seen: Windows) -> Float[Arr, "k"]:
 
     The observed actions are replayed without noise from each window's first state.
     """
-    seen = jax.tree.map(jnp.asarray, seen)
+    seen = Windows(jnp.asarray(seen.obs), jnp.asarray(seen.action))
     deviation = jnp.std(seen.obs, axis=(0, 1)) + 1e-8
 
     def step(state: Float[Arr, "b s"], now: tuple[Arr, Arr]) -> tuple[Float[Arr, "b s"], Float[Arr, ""]]:

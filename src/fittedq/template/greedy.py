@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """The greedy step: an action near argmax_a q(s', a) for every s' of a batch, computed once for all updates."""
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, random_starts, refuse_misfit
 from fittedq.maximize.choose import auto
-from fittedq.types import AbstractCritic, Components, Greedy
+from fittedq.types import AbstractCritic, Components, Greedy, needed
 
 
 class AbstractGreedy(eqx.Module):
@@ -39,7 +40,7 @@ class PolicyAction(AbstractGreedy):
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
 
     def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
-        action, log_prob = nets.policy.sample(obs, key)
+        action, log_prob = needed(nets.policy).sample(obs, key)
         return Greedy(action, log_prob, jnp.zeros(obs.shape[:-1], bool))
 
 
@@ -57,7 +58,7 @@ class Smoothed(AbstractGreedy):
     def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         inner_key, noise_key = jax.random.split(key)
         greedy = self.inner(nets, obs, inner_key)
-        action_set = nets.policy.action_set
+        action_set = needed(nets.policy).action_set
         noise = jnp.clip(
             self.sigma * jax.random.normal(noise_key, greedy.action.shape, greedy.action.dtype), -self.clip, self.clip
         )
@@ -98,11 +99,11 @@ class Solved(AbstractSolving):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
-    maximizer: AbstractMaximizer | None = None
+    maximizer: AbstractMaximizer[Any] | None = None
     random_starts: int = eqx.field(static=True, default=4)
-    rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer] = eqx.field(static=True, default=auto)
+    rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer[Any]] = eqx.field(static=True, default=auto)
 
-    def chosen(self, critic: AbstractCritic) -> AbstractMaximizer:
+    def chosen(self, critic: AbstractCritic) -> AbstractMaximizer[Any]:
         """What solves for this critic; a UserError where that is known not to."""
         if self.maximizer is None:
             return self.rule(critic, critic.action_set)
@@ -116,11 +117,12 @@ class Solved(AbstractSolving):
         key: PRNGKeyArray,
         starts: Float[Arr, "b k m"] | None = None,
     ) -> Greedy:
-        maximizer = self.chosen(nets.critic)
+        critic = needed(nets.critic)
+        maximizer = self.chosen(critic)
         if maximizer.needs_starts:
             start_key, key = jax.random.split(key)
             starts = self.starts(nets, obs, start_key, starts)
-        solution = maximizer(nets.critic, obs, nets.critic.action_set, starts, key)
+        solution = maximizer(critic, obs, critic.action_set, starts, key)
         return Greedy(
             action=solution.action,
             log_prob=jnp.zeros(obs.shape[0], solution.action.dtype),
@@ -132,7 +134,7 @@ class Solved(AbstractSolving):
         self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None
     ) -> Float[Arr, "b n m"]:
         """Those given, the policy's action, random ones."""
-        action_set = nets.critic.action_set
+        action_set = needed(nets.critic).action_set
         tried = [] if given is None else [given]
         if nets.policy is not None:
             tried.append(nets.policy.act(obs, jnp.zeros((obs.shape[0], action_set.size), obs.dtype))[:, None])
@@ -199,7 +201,7 @@ class SolvedPolicy:
         self._nets = Components(critic=critic)
         self._key = jax.random.key_data(jax.random.key(0))
 
-    def act(self, obs: Any, normal: Any) -> Any:
+    def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[np.ndarray, "b m"]:
         """The same answer for the same state: the random starts are the same each time."""
         del normal
         refuse_forked("solving for the greedy action")

@@ -1,9 +1,10 @@
+# pyright: reportUnknownMemberType=false
 """What one regression minimizes: `label` builds its dataset D under frozen components, the call is the loss on D."""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import AbstractPolicy, Components, Greedy, Transition
+from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
 
 Metrics = dict[str, Scalar]
 
@@ -42,6 +43,10 @@ class AbstractLoss(eqx.Module, Generic[Component, D]):
     def __call__(
         self, component: Component, nets: Components, data: D, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]: ...
+
+
+Loss: TypeAlias = AbstractLoss[Tree, Tree]
+"""Of any component, on any D."""
 
 
 class AbstractRegression(AbstractLoss[Component, Labelled]):
@@ -84,7 +89,7 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
     ) -> tuple[Float[Arr, ""], Metrics]:
         action_key, critic_key = jax.random.split(key)
         action, log_prob = component.sample(data, action_key)
-        q = self.combine(nets.critic, data, action, critic_key)
+        q = self.combine(needed(nets.critic), data, action, critic_key)
         loss = -jnp.mean(soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature)))
         return loss, {"loss": loss, "log_prob": jnp.mean(log_prob)}
 
@@ -96,8 +101,7 @@ class TuneTemperature(AbstractLoss[Float[Arr, ""], Float[Arr, "b"]]):
     target_entropy: float = eqx.field(static=True)
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Float[Arr, "b"]:
-        assert greedy is not None, "TuneTemperature needs the template's greedy step"
-        return greedy.log_prob
+        return needed(greedy).log_prob
 
     def __call__(
         self, component: Float[Arr, ""], nets: Components, data: Float[Arr, "b"], key: PRNGKeyArray
@@ -124,7 +128,7 @@ class Imitate(AbstractLoss[AbstractPolicy, Imitated]):
     solved_only: ClassVar[bool] = True
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Imitated:
-        assert greedy is not None, "Imitate needs the template's greedy step"
+        greedy = needed(greedy)
         return Imitated(batch.next_obs, greedy.action, greedy.solved.astype(greedy.action.dtype))
 
     def __call__(

@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false, reportUnnecessaryIsInstance=false
 """Learning rates: a number, or a schedule over the updates of a run."""
 
 from __future__ import annotations

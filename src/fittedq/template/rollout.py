@@ -1,9 +1,11 @@
+# pyright: reportUnknownMemberType=false
 """The n-step value of a policy through a model: what SVG's actor climbs, and, as an option, what its critic learns."""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+import operator
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -15,10 +17,12 @@ from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
-from fittedq.types import AbstractPolicy, Components, Greedy, Transition
+from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
 
 Drawn = tuple[Float[Arr, "b m"], Float[Arr, "b"]]
 """(a, log π(a | s))."""
+Carry = tuple[Float[Arr, "b s"], Float[Arr, "b"], Float[Arr, "b"]]
+"""(s_t, γᵗ c_t, the rewards up to t, each with its weight)."""
 Keys = tuple[PRNGKeyArray, PRNGKeyArray]
 
 
@@ -41,7 +45,7 @@ class CriticTail(AbstractTail):
         self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
         drawn, log_prob = policy.sample(obs, keys[0]) if action is None else action
-        q = self.combine(nets.critic, obs, drawn, keys[1])
+        q = self.combine(needed(nets.critic), obs, drawn, keys[1])
         return soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature))
 
 
@@ -53,7 +57,7 @@ class ValueTail(AbstractTail):
     def __call__(
         self, nets: Components, policy: AbstractPolicy, obs: Float[Arr, "b s"], action: Drawn | None, keys: Keys
     ) -> Float[Arr, "b"]:
-        return nets.value(obs)
+        return needed(nets.value)(obs)
 
 
 class NoTail(AbstractTail):
@@ -95,12 +99,14 @@ class Rollout(eqx.Module):
             return self.tail(nets, policy, obs, first, (action_key, critic_key))
         temperature = jax.lax.stop_gradient(nets.temperature)
 
-        def step(carry: Tree, index: Scalar, given: Drawn | None = None, noise: Tree = None) -> tuple[Tree, None]:
+        def step(
+            carry: Carry, index: Scalar, given: Drawn | None = None, noise: Float[Arr, "b s"] | None = None
+        ) -> tuple[Carry, None]:
             obs, weight, total = carry
             step_key, noise_key = jax.random.split(jax.random.fold_in(action_key, index))
             action, log_prob = policy.sample(obs, step_key) if given is None else given
             noise = jax.random.normal(noise_key, obs.shape, obs.dtype) if noise is None else noise
-            predicted = nets.model(obs, action, noise)
+            predicted = needed(nets.model)(obs, action, noise)
             total = total + weight * soft_value(predicted.reward, log_prob, temperature)
             return (predicted.next_obs, self.gamma * weight * predicted.continues, total), None
 
@@ -114,10 +120,14 @@ class Rollout(eqx.Module):
         else:
             horizon = nets.horizon
 
-            def through(carry: Tree, index: Scalar) -> tuple[Tree, None]:
-                return jax.lax.cond(
-                    index < horizon, lambda carry: step(carry, index)[0], lambda carry: carry, carry
-                ), None
+            def through(carry: Carry, index: Scalar) -> tuple[Carry, None]:
+                def on(carry: Carry) -> Carry:
+                    return step(carry, index)[0]
+
+                def stay(carry: Carry) -> Carry:
+                    return carry
+
+                return cast("Carry", jax.lax.cond(index < horizon, on, stay, carry)), None
 
         (last, weight, total), _ = jax.lax.scan(through, carry, jnp.arange(begin, self.horizon))
         tail_key = jax.random.fold_in(action_key, horizon)
@@ -149,7 +159,7 @@ class ImproveThrough(AbstractLoss[Tree, Transition]):
             noise = jax.lax.stop_gradient(component.infer(data.obs, data.action))
             first = component.replay(data.obs, noise)
             if self.rollout.horizon > 0:
-                first_noise = jax.lax.stop_gradient(nets.model.infer(data.obs, data.action, data.next_obs))
+                first_noise = jax.lax.stop_gradient(needed(nets.model).infer(data.obs, data.action, data.next_obs))
         value = self.rollout(nets, component, data.obs, key, first, first_noise)
         loss = -jnp.mean(value)
         return loss, {"loss": loss, "spread": jnp.std(value)}
@@ -163,7 +173,7 @@ class RolloutBellman(AbstractTarget):
     rollout: Rollout
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        next_value = self.rollout(nets, nets.policy, batch.next_obs, key)
+        next_value = self.rollout(nets, needed(nets.policy), batch.next_obs, key)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
@@ -193,7 +203,7 @@ class Likelihood(AbstractLoss[GaussianModel, Transition]):
         component = component.fold(data)
         trained, aside, _ = self._losses(component, data)
         per_number = jnp.stack([trained, aside])[None] / (data.obs.shape[-1] + 1)
-        return eqx.tree_at(lambda model: model.losses, component, component.losses.fold(per_number, slowest=0.02))
+        return eqx.tree_at(operator.attrgetter("losses"), component, component.losses.fold(per_number, slowest=0.02))
 
     def __call__(
         self, component: GaussianModel, nets: Components, data: Transition, key: PRNGKeyArray

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import equinox as eqx
 
 
-def parts(slot: Any) -> Iterator[Any]:
+def parts(slot: object) -> Iterator[eqx.Module]:
     """A slot and every slot inside it."""
     if isinstance(slot, tuple):
-        for part in slot:
+        for part in cast("tuple[object, ...]", slot):
             yield from parts(part)
     elif isinstance(slot, eqx.Module):
         yield slot
@@ -20,17 +20,18 @@ def parts(slot: Any) -> Iterator[Any]:
             yield from parts(getattr(slot, field.name))
 
 
-def written(slot: Any) -> str:
+def written(slot: eqx.Module) -> str:
     """A slot as code has it: `Smoothed(PolicyAction, sigma=0.2, clip=0.5)`.
 
     What is as by default is left out, and so is what has no words: functions and arrays.
     """
-    inner, settings = [], []
+    inner: list[str] = []
+    settings: list[str] = []
     for field in dataclasses.fields(slot):
         value = getattr(slot, field.name)
         if value == field.default:
             continue
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, eqx.Module):
             inner.append(written(value))
         elif isinstance(value, float):
             settings.append(f"{field.name}={value:g}")

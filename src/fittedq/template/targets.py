@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """Target maps T_q: what a critic or a value network is regressed on."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
-from fittedq.types import AbstractCritic, Components, Greedy, Transition
+from fittedq.types import AbstractCritic, Components, Greedy, Transition, needed
 
 
 class Labelled(eqx.Module):
@@ -136,7 +137,7 @@ def entropy_bonus(nets: Components) -> tuple[float, float]:
     """The h of `bellman.value_range` for q − β log π: densities are over the outer box."""
     if nets.log_temperature is None:
         return 0.0, 0.0
-    return -math.inf, float(nets.temperature) * nets.policy.action_set.log_volume
+    return -math.inf, float(nets.temperature) * needed(nets.policy).action_set.log_volume
 
 
 class Bellman(AbstractTarget):
@@ -147,8 +148,8 @@ class Bellman(AbstractTarget):
     combine: AbstractCombine
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        assert greedy is not None, "Bellman needs the template's greedy step"
-        q = self.combine(nets.critic, batch.next_obs, greedy.action, key)
+        greedy = needed(greedy)
+        q = self.combine(needed(nets.critic), batch.next_obs, greedy.action, key)
         next_value = soft_value(q, greedy.log_prob, nets.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
@@ -164,7 +165,7 @@ class BellmanFromValue(AbstractTarget):
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy, key
-        next_value = nets.value(batch.next_obs)
+        next_value = needed(nets.value)(batch.next_obs)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
@@ -183,8 +184,8 @@ class SoftValue(AbstractTarget):
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         action_key, critic_key = jax.random.split(key)
-        action, log_prob = nets.policy.sample(batch.obs, action_key)
-        q = self.combine(nets.critic, batch.obs, action, critic_key)
+        action, log_prob = needed(nets.policy).sample(batch.obs, action_key)
+        q = self.combine(needed(nets.critic), batch.obs, action, critic_key)
         return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
@@ -257,20 +258,21 @@ class SmoothBellman(AbstractTarget):
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         rows = batch.next_obs.shape[0]
-        action_set = nets.critic.action_set
+        critic = needed(nets.critic)
+        action_set = critic.action_set
         action, log_weight = self.nodes(action_set, batch.next_obs, key)
         count = action.shape[1]
         obs = jnp.repeat(batch.next_obs, count, axis=0)
         if not _fills_its_box(action_set):
             inside = action_set.contains(action.reshape(rows * count, -1), obs).reshape(rows, count)
             log_weight = jnp.where(inside, log_weight, -jnp.inf)
-        q = least(nets.critic(obs, action.reshape(rows * count, -1))).reshape(rows, count)
+        q = least(critic(obs, action.reshape(rows * count, -1))).reshape(rows, count)
         next_value = smooth_max(q, log_weight, self.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         """h = β log |A| in a box; of another set only |A| ≤ |outer box| is at hand, so there is no lower end."""
-        action_set = nets.critic.action_set
+        action_set = needed(nets.critic).action_set
         high = self.temperature * action_set.log_volume
         return value_range(reward, self.gamma, (high if _fills_its_box(action_set) else -math.inf, high))
 

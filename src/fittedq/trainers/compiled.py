@@ -28,7 +28,7 @@ from fittedq.trainers.learner import MEASURED_ROWS, measured
 from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Components, Transition
+from fittedq.types import Components, Transition, needed
 
 
 class LoopState(eqx.Module):
@@ -104,7 +104,7 @@ class CompiledTrainer(AbstractTrainer):
         obs = state.moments.normalize(state.obs) if settings.normalize_obs else state.obs
         unit = jax.random.uniform(random_key, state.noise.shape, minval=-1, maxval=1)
         normal = jax.random.normal(act_key, state.noise.shape)
-        policy = state.learner.nets.policy
+        policy = needed(state.learner.nets.policy)
         noise, eta = self._exploration.step(state.noise, normal)
         if self._exploration.samples_policy:
             exploring = action_set.project(policy.act(obs, normal), obs)

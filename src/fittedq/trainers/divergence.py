@@ -20,7 +20,7 @@ from fittedq.template.fits import Descend
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
 from fittedq.template.rates import Rate, first_rate, words
 from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, AbstractCritic, Components
+from fittedq.types import COMPONENTS, AbstractCritic, Components, needed
 
 FAR = 10.0
 """How many times the largest value that rewards allow a critic may reach unsaid, and how many times those of a new
@@ -109,7 +109,7 @@ class Watch:
     def judge_spread(self, component: str, nets: Components, obs: Float[np.ndarray, "b s"]) -> None:
         """Warn where a component that has no gradient gives every state the same answer: its units are dead."""
         if component == "critic":
-            outputs, differ = self._values(nets.critic, obs), len(obs) > 1
+            outputs, differ = self._values(needed(nets.critic), obs), len(obs) > 1
             what = "the critic gives every state and action the same value"
         else:
             policy = host_view(nets.policy)
@@ -137,8 +137,7 @@ class Watch:
         """max |q_j| of a critic that has learned nothing."""
         if self._new is None:
             key = jax.random.key_data(jax.random.key(0))
-            self._new = self._algorithm.networks(obs.shape[1], self._action_set, key).critic
-            assert self._new is not None
+            self._new = needed(self._algorithm.networks(obs.shape[1], self._action_set, key).critic)
         return float(np.abs(self._values(self._new, obs)).max(initial=0.0))
 
     @property

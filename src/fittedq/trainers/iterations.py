@@ -25,7 +25,7 @@ from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, evenly, fille
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
-from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition, sized
+from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition, needed, sized
 
 PROBE_ROWS = 20_000
 """Rows on which the change of q between iterations is measured."""
@@ -182,7 +182,7 @@ class FittedTrainer(AbstractTrainer):
     ) -> dict[str, float]:
         """δ_q = mean_D |q_{n+1} − q_n|; δ_d = mean ‖π_{n+1} − a*‖ on B_opt; the controller's change, in half-widths."""
         obs, action = self._inputs(probe)
-        old, new = (_values(one.critic, obs, action) for one in (before, nets))
+        old, new = (_values(needed(one.critic), obs, action) for one in (before, nets))
         half_width = np.asarray(self.action_set.half_width, np.float32)
         figures = {"delta_q": float(np.abs(new - old).mean())}
         if nets.policy is None:
@@ -190,7 +190,7 @@ class FittedTrainer(AbstractTrainer):
                 moved = solutions.action - self._solutions.action
                 figures["policy_change"] = float(np.abs(moved / half_width).mean())
             return figures
-        moved = _modes(nets.policy, obs) - _modes(before.policy, obs)
+        moved = _modes(nets.policy, obs) - _modes(needed(before.policy), obs)
         figures["policy_change"] = float(np.abs(moved / half_width).mean())
         if any(update.loss.solved_only for update in self._fqi.updates):
             rows = solutions.since(n)[:PROBE_ROWS]
@@ -283,8 +283,8 @@ def _label(
     solved: Bool[Array, "b"] | None,
     key: Array,
 ) -> Tree:
-    obs_size = (rows.shape[1] - nets.critic.action_set.size - 3) // 2
-    batch = Transition.unpack(rows, obs_size, nets.critic.action_set.size)
+    action_size = needed(nets.critic).action_set.size
+    batch = Transition.unpack(rows, (rows.shape[1] - action_size - 3) // 2, action_size)
     greedy = None if action is None or solved is None else Greedy(action, jnp.zeros(rows.shape[0]), solved)
     return update.label(nets, frozen, batch, greedy, key)
 

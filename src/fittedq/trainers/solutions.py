@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.arrays import Arr
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.trainers.rows import CHUNK, filled, index_chunks
-from fittedq.types import Components
+from fittedq.types import Components, needed
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ class RowsActing:
 
     def _answers(self, nets: Components, obs: np.ndarray, starts: np.ndarray, key: Array) -> np.ndarray:
         assert self._solver is not None and self._solve is not None
-        if self._solver.chosen(nets.critic).on_host:
+        if self._solver.chosen(needed(nets.critic)).on_host:
             return np.asarray(self._solver(nets, obs, key, starts).action)
         return np.asarray(self._solve(nets, filled(obs), filled(starts), key).action)[: len(obs)]
 
 
 @jax.jit
-def _gap(nets: Components, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Array, "b"]:
+def _gap(nets: Components, obs: Float[Array, "b s"], action: Float[Array, "b m"]) -> Float[Arr, "b"]:
     """q at an action less q at the policy's."""
-    q = nets.critic.least
-    return q(obs, action) - q(obs, nets.policy.act(obs, jnp.zeros_like(action)))
+    q, policy = needed(nets.critic).least, needed(nets.policy)
+    return q(obs, action) - q(obs, policy.act(obs, jnp.zeros_like(action)))

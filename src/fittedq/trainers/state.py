@@ -16,7 +16,7 @@ from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Components, Transition
+from fittedq.types import Components, Transition, needed
 
 Arrays = dict[str, np.ndarray]
 
@@ -57,8 +57,9 @@ def check_memory(
 def check_model(nets: Components, obs: Float[Arr, "b s"]) -> None:
     """Try a known model, if there is one, at first states."""
     if isinstance(nets.model, KnownModel):
-        still = np.zeros((len(obs), nets.policy.action_set.size), np.float32)
-        nets.model.check(jnp.asarray(obs), nets.policy.action_set.project(jnp.asarray(still), jnp.asarray(obs)))
+        action_set = needed(nets.policy).action_set
+        still = np.zeros((len(obs), action_set.size), np.float32)
+        nets.model.check(jnp.asarray(obs), action_set.project(jnp.asarray(still), jnp.asarray(obs)))
 
 
 def to_arrays(prefix: str, tree: Tree) -> Arrays:
