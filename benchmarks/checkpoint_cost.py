@@ -23,52 +23,20 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from fittedq.data.replay import Replay
-from fittedq.data.segments import RowLog
 from fittedq.files import write_bytes
 from fittedq.runs import checkpoint
-from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Components
 from machine import describe
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from standing import Collector
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint_cost.json"
 WIDTH, NEW, REPEATS = 772, 10_000, 5
 
 
-class Collector(AbstractTrainer):
-    """A trainer that is nothing but its replay."""
-
-    def __init__(self, capacity: int):
-        self.step, self.replay = 0, Replay(capacity, WIDTH)
-        self._rng = np.random.default_rng(0)
-
-    def collect(self, rows: int) -> None:
-        for _ in range(0, rows, NEW):
-            self.replay.add(self._rng.random((NEW, WIDTH), np.float32))
-        self.step += rows
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot({}, {"step": self.step}, {"replay": self.replay.log()})
-
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
-        self.step = meta["step"]
-        self.replay.restore(rows["replay"])
-        return True
-
-    def advance(self, steps: int, stop: Any = never) -> Progress:
-        raise NotImplementedError
-
-    def nets(self) -> Components:
-        raise NotImplementedError
-
-    def moments(self) -> None:
-        raise NotImplementedError
-
-    def seen_obs(self, count: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
+def collect(trainer: Collector, rows: int, rng: np.random.Generator) -> None:
+    for _ in range(0, rows, NEW):
+        trainer.add(rng.random((NEW, WIDTH), np.float32))
 
 
 def save_as_formerly(folder: Path, trainer: Collector) -> Path:
@@ -84,7 +52,7 @@ def save_as_formerly(folder: Path, trainer: Collector) -> Path:
 
 def measured(way: str, rows: int, folder: Path) -> dict[str, Any]:
     """Seconds, bytes and memory of one way, in this process."""
-    trainer, before = Collector(rows), None
+    trainer, before, rng = Collector(rows, WIDTH), None, np.random.default_rng(0)
     if way == "restore":
         held, start = memory(), time.perf_counter()
         _, _, problems = checkpoint.restore(folder, trainer)
@@ -93,12 +61,12 @@ def measured(way: str, rows: int, folder: Path) -> dict[str, Any]:
             "seconds": [time.perf_counter() - start],
             "peak_bytes_above_the_replay": memory() - held - 4 * rows * WIDTH,
         }
-    trainer.collect(rows)
+    collect(trainer, rows, rng)
     if way == "new":
         before = checkpoint.save(folder, trainer)
     held, seconds, sizes = memory(), [], []
     for _ in range(REPEATS):
-        trainer.collect(NEW)
+        collect(trainer, NEW, rng)
         start = time.perf_counter()
         if way == "former":
             path = save_as_formerly(folder, trainer)

@@ -24,8 +24,7 @@ from fittedq.runs import checkpoint
 from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Components
+from standing import Recorder
 
 HALF = 120
 TINY = {"hidden": (8,), "batch_size": 16, "replay_size": 1000, "random_steps": 50}
@@ -48,7 +47,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from fittedq.runs import checkpoint
-from tests.test_checkpoint import HALF, make
+from test_checkpoint import HALF, make
 for name in sys.argv[3:]:
     trainer = make(name).trainer
     path, exact, problems = checkpoint.restore(Path(sys.argv[1]) / name, trainer)
@@ -83,9 +82,8 @@ def run_by_halves(cases: Iterable[str], folder: Path) -> dict[str, tuple[Any, An
         trainer.advance(HALF)
         checkpoint.save(first / f"{name}-straight", trainer)
         straight[name] = loaded(first / f"{name}-straight" / f"step-{2 * HALF:010d}")
-    root = Path(__file__).parent.parent
     command = [sys.executable, "-c", CONTINUE, str(first), str(second), *cases]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     resumed = {name: loaded(second / name / f"step-{2 * HALF:010d}") for name in cases}
     return {name: (halfway[name], straight[name], resumed[name]) for name in cases}
@@ -154,39 +152,6 @@ def test_a_compiled_run_counts_its_updates_where_random_steps_are_no_whole_numbe
 
 
 # ---------------------------------------------------------------------- whole or not there
-
-
-class Recorder(AbstractTrainer):
-    """A trainer whose whole state is its step."""
-
-    def __init__(self, step: int = 0):
-        self.step = step
-
-    def advance(self, steps: int, stop: Any = never) -> Progress:
-        raise NotImplementedError
-
-    def nets(self) -> Components:
-        raise NotImplementedError
-
-    def moments(self) -> None:
-        raise NotImplementedError
-
-    def begin_with(self, nets: Components, moments: Any) -> None:
-        raise NotImplementedError
-
-    def seen_obs(self, count: int) -> np.ndarray:
-        return np.zeros((0, 1), np.float32)
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot({"state": np.full(1000, self.step)}, {"step": self.step}, {})
-
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: Any) -> bool:
-        assert np.all(arrays["state"] == meta["step"])
-        self.step = meta["step"]
-        return True
 
 
 def saved(folder: Path, *steps: int) -> list[Path]:

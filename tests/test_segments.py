@@ -12,51 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fittedq.data import segments
-from fittedq.data.replay import DeviceReplay, Replay
-from fittedq.data.segments import RowLog
+from fittedq.data.replay import DeviceReplay
 from fittedq.errors import UserError
 from fittedq.runs import checkpoint
-from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Components
-
-
-class Collector(AbstractTrainer):
-    """A trainer that is nothing but its replay; a row says when it came."""
-
-    def __init__(self, capacity: int, width: int = 2):
-        self.step, self.width = 0, width
-        self.replay = Replay(capacity, width)
-
-    def collect(self, rows: int) -> None:
-        numbers = np.arange(self.replay.added, self.replay.added + rows, dtype=np.float32)
-        self.replay.add(np.repeat(numbers[:, None], self.width, axis=1))
-        self.step += 1
-
-    def advance(self, steps: int, stop: Any = never) -> Progress:
-        raise NotImplementedError
-
-    def nets(self) -> Components:
-        raise NotImplementedError
-
-    def moments(self) -> None:
-        raise NotImplementedError
-
-    def begin_with(self, nets: Components, moments: Any) -> None:
-        raise NotImplementedError
-
-    def seen_obs(self, count: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot({}, {"step": self.step}, {"replay": self.replay.log()})
-
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
-        self.step = meta["step"]
-        self.replay.restore(rows["replay"])
-        return True
+from standing import Collector
 
 
 def written(path: Path) -> int:
@@ -128,8 +87,8 @@ def test_rows_of_another_past_are_not_taken_over(tmp_path: Path) -> None:
     first.collect(10)
     checkpoint.save(tmp_path, first, before=path)
     other = Collector(1000)
-    other.replay.add(np.full((20, 2), -1, np.float32))
-    other.step = 2
+    other.add(np.full((10, 2), -1, np.float32))
+    other.add(np.full((10, 2), -1, np.float32))
     checkpoint.save(tmp_path, other)
     np.testing.assert_array_equal(restored(tmp_path, 1000).replay.content(), -1)
 
