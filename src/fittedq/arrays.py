@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Int
 
 Arr = jax.Array | np.ndarray
 """An array on either side: the same formula serves the compiled learner (JAX) and acting on the host (NumPy)."""
@@ -20,6 +22,9 @@ Side = TypeVar("Side", bound=Arr)
 Scalar = float | Arr
 """One number: Python's, or an array without axes."""
 
+Index = slice | Arr | np.bool_
+"""Which rows: a slice, their numbers, or a truth for each."""
+
 Tree: TypeAlias = Any
 """Any tree of arrays: a component, an optimizer's state, a regression set."""
 
@@ -30,6 +35,22 @@ HOST_TYPES = (np.ndarray, np.generic)
 def namespace(*arrays: object) -> ModuleType:
     """`numpy` where every array is NumPy's, `jax.numpy` where JAX has or traces one."""
     return np if all(isinstance(array, HOST_TYPES) for array in arrays) else jnp
+
+
+Looped = TypeVar("Looped")
+
+
+def repeat(count: int | Int[Arr, ""], step: Callable[[Looped], Looped], carry: Looped) -> Looped:
+    """`step` applied `count` times, a loop inside compiled code where `carry` holds arrays of JAX."""
+
+    def numbered(_: Scalar, carry: Looped) -> Looped:
+        return step(carry)
+
+    if namespace(*jax.tree.leaves(carry)) is not np:
+        return cast("Looped", jax.lax.fori_loop(0, count, numbered, carry))
+    for _ in range(int(count)):
+        carry = step(carry)
+    return carry
 
 
 def inwards(low: Side, high: Side, dtype: DTypeLike) -> tuple[Side, Side]:

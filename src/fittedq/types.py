@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr, Scalar, Tree, namespace
+from fittedq.arrays import Arr, Index, Scalar, Tree, namespace
 from fittedq.bellman import least
 
 
@@ -87,7 +87,7 @@ class AbstractCritic(eqx.Module):
         """Each critic's value; `key` draws dropout masks, and without one dropout is off."""
 
     @abc.abstractmethod
-    def subset(self, indices: slice | Int[Arr, "k"]) -> AbstractCritic:
+    def subset(self, indices: Index) -> AbstractCritic:
         """The critics at `indices`."""
 
     def least(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import Box
-from fittedq.arrays import Arr, Scalar, namespace
+from fittedq.arrays import Arr, namespace, repeat
 from fittedq.errors import UserError
 
 INTERIOR_STEPS = 25
@@ -177,22 +176,6 @@ def solve_positive(matrix: Float[Arr, "*b p p"], right: Float[Arr, "*b p"]) -> F
         known = sum(factor[k, row] * solution[k] for k in range(row + 1, p))
         solution[row] = (forward[row] - known) / factor[row, row]
     return xp.stack([solution[row] for row in range(p)], axis=-1)
-
-
-State = TypeVar("State", bound=tuple[Arr, ...])
-
-
-def repeat(count: int, step: Callable[[State], State], state: State) -> State:
-    """`step` applied `count` times, compiled once on the side of JAX."""
-
-    def numbered(_: Scalar, state: State) -> State:
-        return step(state)
-
-    if namespace(*state) is not np:
-        return cast("State", jax.lax.fori_loop(0, count, numbered, state))  # pyright: ignore[reportUnknownMemberType]
-    for _ in range(count):
-        state = step(state)
-    return state
 
 
 SMALLEST_RADIUS = 1e-4

@@ -54,7 +54,7 @@ def shared(name: str, default: Any) -> Any:
     return setting(default, **SHARED[name])
 
 
-def learning_rate(default: float, whose: str) -> Rate:
+def learning_rate(default: float, whose: str) -> Any:
     """A setting that is a learning rate: a number, or a schedule over the run."""
     about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
     return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Index
 from fittedq.types import AbstractCritic
 
 
@@ -19,18 +19,18 @@ class FunctionCritic(AbstractCritic):
     arrays are then arguments, not constants, and another function of the same shapes needs no new compilation.
     """
 
-    function: Callable[[Any, Any], Any]
+    function: Callable[[Arr, Arr], Arr]
     action_set: AbstractActionSet
     has_gradient: ClassVar[bool] = True
 
-    def __init__(self, function: Callable[[Any, Any], Any], action_set: AbstractActionSet):
+    def __init__(self, function: Callable[[Arr, Arr], Arr], action_set: AbstractActionSet):
         self.function, self.action_set = function, action_set
 
     @property
     def size(self) -> int:
         return 1
 
-    def subset(self, indices: Any) -> FunctionCritic:
+    def subset(self, indices: Index) -> FunctionCritic:
         """Itself: there is one."""
         del indices
         return self

@@ -19,6 +19,7 @@ import numpy as np
 from jax._src.xla_bridge import backends_are_initialized
 
 from fittedq.approx.packing import Packing
+from fittedq.arrays import Tree
 from fittedq.errors import UserError
 
 
@@ -46,12 +47,12 @@ def refuse_forked(what: str) -> None:
         )
 
 
-def to_host(module: Any) -> Any:
+def to_host(module: Tree) -> Tree:
     """The same pytree with NumPy leaves."""
     return jax.tree.map(np.asarray, module)
 
 
-def host_view(module: Any) -> Any:
+def host_view(module: Tree) -> Tree:
     """A plain object with the fields and methods of `module`, in depth; its leaves become NumPy arrays."""
     if isinstance(module, tuple):
         return tuple(host_view(item) for item in module)

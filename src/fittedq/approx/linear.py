@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Index, namespace
 from fittedq.errors import UserError
 from fittedq.types import AbstractCritic
 
@@ -120,7 +121,7 @@ class LinearCritic(AbstractCritic):
 
     @staticmethod
     def start(
-        features: AbstractFeatures, obs_size: int, action_set: AbstractActionSet, dtype: Any = np.float32
+        features: AbstractFeatures, obs_size: int, action_set: AbstractActionSet, dtype: DTypeLike = np.float32
     ) -> LinearCritic:
         """q_0 = 0, one critic."""
         one = features(np.zeros((1, obs_size), dtype), np.zeros((1, action_set.size), dtype))
@@ -130,7 +131,7 @@ class LinearCritic(AbstractCritic):
     def size(self) -> int:
         return self.weights.shape[0]
 
-    def subset(self, indices: Any) -> LinearCritic:
+    def subset(self, indices: Index) -> LinearCritic:
         return LinearCritic(self.features, self.weights[indices], self.action_set)
 
     def __call__(

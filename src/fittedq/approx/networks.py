@@ -18,7 +18,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import refuse_forked
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Index, namespace
 from fittedq.bellman import squashed_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
 
@@ -147,7 +147,7 @@ class QNetwork(AbstractCritic):
         xp = namespace(obs)
         return self.net(xp.concatenate([obs, self.action_set.to_unit(action)], axis=-1), key)[..., 0]
 
-    def subset(self, indices: Any) -> QNetwork:
+    def subset(self, indices: Index) -> QNetwork:
         return jax.tree.map(lambda leaf: leaf[indices], self)
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int32, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Index, namespace, repeat
 from fittedq.errors import UserError
 from fittedq.settings import check_settings, setting
 from fittedq.types import AbstractCritic, sized_part
@@ -75,7 +73,7 @@ class TreeCritic(AbstractCritic):
     def size(self) -> int:
         return 1
 
-    def subset(self, indices: Any) -> TreeCritic:
+    def subset(self, indices: Index) -> TreeCritic:
         """Itself: there is one."""
         del indices
         return self
@@ -87,31 +85,27 @@ class TreeCritic(AbstractCritic):
         xp = namespace(obs, action, self.value)
         x = xp.concatenate([xp.asarray(obs, np.float32), xp.asarray(action, np.float32)], axis=-1)
         if xp is np:
-            blocks = [self._mean(x[first : first + BLOCK_ROWS], np) for first in range(0, len(x), BLOCK_ROWS)]
+            blocks = [self._mean(x[first : first + BLOCK_ROWS]) for first in range(0, len(x), BLOCK_ROWS)]
             return np.concatenate(blocks or [np.zeros(0, np.float32)])[None]
-        return self._mean(x, jnp)[None]
+        return self._mean(x)[None]
 
-    def _mean(self, x: Any, xp: Any) -> Any:
+    def _mean(self, x: Float32[Arr, "b x"]) -> Float32[Arr, "b"]:
         """The trees' mean for each row of x."""
+        xp = namespace(x)
         feature, threshold, child, value = (
             xp.asarray(leaf) for leaf in (self.feature, self.threshold, self.child, self.value)
         )
         width = x.shape[1]
         flat, row = x.reshape(-1), (xp.arange(x.shape[0], dtype=np.int32) * width)[None]
 
-        def step(_: Any, node: Any) -> Any:
+        def step(node: Int32[Arr, "T b"]) -> Int32[Arr, "T b"]:
             right = xp.take(flat, row + xp.take(feature, node)) > xp.take(threshold, node)
             return xp.take(child, node) + right.astype(np.int32)
 
         roots = xp.arange(self.forest.n_trees, dtype=np.int32)[:, None]
         node = xp.broadcast_to(roots, (self.forest.n_trees, x.shape[0]))
-        if xp is np:
-            for level in range(int(self.depth)):
-                node = step(level, node)
-        else:
-            # The number of steps is traced: a deeper fit needs no new program.
-            node = jax.lax.fori_loop(0, self.depth, step, node)
-        return xp.mean(xp.take(value, node), axis=0)
+        # Compiled, the number of steps is traced: a deeper fit needs no new program.
+        return xp.mean(xp.take(value, repeat(self.depth, step, node)), axis=0)
 
     def fit(self, inputs: tuple[Float[Arr, "b s"], Float[Arr, "b m"]], y: Float[Arr, "b"], seed: int = 0) -> TreeCritic:
         """The ensemble grown anew on (s, a) → y by scikit-learn; the same data and seed give the same bits."""
@@ -181,7 +175,7 @@ class _Nodes:
             raise UserError(f"trees: found {sum(sizes)} nodes, expected fewer than 2^31; raise min_samples_leaf.")
         first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
 
-        def joined(name: str, offset: Any) -> np.ndarray:
+        def joined(name: str, offset: Sequence[int] | np.ndarray) -> np.ndarray:
             return np.concatenate([getattr(tree, name) + start for tree, start in zip(trees, offset, strict=True)])
 
         inner = np.concatenate([tree.children_left >= 0 for tree in trees])

@@ -49,7 +49,7 @@ class Status(IntEnum):
         return self.name.lower().replace("_", " ")
 
     @staticmethod
-    def counts(status: Any) -> dict[str, int]:
+    def counts(status: Int[Arr, "b"]) -> dict[str, int]:
         """How many states ended in which way, by label."""
         found, counts = np.unique(np.asarray(status), return_counts=True)
         return {Status(one).label: int(count) for one, count in zip(found, counts, strict=True)}
@@ -179,7 +179,7 @@ class Chunked(AbstractMaximizer[AbstractCritic]):
         key = a_key(key)
         chunks = -(-count // self.rows)
 
-        def split(array: Any) -> Any:
+        def split(array: Arr) -> Arr:
             # The last chunk is filled with copies of the last state: one shape, one compilation.
             filled = jnp.pad(array, [(0, chunks * self.rows - count)] + [(0, 0)] * (array.ndim - 1), mode="edge")
             return filled.reshape(chunks, self.rows, *array.shape[1:])
@@ -218,7 +218,10 @@ def random_starts(
 
 
 def best(
-    action: Float[Arr, "b k m"], value: Float[Arr, "b k"], status: Int[Arr, "b k"], upper_bound: Any = None
+    action: Float[Arr, "b k m"],
+    value: Float[Arr, "b k"],
+    status: Int[Arr, "b k"],
+    upper_bound: Float[Arr, "b"] | None = None,
 ) -> Solution:
     """The candidate of the greatest value per state, the first among equals; one that is not a number never wins."""
     winner = jnp.argmax(comparable(value), axis=1)[:, None]

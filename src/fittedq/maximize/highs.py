@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -55,7 +56,7 @@ class Answer(NamedTuple):
     tolerance: float
 
 
-def highs_module() -> Any:
+def highs_module() -> ModuleType:
     """The module `highspy`."""
     try:
         import highspy

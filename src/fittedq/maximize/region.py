@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
@@ -18,7 +19,7 @@ Inequalities = tuple[Any, Any]
 """(matrix [p, m], bound [p]): matrix · a ≤ bound."""
 
 
-def actions_per_state(label: str, given: Any, count: int, m: int) -> Float[np.ndarray, "b k m"]:
+def actions_per_state(label: str, given: Float[Arr, "n *k m"], count: int, m: int) -> Float[np.ndarray, "b k m"]:
     """Warm starts [b, m] or [b, k, m], checked."""
     actions = np.asarray(given, float)
     actions = actions[:, None] if actions.ndim == 2 else actions
@@ -30,7 +31,7 @@ def actions_per_state(label: str, given: Any, count: int, m: int) -> Float[np.nd
     return actions
 
 
-def starts_of(label: str, region: Region, given: Any) -> list[list[np.ndarray]]:
+def starts_of(label: str, region: Region, given: Float[Arr, "n *k m"] | None) -> list[list[np.ndarray]]:
     """Warm starts as a list per state; those that are no numbers are left out."""
     count, m = region.low.shape
     if given is None:
@@ -39,7 +40,9 @@ def starts_of(label: str, region: Region, given: Any) -> list[list[np.ndarray]]:
     return [[action for action in row if np.isfinite(action).all()] for row in actions]
 
 
-def program_over(region: Region, state: int, cost: Float[np.ndarray, "m"], chosen: Any = slice(None)) -> Program:
+def program_over(
+    region: Region, state: int, cost: Float[np.ndarray, "m"], chosen: slice | list[int] = slice(None)
+) -> Program:
     """max cost · a over A(s), or over what the `chosen` rows alone allow."""
     matrix, bound = region.matrix[chosen], region.bound[chosen]
     length = np.linalg.norm(matrix, axis=1)
@@ -71,7 +74,7 @@ def an_action(label: str, region: Region, state: int, before: np.ndarray | None)
 
 
 def admissible(
-    region: Region, state: int, action: Float[np.ndarray, "m"], precision: Any
+    region: Region, state: int, action: Float[np.ndarray, "m"], precision: DTypeLike
 ) -> Float[np.ndarray, "m"] | None:
     """An action of A(s) in `precision` near `action`: in its bounds, its whole coordinates rounded.
 

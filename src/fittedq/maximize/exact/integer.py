@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
 from fittedq.approx.host import to_host
 from fittedq.approx.linear import LinearCritic, Polynomial
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Index
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status, misfit
 from fittedq.maximize.exact.quadratic import Quadratic, polynomial_of, quadratic_form
@@ -277,7 +277,7 @@ class Problem(NamedTuple):
     label: str
     form: Quadratic
     region: Region
-    precision: Any
+    precision: np.dtype
     margin: Float[np.ndarray, "b"]
     tol: float
     started: float
@@ -291,7 +291,9 @@ class Problem(NamedTuple):
         """The gap that counts as none."""
         return self.tol * np.maximum(1, np.abs(value))
 
-    def solution(self, action: Float[np.ndarray, "b m"], bound: Float[np.ndarray, "b"], stopped: Any) -> Solution:
+    def solution(
+        self, action: Float[np.ndarray, "b m"], bound: Float[np.ndarray, "b"], stopped: bool | Bool[np.ndarray, "b"]
+    ) -> Solution:
         """What is known of the maximum at these actions of A(s); `bound` in real arithmetic."""
         actions = []
         for state, row in enumerate(action):
@@ -366,7 +368,7 @@ class Nodes(NamedTuple):
     x: Float[np.ndarray, "k m"]
     y: Float[np.ndarray, "k pm"]
 
-    def select(self, rows: Any) -> Nodes:
+    def select(self, rows: Index) -> Nodes:
         """Those at `rows`."""
         return Nodes(*(array[rows] for array in self))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.linear import LinearCritic, Polynomial
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, namespace, repeat
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact, proven
 
@@ -128,7 +128,7 @@ def _(critic: LinearCritic, action_set: AbstractActionSet, effort: Effort) -> Ab
     return proven(critic, action_set, effort) if action_set.separable else None
 
 
-def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> Solution:
+def _maximum(critic: LinearCritic, obs: Float[Arr, "b s"], action_set: AbstractActionSet) -> Solution:
     form = quadratic_form(critic, obs)
     xp = namespace(form.slope)
     low, high = (xp.broadcast_to(xp.asarray(bound), form.slope.shape) for bound in action_set.bounds(obs))
@@ -148,7 +148,7 @@ def _maximum(critic: LinearCritic, obs: Any, action_set: AbstractActionSet) -> S
     return Solution(action, value, bound, status)
 
 
-def _by_faces(form: Quadratic, low: Any, high: Any) -> Any:
+def _by_faces(form: Quadratic, low: Float[Arr, "b m"], high: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
     """The best of the stationary points of q on the faces of the box, clipped to it: feasible, so none is too good."""
     xp = namespace(form.slope)
     size = low.shape[-1]
@@ -173,7 +173,9 @@ def _pseudo_inverse(matrix: Float[Arr, "f m m"]) -> Float[Arr, "f m m"]:
     return (vector * reciprocal[..., None, :]) @ xp.swapaxes(vector, -1, -2)
 
 
-def _by_newton(form: Quadratic, low: Any, high: Any) -> tuple[Any, Any]:
+def _by_newton(
+    form: Quadratic, low: Float[Arr, "b m"], high: Float[Arr, "b m"]
+) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
     """(a, a bound on max q − q(a)) for a concave q; (some action, ∞) for another."""
     xp = namespace(form.slope)
     size = low.shape[-1]
@@ -184,10 +186,10 @@ def _by_newton(form: Quadratic, low: Any, high: Any) -> tuple[Any, Any]:
     shares = xp.asarray(0.5 ** np.arange(8), low.dtype)
     model = Quadratic(form.constant, form.slope, H)
 
-    def gradient(action: Any) -> Any:
+    def gradient(action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
         return form.slope + action @ H
 
-    def improve(_: Any, action: Any) -> Any:
+    def improve(action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
         for i in range(size):
             best = action[:, i] - (form.slope[:, i] + action @ H[:, i]) / H[i, i]
             action = xp.where(identity[i] > 0, xp.clip(best[:, None], low, high), action)
@@ -200,12 +202,7 @@ def _by_newton(form: Quadratic, low: Any, high: Any) -> tuple[Any, Any]:
         winner = xp.argmax(model.value(arc), axis=1)
         return xp.take_along_axis(arc, winner[:, None, None], axis=1)[:, 0]
 
-    action = (low + high) / 2
-    if xp is np:
-        for number in range(ROUNDS):
-            action = improve(number, action)
-    else:
-        action = jax.lax.fori_loop(0, ROUNDS, improve, action)
+    action = repeat(ROUNDS, improve, (low + high) / 2)
     slope = gradient(action)
     gap = xp.sum(xp.maximum(slope * (high - action), slope * (low - action)), axis=-1)
     return action, xp.where(concave, gap, xp.inf).astype(low.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Float64, Int, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.approx.trees import TreeCritic
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Index
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, Status, exact
 from fittedq.maximize.exact.sweep import TreeSweep
@@ -96,7 +96,7 @@ class Leaves(NamedTuple):
     value: Float64[np.ndarray, "n"]
     tree: Int[np.ndarray, "n"]
 
-    def select(self, rows: Any) -> Leaves:
+    def select(self, rows: Index) -> Leaves:
         """Those at `rows`."""
         return Leaves(*(array[rows] for array in self))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Scalar
 from fittedq.maximize.base import (
     AbstractMaximizer,
     Solution,
@@ -78,7 +78,7 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
             fresh = Search(action, value, scale * gradient, action, ones, pairs, pairs, ones < 0)
             return eqx.tree_at(lambda search: search.direction, fresh, self.direction(fresh, rows, action_set))
 
-        def step(_: Any, search: Search) -> Search:
+        def step(_: Scalar, search: Search) -> Search:
             trial = moved(search.action, scale * search.length[:, None] * search.direction, action_set, rows)
             value, gradient = value_and_gradient(critic, rows, trial)
             gradient = scale * gradient
@@ -153,7 +153,9 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
         return bounded(jnp.where(ascends[:, None], direction, steepest))
 
 
-def remember(chosen: Any, history: Float[Arr, "memory n m"], newest: Float[Arr, "n m"]) -> Float[Arr, "memory n m"]:
+def remember(
+    chosen: Bool[Arr, "1 n 1"], history: Float[Arr, "memory n m"], newest: Float[Arr, "n m"]
+) -> Float[Arr, "memory n m"]:
     """The history with `newest` at its end and the oldest gone, in the chosen rows."""
     return jnp.where(chosen, jnp.concatenate([history[1:], newest[None]]), history)
 

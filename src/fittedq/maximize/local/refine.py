@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ class Climb(eqx.Module):
     step: Float[Arr, "b 1"]
 
 
-def checked(refine: Any, trust: Any, deadline: Any) -> int:
+def checked(refine: object, trust: object, deadline: object) -> int:
     """The steps that `refine` asks for, None or 0 for none; a UserError for what `refined` cannot take."""
     real(trust, "trust", "a share of the half-widths in (0, 2]", low=math.ulp(0.0), high=2)
     if deadline is not None:
@@ -71,13 +70,20 @@ def refined(
 
 
 @eqx.filter_jit
-def _begin(critic: Any, obs: Any, start: Any, trust: Any) -> Climb:
+def _begin(critic: AbstractCritic, obs: Float[Arr, "b s"], start: Float[Arr, "b m"], trust: float) -> Climb:
     value, gradient = value_and_gradient(critic, obs, start)
     return Climb(start, value, gradient, jnp.full((start.shape[0], 1), trust / 2, start.dtype))
 
 
 @eqx.filter_jit
-def _step(critic: Any, obs: Any, start: Any, climb: Climb, trust: Any, action_set: AbstractActionSet) -> Climb:
+def _step(
+    critic: AbstractCritic,
+    obs: Float[Arr, "b s"],
+    start: Float[Arr, "b m"],
+    climb: Climb,
+    trust: float,
+    action_set: AbstractActionSet,
+) -> Climb:
     unit = step_scale(action_set, obs)
     direction = climb.gradient * unit
     direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=-1, keepdims=True), 1e-30)

@@ -9,7 +9,7 @@ Source: Zhang et al. 2018 (CROWN); Singh et al. 2018 (parallel bounds of each ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -59,7 +59,7 @@ class Network(NamedTuple):
     half_width: Vector
 
 
-def members_of(critic: Any, obs_size: int, action_size: int, activation: str) -> tuple[Network, ...]:
+def members_of(critic: object, obs_size: int, action_size: int, activation: str) -> tuple[Network, ...]:
     """The members of a `QNetwork`, or the one network that a list of (weight [in, out], bias [out]) describes."""
     if isinstance(critic, QNetwork):
         return _members(critic, obs_size)
@@ -421,7 +421,7 @@ class Runs:
         """(a linear upper bound with the slopes `below` under the activations, the weight of each layer's f(z))."""
         weight, constant = self.last()
         constant = constant + self.own
-        slope: Any = 0.0
+        slope = np.zeros(())
         incoming = []
         for number in range(len(layers) - 1, -1, -1):
             layer = layers[number]
@@ -462,7 +462,7 @@ class Runs:
 
     def benefit(self, layers: list[Enclosure], incoming: list[np.ndarray]) -> Float[np.ndarray, "b m"]:
         """What halving each side promises: the error of each neuron's lines, by that side's share of its spread."""
-        benefit: Any = 0.0
+        benefit = np.zeros(())
         for layer, weight in zip(layers, incoming, strict=True):
             loss = np.abs(weight) * layer.band.error
             if layer.norm is not None:
@@ -678,7 +678,10 @@ def _centered(layer: Layer) -> Layer:
     return layer._replace(weight=weight, bias=layer.bias - layer.bias.mean())
 
 
-def _gamma(terms: Any, unit: float) -> Any:
+_Terms = TypeVar("_Terms", float, np.ndarray)
+
+
+def _gamma(terms: _Terms, unit: float) -> _Terms:
     return terms * unit / (1 - terms * unit)
 
 

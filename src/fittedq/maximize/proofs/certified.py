@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Index
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
 from fittedq.maximize.proofs.bounds import FoldedNetwork, PieceAtState, Runs, Upper, members_of
@@ -79,7 +79,7 @@ class _Domain:
     The rows are relaxed by the rounding of `contains`: whatever it accepts is searched.
     """
 
-    def __init__(self, action_set: AbstractActionSet, obs: np.ndarray, region: Region, dtype: Any):
+    def __init__(self, action_set: AbstractActionSet, obs: np.ndarray, region: Region, dtype: type[np.floating]):
         self.action_set, self.obs, self.dtype = action_set, obs, dtype
         self.rows, self.exact_limits, self.whole = region.matrix, region.bound, region.integer
         self.inside = action_set.interior
@@ -120,10 +120,10 @@ class _Domain:
         share = np.where(beyond, np.maximum(room, 0) / np.where(beyond, needed, 1), 1).min(axis=1, initial=1)
         return (base + share[:, None] * away).astype(self.dtype).astype(float)
 
-    def allowed(self, state: np.ndarray, action: np.ndarray) -> Any:
+    def allowed(self, state: np.ndarray, action: np.ndarray) -> Bool[np.ndarray, "k"]:
         """Whether points of `points` are in A(s): a projection on a polytope may miss by rounding."""
         if not len(self.rows):
-            return True
+            return np.ones(len(action), bool)
         return np.asarray(self.action_set.contains(action.astype(self.dtype), self.obs[state]))
 
     def shrunk(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "b"]]:
@@ -198,8 +198,8 @@ class _BoxSearch:
 
     def __init__(
         self,
-        critic: Any,
-        obs: Any,
+        critic: object,
+        obs: Float[Arr, "b s"],
         action_set: AbstractActionSet,
         tol: float,
         activation: str,
@@ -224,12 +224,17 @@ class _BoxSearch:
         self.reported = np.full(count, -np.inf)
         self.stopped = np.zeros(count, bool)
 
-    def goal(self, state: Any) -> Any:
+    def goal(self, state: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
         """What a bound must reach."""
         value = self.value[state]
         return value + self.tol * np.maximum(1, np.abs(value))
 
-    def settle(self, state: Any, bound: Any, rounding: Any) -> None:
+    def settle(
+        self,
+        state: int | Int[np.ndarray, "k"],
+        bound: float | Float[np.ndarray, "k"],
+        rounding: float | Float[np.ndarray, "k"],
+    ) -> None:
         """q ≤ bound on boxes that are looked at no more, and as the critic evaluates it at most `rounding` above."""
         np.maximum.at(self.settled, state, bound)
         np.maximum.at(self.reported, state, bound + rounding)
@@ -249,7 +254,7 @@ class _BoxSearch:
         self.value[state[best]], self.action[state[best]] = value[best], action[best]
         return state[best]
 
-    def seed(self, warm_start: Any) -> None:
+    def seed(self, warm_start: Float[Arr, "n *k m"] | None) -> None:
         """Incumbents before the first bound: warm starts, the centre and fixed random points; the best climb."""
         count, m = self.low.shape
         fixed = np.random.default_rng(0).uniform(size=(STARTS, m))
@@ -378,7 +383,7 @@ class _BoxSearch:
         while active and room > 0:
             subtree = active.popleft()
             bound = subtree.boxes.bound
-            is_open = (bound > self.goal(subtree.state)) & (not self.stopped[subtree.state])
+            is_open = (bound > self.goal(np.array([subtree.state]))) & (not self.stopped[subtree.state])
             if not is_open.all():
                 self.settle(subtree.state, bound[~is_open].max(), subtree.rounding)
                 subtree.boxes = subtree.boxes.select(is_open)
@@ -541,7 +546,7 @@ class Boxes(NamedTuple):
     high: Float[np.ndarray, "b m"]
     bound: Float[np.ndarray, "b"]
 
-    def select(self, rows: Any) -> Boxes:
+    def select(self, rows: Index) -> Boxes:
         """Those at `rows`."""
         return Boxes(*(array[rows] for array in self))
 
