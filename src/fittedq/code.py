@@ -37,7 +37,7 @@ def sketch(value: Any) -> str:
             return f"({', '.join(parts)})"
         return f"{type(value).__name__}({', '.join(map('='.join, zip(names, parts, strict=True)))})"
     if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value) if field.repr}
         named = ", ".join(f"{name.lstrip('_')}={sketch(part)}" for name, part in fields.items())
         return f"{type(value).__qualname__}({named})"
     if inspect.ismethod(value):

@@ -92,8 +92,14 @@ def _loaded(name: str) -> type[AbstractAlgorithm]:
 
 def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:
     """The class of an algorithm, however it was named."""
+    found = asked_for(algorithm)
+    return found if isinstance(found, type) else type(found)
+
+
+def asked_for(algorithm: Asked) -> AbstractAlgorithm | type[AbstractAlgorithm]:
+    """The algorithm itself, where it was given, else its class."""
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return cls if issubclass(cls, AbstractAlgorithm) else find(algorithm)  # pyright: ignore[reportArgumentType]
+    return algorithm if issubclass(cls, AbstractAlgorithm) else find(algorithm)  # pyright: ignore
 
 
 def made(algorithm: Asked, settings: Mapping[str, Any]) -> AbstractAlgorithm:

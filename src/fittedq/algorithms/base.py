@@ -79,8 +79,8 @@ class AbstractAlgorithm(abc.ABC):
     title: ClassVar[str] = "A method of the user's own"
     online: ClassVar[bool] = True
     """Whether it learns a policy that can collect data."""
-    offline_steps: ClassVar[int] = 50_000
-    """Steps taken from a dataset where none are asked for."""
+    fitted: bool = False
+    """Whether each step of its run fits all of the data anew, instead of a batch."""
     buffer: ClassVar[str] = "FIFO replay"
     """Where transitions are kept while it collects them."""
 

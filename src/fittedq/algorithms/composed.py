@@ -29,6 +29,9 @@ class Composed(AbstractAlgorithm, eqx.Module):
     It is code, which no file holds: a saved run or agent knows what its slots look like, and asks for the same
     composition again (`fittedq.load(path, code=method)`). What functions close over, an optimizer's learning rate say,
     cannot be compared.
+
+    One that is `fitted` fits all of a dataset in each step of its run, and what it freezes is copied (`Copy`); else it
+    learns from batches. Unless it is said, it is fitted where one of its slots needs a whole dataset.
     """
 
     name: ClassVar[str] = "composed"
@@ -37,8 +40,9 @@ class Composed(AbstractAlgorithm, eqx.Module):
     _fqi: FQI
     _networks: Networks = eqx.field(static=True)
     _exploration: AbstractExploration
+    fitted: bool = eqx.field(static=True, repr=False)
 
-    def __init__(self, *, fqi: FQI, networks: Networks, exploration: AbstractExploration):
+    def __init__(self, *, fqi: FQI, networks: Networks, exploration: AbstractExploration, fitted: bool | None = None):
         for name, value, kind in (("fqi", fqi, FQI), ("exploration", exploration, AbstractExploration)):
             if not isinstance(value, kind):
                 raise UserError(f"found {type(value).__name__}, expected {kind.__name__}.", argument=name)
@@ -49,6 +53,7 @@ class Composed(AbstractAlgorithm, eqx.Module):
                 argument="networks",
             )
         self._fqi, self._networks, self._exploration = fqi, networks, exploration
+        self.fitted = fqi.needs_dataset if fitted is None else fitted
 
     @property
     def discount(self) -> float:

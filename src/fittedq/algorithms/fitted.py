@@ -82,7 +82,7 @@ def _patience_needs_held_out(method: FittedAlgorithm) -> None:
 class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
 
-    offline_steps: ClassVar[int] = 40
+    fitted = True
     buffer: ClassVar[str] = "fixed dataset, or growing"
     rules: ClassVar[Rules] = (
         *NetworkAlgorithm.rules,

@@ -76,7 +76,7 @@ class Run:
         self.eval_name = None if eval_env is None or self.eval_plant is None else self.eval_plant.name
         if self.eval_plant is not None and schedule.eval_every:
             self.eval_plant = self.eval_plant.single()
-        choice = choose(cls, self.plant)
+        choice = choose(algorithms.asked_for(algorithm), self.plant)
         given, loop_given = split_settings(settings or {}, cls, choice.settings)
         self.train_settings = choice.settings(**loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 from fittedq import algorithms
-from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.settings import check_counts, setting
 
 
@@ -27,10 +26,9 @@ class Schedule:
     @staticmethod
     def offline(algorithm: algorithms.Asked, steps: int | None = None, **given: int) -> Schedule:
         """Defaults for learning from a dataset: iterations are long, updates are short."""
-        cls = algorithms.class_of(algorithm)
-        fitted = issubclass(cls, FittedAlgorithm)
-        every = {"report_every": 1, "eval_every": 10, "checkpoint_every": 10} if fitted else {}
-        return Schedule(steps=cls.offline_steps if steps is None else steps, **{**every, **given})
+        iterations = {"steps": 40, "report_every": 1, "eval_every": 10, "checkpoint_every": 10}
+        default = iterations if algorithms.asked_for(algorithm).fitted else {"steps": 50_000}
+        return Schedule(**{**default, **({} if steps is None else {"steps": steps}), **given})
 
     def __post_init__(self) -> None:
         check_counts(self)

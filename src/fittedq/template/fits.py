@@ -108,6 +108,12 @@ class Budget(eqx.Module):
     patience: int | None = eqx.field(static=True, default=None)
     reset: bool = eqx.field(static=True, default=False)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """As `FQI.check` reads it: where a fit ends, and where it starts, is only asked over a dataset."""
+        asks = self.held_out > 0 or self.patience is not None or self.reset
+        return frozenset({"dataset"} if asks else ())
+
 
 class Descend(AbstractFit):
     """θ ← θ − step(∇ loss(θ; rows of D)), as often as the budget says. Its state is the optimizer's."""

@@ -202,6 +202,11 @@ MISSING = {
 """What a slot needs beside components, in words."""
 
 
+def _needs(part: eqx.Module) -> set[str]:
+    """What a slot needs beside other components; a solver on the host sees no batches inside compiled updates."""
+    return set(getattr(part, "needs", ())) | ({"dataset"} if getattr(part, "on_host", False) else set())
+
+
 class FQI(eqx.Module):
     """Fitted Q-iteration: one greedy step, the updates in order, one sync rule."""
 
@@ -230,12 +235,34 @@ class FQI(eqx.Module):
         """A UserError for a slot that needs a whole dataset: what is learned from is batches."""
         self._refuse({"dataset"})
 
+    @property
+    def needs_dataset(self) -> bool:
+        """Whether a slot needs a whole dataset."""
+        return any("dataset" in _needs(part) for part in parts((self.greedy, self.updates)))
+
+    def check_iterations(self, nets: Components) -> None:
+        """A UserError for what iterations over a whole dataset would pass over in silence."""
+        rules = {name: getattr(self.sync, name) for name in COMPONENTS}
+        for name, rule in rules.items():
+            if rule is not None and not isinstance(rule, Copy):
+                raise UserError(
+                    f"sync of {name}: found {written(rule)}, expected Copy(): over a whole dataset a frozen copy is "
+                    "that of the iteration before."
+                )
+        if nets.critic is None:
+            raise UserError("the template has no critic, which iterations over a whole dataset fit.")
+        if nets.log_temperature is not None and self.greedy is not None:
+            raise UserError(
+                "log_temperature: found one beside a greedy step, whose actions are kept without their density over a "
+                "whole dataset; learn from batches, or leave it out."
+            )
+
     def _refuse(self, absent: set[str]) -> None:
         """A UserError for the first slot that needs something absent."""
         slots = [("greedy", self.greedy), *((f"update of {update.component}", update) for update in self.updates)]
         for where, slot in slots:
             for part in parts(slot):
-                for name in sorted(absent & set(getattr(part, "needs", ()))):
+                for name in sorted(absent & _needs(part)):
                     needed = MISSING.get(name, f"a {name}, and there is none among the components")
                     raise UserError(f"{where}: {type(part).__name__} needs {needed}.")
 

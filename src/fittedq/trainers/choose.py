@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.fitted import FittedAlgorithm
 from fittedq.envs.gym import GymSource
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
@@ -88,21 +87,21 @@ CHOICES = {
 """(where data come from, whether each step fits all of them anew) → the trainer."""
 
 
-def choose(cls: type[AbstractAlgorithm], plant: AbstractPlant | None) -> Choice:
-    """The trainer of a method, by its class, on data from `plant`, or from a dataset alone."""
+def choose(method: AbstractAlgorithm | type[AbstractAlgorithm], plant: AbstractPlant | None) -> Choice:
+    """The trainer of a method, or of one of its class, on data from `plant`, or from a dataset alone."""
     where = "dataset" if plant is None else "compiled" if plant.compiled else "host"
-    if plant is not None and not cls.online:
+    if plant is not None and not method.online:
         raise UserError(
-            f"algorithm {cls.name!r} learns no policy to collect data with, it learns from a dataset alone; give one "
-            "here (fittedq data collect makes one), and the environment only for evaluations.",
+            f"algorithm {method.name!r} learns no policy to collect data with, it learns from a dataset alone; give "
+            "one here (fittedq data collect makes one), and the environment only for evaluations.",
             argument="data",
         )
-    return CHOICES[where, issubclass(cls, FittedAlgorithm)]
+    return CHOICES[where, method.fitted]
 
 
 def settings_of(cls: type[AbstractAlgorithm], where: str) -> type[Settings]:
     """The settings of a method's training where its data come from a "dataset" or the "host"."""
-    return CHOICES[where, issubclass(cls, FittedAlgorithm)].settings
+    return CHOICES[where, cls.fitted].settings
 
 
 def _closing(source: GymSource, make: Callable[[], AbstractTrainer]) -> Made:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq.acting.collect import act
-from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.acting.noise import AbstractExploration, Gaussian
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.arrays import strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
+from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
@@ -35,7 +37,7 @@ class GrowingTrainer(AbstractTrainer):
 
     def __init__(
         self,
-        algorithm: FittedAlgorithm,
+        algorithm: AbstractAlgorithm,
         source: GymSource,
         settings: GrowSettings,
         seed: int,
@@ -43,6 +45,7 @@ class GrowingTrainer(AbstractTrainer):
     ):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = source.obs_size, source.action_set
+        self._noise = _white(algorithm.exploration())
         self.finished: str | None = None
         self._algorithm, self._source, self._settings, self._seed = algorithm, source, settings, seed
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
@@ -83,7 +86,7 @@ class GrowingTrainer(AbstractTrainer):
     def _collect(self) -> list[float]:
         source, obs = self._source, self._source.obs
         policy = None if self._taken < self._settings.random_steps else self._policy
-        action = act(policy, obs, self.action_set, self._algorithm.noise_sigma, 0.0, self._rng)
+        action = act(policy, obs, self.action_set, self._noise.sigma, 0.0, self._rng)
         step = source.step(action)
         rows = np.asarray(
             Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated).pack(), np.float32
@@ -195,3 +198,13 @@ class GrowingTrainer(AbstractTrainer):
 
     def close(self) -> None:
         self._source.close()
+
+
+def _white(exploration: AbstractExploration) -> Gaussian:
+    if not isinstance(exploration, Gaussian):
+        raise UserError(
+            f"found {type(exploration).__name__}, expected Gaussian: growing data are collected with white noise "
+            "around the controller.",
+            argument="exploration",
+        )
+    return exploration

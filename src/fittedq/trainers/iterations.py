@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 1.0
 class FittedTrainer(AbstractTrainer):
     """Fitted Q-iteration on a fixed dataset; `step` counts iterations, `updates` gradient steps and own fits."""
 
-    def __init__(self, algorithm: FittedAlgorithm, dataset: Dataset, settings: FitSettings, seed: int):
+    def __init__(self, algorithm: AbstractAlgorithm, dataset: Dataset, settings: FitSettings, seed: int):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None
@@ -226,6 +226,7 @@ class FittedTrainer(AbstractTrainer):
         nets = strong(jax.tree.map(jnp.asarray, nets))
         sample = self._rows(np.arange(min(self._rows.size, PROBE_ROWS)))
         self._fqi.check(nets)
+        self._fqi.check_iterations(nets)
         return self._fqi.prepared(nets, self._inputs(sample))
 
     def _inputs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
