@@ -10,8 +10,12 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import fittedq
-from fittedq.algorithms import TD3, SmoothFQI
+from fittedq.actions.base import Box
+from fittedq.algorithms import SVG, TD3, ExplicitFQI, SmoothFQI
+from fittedq.algorithms.base import AbstractAlgorithm
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,9 +91,6 @@ OVERRIDES = {
     "SolvingAlgorithm.layers": "the memory of trees and features",
     "SmoothFQI.controller": "its template solves nowhere: it integrates",
     "SVG.layers": "the memory of a model",
-    "SolvingAlgorithm.actions_per_state": "starts of a solver",
-    "SmoothFQI.actions_per_state": "nodes of an integral",
-    "SVG.actions_per_state": "steps of a rollout",
 }
 """Concrete methods that are overridden, and why. It only shrinks."""
 
@@ -158,3 +159,21 @@ def test_no_name_means_two_things() -> None:
         for name in public_names(ast.parse(file.read_text())):
             defined.setdefault(name, []).append(file.stem)
     assert {name: files for name, files in defined.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "actions"),
+    [
+        (TD3(), 2, 1),
+        (ExplicitFQI(random_starts=3), 2, 4),
+        (SmoothFQI(points=5, samples=7), 2, 25),
+        (SmoothFQI(points=5, samples=7), 3, 7),
+        (SVG(horizon=6), 2, 6),
+    ],
+)
+def test_a_template_says_how_many_actions_it_evaluates_at_once(
+    method: AbstractAlgorithm, size: int, actions: int
+) -> None:
+    """By which memory is refused before it is claimed: starts, nodes of a product rule, samples, steps of a rollout."""
+    action_set = Box((-1.0,) * size, (1.0,) * size)
+    assert method.template(action_set).actions_at_once(size) == actions

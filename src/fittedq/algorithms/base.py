@@ -138,11 +138,6 @@ class AbstractAlgorithm(abc.ABC):
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
         """(members, widths from input to output) of its networks: what `memory.network_bytes` counts."""
 
-    @property
-    def actions_per_state(self) -> int:
-        """Actions at which it evaluates q for one state at once."""
-        return 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):

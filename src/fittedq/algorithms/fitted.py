@@ -193,10 +193,6 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         # Least squares hold a matrix of features by features.
         return [(1, (size, count, count)), (self.n_trees, (size, 1))]
 
-    @property
-    def actions_per_state(self) -> int:
-        return 1 + self.random_starts
-
     def critic_fit(self) -> AbstractFit:
         """How q is fitted, as it is represented."""
         if self.approximator == "network" or not isinstance(self.approximator, str):

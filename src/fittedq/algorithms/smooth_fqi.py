@@ -40,10 +40,6 @@ class SmoothFQI(SolvingAlgorithm):
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         return Components(critic=self.approximation(obs_size, action_set, key))
 
-    @property
-    def actions_per_state(self) -> int:
-        return max(self.points, self.samples)
-
     def template(self, action_set: AbstractActionSet) -> FQI:
         if action_set.integer:
             raise UserError(

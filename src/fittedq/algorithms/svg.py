@@ -204,10 +204,6 @@ class SVG(NetworkAlgorithm):
         model = (self.n_models, (obs_size + action_size, *self.model_hidden, 2 * obs_size + 2))
         return super().layers(obs_size, action_size) + [model] * self.learns_model
 
-    @property
-    def actions_per_state(self) -> int:
-        return max(1, self.longest)
-
     def template(self, action_set: AbstractActionSet) -> FQI:
         if self.dynamics in ("own", "env") and self.model is None and self.horizon != "0":
             raise UserError(

@@ -266,6 +266,11 @@ class FQI(eqx.Module):
                     needed = MISSING.get(name, f"a {name}, and there is none among the components")
                     raise UserError(f"{where}: {type(part).__name__} needs {needed}.")
 
+    def actions_at_once(self, size: int) -> int:
+        """The most actions of `size` numbers at which a slot evaluates the components for one state at once."""
+        counts = (getattr(part, "actions_at_once", None) for part in parts((self.greedy, self.updates)))
+        return max([1, *(count(size) for count in counts if count is not None)])
+
     def describe(self) -> dict[str, str]:
         """The greedy step, the updates in order and the sync rule, as code has them."""
         updates = (

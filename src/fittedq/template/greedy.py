@@ -103,6 +103,10 @@ class Solved(AbstractSolving):
     random_starts: int = eqx.field(static=True, default=4)
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer[Any]] = eqx.field(static=True, default=auto)
 
+    def actions_at_once(self, size: int) -> int:
+        """Its starts."""
+        return 1 + self.random_starts
+
     def chosen(self, critic: AbstractCritic) -> AbstractMaximizer[Any]:
         """What solves for this critic; a UserError where that is known not to."""
         if self.maximizer is None:

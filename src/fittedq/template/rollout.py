@@ -80,6 +80,10 @@ class Rollout(eqx.Module):
     gamma: float = eqx.field(static=True)
     tail: AbstractTail
 
+    def actions_at_once(self, size: int) -> int:
+        """One in each step, all kept for the gradient."""
+        return max(1, self.horizon)
+
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"model"} if self.horizon > 0 else ())

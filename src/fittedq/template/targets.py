@@ -207,6 +207,9 @@ class Quadrature(AbstractNodes):
 
     points: int = eqx.field(static=True, default=17)
 
+    def actions_at_once(self, size: int) -> int:
+        return self.points**size
+
     def __call__(
         self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]:
@@ -221,6 +224,9 @@ class UniformSamples(AbstractNodes):
     """`count` actions drawn uniformly from the box, each of weight |box| / count."""
 
     count: int = eqx.field(static=True, default=64)
+
+    def actions_at_once(self, size: int) -> int:
+        return self.count
 
     def __call__(
         self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray

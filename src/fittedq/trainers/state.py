@@ -48,7 +48,7 @@ def check_memory(
 ) -> None:
     """A UserError where the algorithm's networks and a batch of so many rows need more memory than there is."""
     layers = algorithm.layers(obs_size, action_set.size)
-    rows = batch * algorithm.actions_per_state
+    rows = batch * algorithm.template(action_set).actions_at_once(action_set.size)
     size = memory.network_bytes(layers, rows) + 4 * batch * Transition.width(obs_size, action_set.size)
     widths = ", ".join(f"{members:,} of {' × '.join(f'{width:,}' for width in shape)}" for members, shape in layers)
     memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
