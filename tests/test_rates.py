@@ -151,7 +151,7 @@ def test_updates_in_a_run_are_counted_where_data_are_collected() -> None:
 
 def test_the_command_line_names_a_schedule_in_words(log: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["train", "td3", "--data", str(log), "--steps", "2", "--out", str(tmp_path / "run")]
-    words += ["--set", "hidden=4", "--set", "batch_size=8"]
+    words += ["--set", "hidden=4,4", "--set", "batch_size=8"]
     assert main([*words, "--set", "critic-learning-rate=linear:3e-4:3e-5"]) == 0
     assert fittedq.load(tmp_path / "run" / "last").algorithm.critic_learning_rate == Linear(3e-4, 3e-5, 2)  # type: ignore[attr-defined]
     capsys.readouterr()

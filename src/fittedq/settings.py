@@ -276,7 +276,7 @@ def _read(name: str, value: Any, code: Mapping[str, Any], where: str, kinds: tup
     return tuple(value) if isinstance(value, list) else value
 
 
-def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[str, type]) -> Any:
+def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[str, type]) -> object:
     """One of our own classes from its numbers."""
     kind = kinds.get(str(saved.get("kind")))
     numbers = {field: value for field, value in saved.items() if field != "kind"}

@@ -49,7 +49,7 @@ SHARED: dict[str, dict[str, Any]] = {
 """The meaning and the range of settings that several methods have."""
 
 
-def shared(name: str, default: Any) -> Any:
+def shared(name: str, default: object) -> Any:
     """One of the shared settings, with a method's own default."""
     return setting(default, **SHARED[name])
 
