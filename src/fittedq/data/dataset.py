@@ -89,14 +89,14 @@ class Dataset:
     @staticmethod
     def from_arrays(
         *,
-        obs: Any,
-        action: Any,
-        reward: Any,
-        next_obs: Any,
-        terminated: Any,
-        truncated: Any = None,
-        action_low: Any,
-        action_high: Any,
+        obs: object,
+        action: object,
+        reward: object,
+        next_obs: object,
+        terminated: object,
+        truncated: object = None,
+        action_low: object,
+        action_high: object,
     ) -> Dataset:
         """Arrays of any float or integer type, checked and cast; `truncated=None` means no episode was cut.
 
@@ -123,7 +123,7 @@ class Dataset:
         return dataset
 
     @staticmethod
-    def of(data: Any, argument: str = "data") -> Dataset:
+    def of(data: object, argument: str = "data") -> Dataset:
         """`data` itself where it is a dataset, or that of the folder which it names; else a UserError."""
         if isinstance(data, Dataset):
             return data
@@ -501,7 +501,7 @@ def as_transition(columns: Mapping[str, Any], label: str = "dataset") -> Transit
     return Transition(**arrays)
 
 
-def action_bounds(low: Any, high: Any, size: int | None = None) -> Box:
+def action_bounds(low: object, high: object, size: int | None = None) -> Box:
     """The box between bounds in float32, as actions are; one number stands for every dimension."""
     try:
         bounds = [np.atleast_1d(np.asarray(bound, np.float32)).ravel() for bound in (low, high)]
@@ -529,7 +529,7 @@ def _declared(manifest: Mapping[str, Any]) -> AbstractActionSet:
     return Box(manifest["action_low"], manifest["action_high"])
 
 
-def _as_column(name: str, value: Any, label: str) -> np.ndarray:
+def _as_column(name: str, value: object, label: str) -> np.ndarray:
     if np.ma.is_masked(value) or (isinstance(value, list | tuple) and any(map(np.ma.is_masked, value))):
         # What lies behind a mask may be any number.
         raise UserError(f"{label}: {name} holds masked values, expected numbers; fill them, or leave out their rows.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +12,7 @@ from fittedq.arrays import Arr, namespace
 class RunningMoments(eqx.Module):
     """Mean and squared deviations over all rows seen (Chan et al.'s parallel update), on the host or compiled."""
 
-    count: Any
+    count: Float[Arr | np.float32, ""]
     mean: Float[Arr, "s"]
     squares: Float[Arr, "s"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Bool
@@ -128,9 +128,8 @@ class Rounding:
     """How much of a column's range its rounding to float32 takes: much, where a small change has a great offset."""
 
     def __init__(self) -> None:
-        self._error: Any = 0.0
-        self._low: Any = np.inf
-        self._high: Any = -np.inf
+        self._error = np.zeros(1)
+        self._low, self._high = np.full(1, np.inf), np.full(1, -np.inf)
 
     def add(self, values: np.ndarray, rounded: np.ndarray) -> None:
         """Count more rows [b] or [b, s]."""
@@ -142,7 +141,7 @@ class Rounding:
 
     def notes(self, name: str) -> list[str]:
         """A sentence for each number of the column that loses more than `TOO_COARSE` of its range."""
-        error, reach = np.atleast_1d(self._error), np.atleast_1d(self._high - self._low)
+        error, reach = self._error, self._high - self._low
         return [
             f"{name} [{axis}] changes by {reach[axis]:.3g} in all, and float32 rounds it by up to {error[axis]:.3g}: "
             "subtract an offset before."
@@ -296,7 +295,7 @@ def readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def library(name: str, path: Path) -> Any:
+def library(name: str, path: Path) -> ModuleType:
     try:
         return __import__(name)
     except ModuleNotFoundError:

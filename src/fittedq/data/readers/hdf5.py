@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from fittedq.data.readers.columns import check_held, library, row_sizes
 from fittedq.errors import UserError, in_one_line
 from fittedq.memory import amount
 
+H5Node: TypeAlias = Any
+"""An open file of h5py, a group or a dataset in it; h5py has no types."""
 
-def refuse_links(file: Any, label: str) -> None:
+
+def refuse_links(file: H5Node, label: str) -> None:
     """A UserError for a link at the top of a file: what stands under that name lies elsewhere, perhaps in another file.
 
     Links deeper down are never followed either: `visititems` passes over them.
@@ -27,7 +30,7 @@ def refuse_links(file: Any, label: str) -> None:
             )
 
 
-def numbers_in(group: Any, name: str, label: str) -> Any:
+def numbers_in(group: H5Node, name: str, label: str) -> H5Node:
     """The dataset of a group by that name: numbers, all in the file itself, of a size that is there."""
     item = group[name]
     if not hasattr(item, "dtype") or item.dtype.kind not in "biuf" or item.shape is None:
@@ -46,7 +49,7 @@ MOST_NESTED = 16
 """Spaces within spaces in Minari's layout: more are a circle."""
 
 
-def whole_array(group: Any, name: str, label: str) -> np.ndarray:
+def whole_array(group: H5Node, name: str, label: str) -> np.ndarray:
     """An episode's numbers by that name."""
     item = numbers_in(group, name, label)
     row_sizes({name: item.shape}, label)
@@ -54,7 +57,7 @@ def whole_array(group: Any, name: str, label: str) -> np.ndarray:
     return np.asarray(item)
 
 
-def flat_array(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
+def flat_array(group: H5Node, name: str, label: str, depth: int = 0) -> np.ndarray:
     """A dataset as [T, size]; a group (Dict or Tuple space) with its parts side by side, in Gymnasium's order."""
     item = group[name]
     if hasattr(item, "keys"):
@@ -71,7 +74,7 @@ def flat_array(group: Any, name: str, label: str, depth: int = 0) -> np.ndarray:
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
-def open_hdf5(path: Path) -> Any:
+def open_hdf5(path: Path) -> H5Node:
     """An open file, or a UserError that says what is wrong with it."""
     h5py = library("h5py", path)
     try:

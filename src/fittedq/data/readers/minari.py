@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from fittedq.data.dataset import action_bounds, as_transition
 from fittedq.data.readers.columns import Batch, ColumnMap, Source, guarded
 from fittedq.data.readers.hdf5 import flat_array, open_hdf5, refuse_links, whole_array
 from fittedq.errors import UserError, plural
-from fittedq.files import read_json
+from fittedq.files import Json, read_json
 
 MINARI_SAYS = ("total_episodes", "action_space")
 """What is read of Minari's metadata, in its file or among the attributes of main_data.hdf5."""
@@ -107,7 +106,7 @@ def _minari_batches(main: Path, names: list[str], notes: list[str]) -> Iterator[
         )
 
 
-def _space_bounds(text: Any) -> Box | None:
+def _space_bounds(text: Json) -> Box | None:
     """The bounds of a serialized Box; None where it says none that are finite."""
     try:
         space = json.loads(text)

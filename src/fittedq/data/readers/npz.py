@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from fittedq.memory import amount
 class NpyStream:
     """An .npy inside a stream that cannot seek, a few rows at a time; nothing in it is ever unpickled."""
 
-    def __init__(self, stream: Any, label: str, size: int | None = None):
+    def __init__(self, stream: IO[bytes] | zipfile.ZipExtFile, label: str, size: int | None = None):
         """`size` is that of the whole stream, where it is known."""
         self._stream, self._label = stream, label
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from fittedq.data.dataset import action_bounds, chunk_rows, chunks
 from fittedq.data.readers.columns import Batch, ColumnMap, Source
 from fittedq.data.segments import read_rows
 from fittedq.errors import UserError, plural
-from fittedq.files import CHECKPOINT, load_folder, read_json
+from fittedq.files import CHECKPOINT, Json, load_folder, read_json
 from fittedq.types import Transition
 
 
@@ -77,7 +76,7 @@ def _agent_bounds(path: Path) -> Box | None:
     return None
 
 
-def _outer_box(description: Any) -> Box:
+def _outer_box(description: Json) -> Box:
     """The bounds in an agent's description of its action set."""
     while "inner" in description:
         description = description["inner"]
