@@ -9,6 +9,8 @@ import ast
 import tomllib
 from pathlib import Path
 
+from marks import between
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- house: drawn by docs/house.py -->\n```text\n", "```\n<!-- end of house -->"
@@ -61,8 +63,7 @@ def picture() -> str:
 
 def drawn(page: str) -> str:
     """The page with the picture as it is now."""
-    head, rest = page.split(BEGIN)
-    return head + BEGIN + picture() + END + rest.split(END)[1]
+    return between(page, BEGIN, picture(), END)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from marks import between
+
 from fittedq.algorithms import REGISTRY
 
 PAGE = Path(__file__).parent.parent / "README.md"
@@ -24,8 +26,7 @@ def table() -> str:
 
 def written(page: str) -> str:
     """The page with the table between its marks."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    return between(page, BEGIN, table(), END)
 
 
 if __name__ == "__main__":

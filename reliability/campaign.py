@@ -29,7 +29,9 @@ WORK = ROOT / "build" / "reliability"
 PACKAGES = ("fittedq", "jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "safetensors")
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "docs")]
+from marks import between  # noqa: E402
+
 from machine import describe  # noqa: E402
 
 
@@ -145,9 +147,7 @@ def table(results: Iterable[Path]) -> str:
 def write_table() -> None:
     """Put the table of the last results into the README."""
     readme = RESULTS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{table(RESULTS.glob('*.json'))}\n{END}{after}")
+    readme.write_text(between(readme.read_text(), BEGIN, f"\n{table(RESULTS.glob('*.json'))}\n", END))
 
 
 def _attempt(trial: Trial) -> Outcome:

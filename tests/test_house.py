@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fittedq.algorithms import SVG, TD3, ExplicitFQI, SmoothFQI
 from fittedq.algorithms.base import AbstractAlgorithm
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "docs"))  # what its scripts share
 
 
 def test_the_picture_of_the_house_is_as_the_imports_are() -> None:

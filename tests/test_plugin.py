@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,23 +22,50 @@ from fittedq.testing import conforms
 PLUGIN = Path(__file__).parent / "plugin"
 
 
-def install(target: Path) -> None:
-    """What an installer leaves of the package: its module, and a folder that says what it is and announces."""
+def wheel(folder: Path) -> Path:
+    """The package as a wheel: its module, and a folder that says what it is and announces."""
     project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
-    about = target / f"fittedq_timid-{project['version']}.dist-info"
-    about.mkdir(parents=True)
-    shutil.copy(PLUGIN / "fittedq_timid.py", target)
-    named = f"Name: {project['name']}\nVersion: {project['version']}\n"
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\n{named}")
-    announced = project["entry-points"]["fittedq.algorithms"].items()
-    lines = "\n".join(f"{name} = {place}" for name, place in announced)
-    (about / "entry_points.txt").write_text(f"[fittedq.algorithms]\n{lines}\n")
+    title = f"fittedq_timid-{project['version']}"
+    lines = "\n".join(f"{name} = {place}" for name, place in project["entry-points"]["fittedq.algorithms"].items())
+    about = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "entry_points.txt": f"[fittedq.algorithms]\n{lines}\n",
+    }
+    files = {f"{title}.dist-info/{name}": text for name, text in about.items()}
+    files |= {"fittedq_timid.py": (PLUGIN / "fittedq_timid.py").read_text()}
+    record = f"{title}.dist-info/RECORD"
+    files |= {record: "".join(f"{name},,\n" for name in (*files, record))}
+    path = folder / f"{title}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, text in files.items():
+            packed.writestr(name, text)
+    return path
+
+
+def install(package: Path, target: Path) -> None:
+    """By pip, without a network. Building the wheel by pip would need setuptools and `wheel`, which a new environment
+    lacks: the test packs it itself."""
+    words = [
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--quiet",
+        "--target",
+        str(target),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *words, str(package)],
+        check=True,
+        timeout=120,
+    )
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     target = tmp_path_factory.mktemp("plugin")
-    install(target / "site")
+    install(wheel(target), target / "site")
     sys.path.insert(0, str(target / "site"))
     importlib.invalidate_caches()
     algorithms._entries.cache_clear()
