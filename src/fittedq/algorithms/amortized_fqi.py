@@ -39,8 +39,10 @@ class AmortizedFQI(SolvingAlgorithm):
         0.2, "share of the states that are solved in each iteration, |B_opt| / |D|", low=0.0, high=1.0
     )
     solve_count: int | None = setting(None, "states solved in each iteration, instead of a share", low=0)
-    solve_rule: str = setting("uniform", "which states", choices=("uniform", "gap"))
-    max_age: int = setting(5, "iterations for which a solved action stays a label of the policy (0: its own)", low=0)
+    solve_rule: str = setting("uniform", "how the states that are solved are chosen", choices=("uniform", "gap"))
+    max_age: int = setting(
+        5, "iterations for which a solved action stays a label of the policy; 0: only the one that solved it", low=0
+    )
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
     policy_epochs: int = shared("policy_epochs", 3)
 

@@ -154,7 +154,7 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
-    optimizer: str | Optimizer = setting("adam", "what makes steps of gradients", choices=("adam",), takes=Callable)
+    optimizer: str | Optimizer = setting("adam", "how gradients become steps", choices=("adam",), takes=Callable)
     """In Python also a function of the learning rate, such as `optax.adamw`."""
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 

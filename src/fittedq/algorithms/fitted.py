@@ -96,11 +96,13 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
     critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
     policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
-    optimizer: str | Optimizer = setting("adam", "what makes steps of gradients", choices=OPTIMIZERS, takes=Callable)
+    optimizer: str | Optimizer = setting("adam", "how gradients become steps", choices=OPTIMIZERS, takes=Callable)
     epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
     minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
-    held_out: float = setting(0.0, "share of rows kept aside in each fit to stop it early", low=0.0, below=1.0)
-    patience: int | None = setting(None, "passes without a lower held-out loss that end a fit", low=1)
+    held_out: float = setting(
+        0.0, "share of rows that each fit keeps aside, to stop early by their loss", low=0.0, below=1.0
+    )
+    patience: int | None = setting(None, "end a fit after so many passes without a lower held-out loss", low=1)
     reset: bool = setting(False, "start each fit from the first networks instead of the last")
     clip_targets: bool = setting(True, "keep targets within the values that the rewards seen allow")
     noise_sigma: float = shared("noise_sigma", 0.1)
@@ -144,7 +146,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     )
     """In Python also (observation's size, action set, key) → a critic of the user's own, fitted by the optimizer."""
     n_trees: int = setting(50, "trees in an ensemble", low=1)
-    min_samples_leaf: int = setting(1, "rows in a leaf, at least (more where the data are noisy)", low=1)
+    min_samples_leaf: int = setting(1, "rows in a leaf, at least; raise it where the data are noisy", low=1)
     degree: int = setting(2, "total degree of polynomial features", low=1)
     n_centers: int = setting(300, "centers of radial features, drawn from the data", low=1)
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)

@@ -41,7 +41,7 @@ class SAC(NetworkAlgorithm):
     n_critics: int = shared("n_critics", 2)
     n_target_critics: int = shared("n_target_critics", 2)
     policy_critic: str = shared("policy_critic", "min")
-    temperature: float | None = setting(None, "a fixed temperature β; none tunes it", above=0.0)
+    temperature: float | None = setting(None, "a fixed temperature β; none: it is tuned", above=0.0)
     initial_temperature: float = shared("initial_temperature", 1.0)
     temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
     target_entropy: float | None = shared("target_entropy", None)

@@ -33,7 +33,9 @@ class SmoothFQI(SolvingAlgorithm):
     online: ClassVar[bool] = False
 
     temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0)
-    integration: str = setting("auto", "how ∫_A is taken", choices=("auto", "quadrature", "sampling"))
+    integration: str = setting(
+        "auto", "how the integral over the actions is computed", choices=("auto", "quadrature", "sampling")
+    )
     points: int = setting(17, "quadrature nodes per action dimension", low=2)
     samples: int = setting(64, "actions sampled per state", low=1)
 

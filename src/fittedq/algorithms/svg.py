@@ -89,7 +89,9 @@ class SVG(NetworkAlgorithm):
         10.0, "auto: the most that n steps may multiply the gradient's deviation", above=0.0
     )
     health_every: int | None = setting(
-        None, "steps between measures of gradients and model by horizon; none: 1000 for auto, else never (0)", low=0
+        None,
+        "steps between measurements of gradient and model by horizon; 0: never; none: 1000 for auto, else never",
+        low=0,
     )
     episode_length: int | None = setting(None, "steps of a rollout where the horizon is inf", low=1)
     tail: str = setting("q", "what follows the horizon: q(s_n, a_n) or v(s_n)", choices=("q", "v"))
@@ -98,11 +100,13 @@ class SVG(NetworkAlgorithm):
         "fresh", "noise of the first step: drawn, or inferred from the data", choices=("fresh", "inferred")
     )
     critic_target: str = setting(
-        "td", "real transitions, or a rollout from s' (value expansion)", choices=("td", "rollout")
+        "td",
+        "the critic learns from real transitions, or from a rollout from s' (value expansion)",
+        choices=("td", "rollout"),
     )
     dynamics: str = setting(
         "learned",
-        "a learned model, or known physics: env is the environment's",
+        "a learned model, or known physics; env: the environment's own",
         choices=("learned", "env", "own", *DYNAMICS),
     )
     model: AbstractModel | Dynamics | None = code_setting(
@@ -112,11 +116,11 @@ class SVG(NetworkAlgorithm):
     model_hidden: tuple[int, ...] = setting((200, 200), "widths of the model's hidden layers", low=1)
     model_learning_rate: Rate = learning_rate(1e-3, "the model")
     max_overfit: float = setting(
-        0.5, "the model rests while its held-out loss is this much above its loss, in nats per number", above=0.0
+        0.5, "do not fit the model while its held-out loss exceeds its loss by this much, in nats per number", above=0.0
     )
     n_critics: int = shared("n_critics", 2)
     policy_critic: str = shared("policy_critic", "min")
-    temperature: float | None = setting(None, "β; 0 is without entropy, none tunes it", low=0.0)
+    temperature: float | None = setting(None, "temperature β; 0: no entropy; none: it is tuned", low=0.0)
     initial_temperature: float = shared("initial_temperature", 0.1)
     temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
     target_entropy: float | None = shared("target_entropy", None)

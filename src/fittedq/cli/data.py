@@ -32,9 +32,9 @@ from fittedq.runs.saved import find_agent
 
 @dataclass(frozen=True)
 class Collect(NamesEnv, LimitsActions):
-    """Collect transitions from an environment; Ctrl-C keeps what was collected.
+    """Collect transitions from an environment. Ctrl-C keeps what was collected.
 
-    Where the process is killed, the same command, given again, makes the dataset of what was collected.
+    If the process is killed, give the same command again: it makes the dataset of what was collected.
     """
 
     env: tyro.conf.Positional[str]
@@ -45,7 +45,7 @@ class Collect(NamesEnv, LimitsActions):
     out: Path
     """The dataset folder to make."""
     policy: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="random|PATH")] = ()
-    """`random` (the default), or the folder of a run or an agent; given several times, episodes alternate."""
+    """`random` (the default), or the folder of a run or an agent. Given several times, they take turns by episodes."""
     noise: float = 0.0
     """Deviation of Gaussian noise on the policies' actions, in half-widths of the action box."""
     epsilon: float = 0.0
@@ -114,14 +114,14 @@ class Collect(NamesEnv, LimitsActions):
 
 @dataclass(frozen=True)
 class Import:
-    """Make a dataset of a file or folder of logged transitions."""
+    """Make a dataset from a file or folder of logged transitions."""
 
     source: tyro.conf.Positional[Path]
     """D4RL's HDF5, a local Minari dataset's folder, an .npz, CSV or Parquet file, or a run folder (its replay)."""
     out: Path
     """The dataset folder to make."""
     format: str = "auto"
-    """d4rl, minari, npz, csv, parquet or replay; by default told from the name."""
+    """d4rl, minari, npz, csv, parquet or replay; by default the name tells."""
     map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=COLUMN,…")] = ()
     """The file's column or columns for obs, action, reward, next_obs, terminated, truncated or episode."""
     action_low: tuple[float, ...] = ()
@@ -151,7 +151,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Check:
-    """What is in a dataset, and what is suspicious about it."""
+    """Show what is in a dataset, and what is suspicious about it."""
 
     path: tyro.conf.Positional[Path]
     """A dataset folder."""
@@ -176,7 +176,7 @@ class Export:
     out: Path
     """The file (.npz, .parquet) or folder (Minari) to make."""
     format: str = "auto"
-    """minari, npz or parquet; by default told from the name."""
+    """minari, npz or parquet; by default the name tells."""
     json: bool = False
     """Print one JSON object, for machines."""
 

@@ -20,9 +20,9 @@ class NamesEnv:
     """A command on which the user names an environment."""
 
     env_kwargs: Annotated[Words, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """An argument of the environment; may be given often."""
+    """An argument of the environment. May be given often."""
     wrapper: Annotated[Words, tyro.conf.arg(metavar="MODULE:NAME|FILE.py:NAME")] = ()
-    """A class or function that takes the environment and wraps it; may be given often, the first one innermost."""
+    """A class or function that takes the environment and wraps it. May be given often; the first is the innermost."""
 
     def named(self, env: str | None) -> NamedEnv | None:
         """The environment `env` with these arguments and wrappers; None where there is no `env`."""
@@ -38,7 +38,7 @@ class LimitsActions:
     """A command on which the user narrows an environment's actions."""
 
     limit: Annotated[Words, tyro.conf.arg(metavar="INEQUALITY")] = ()
-    """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (a sum over all of them); may be given often."""
+    """A limit on the actions, such as "a0 + 2*a1 <= 1" or "|a| <= 1.5" (the sum of all |a_i|). May be given often."""
     integer: tuple[int, ...] = ()
     """Action dimensions that are whole numbers, counted from 0."""
 
@@ -52,7 +52,7 @@ class TrustsFile:
     """A command that may find an environment named in a file."""
 
     trust_code: Annotated[Words, tyro.conf.arg(metavar="NAME")] = ()
-    """Code that the run names for its environment (a module, file or wrapper) and that may run; may be given often."""
+    """A module, file or wrapper that the run names for its environment and that may run. May be given often."""
 
     def chosen(self, named: NamedEnv | None, saved: NamedEnv | None) -> NamedEnv | None:
         """The environment that the user named, else the one that a file names, trusted as far as the user says."""

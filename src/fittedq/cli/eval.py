@@ -20,7 +20,7 @@ from fittedq.runs.saved import find_agent, without_env
 
 @dataclass(frozen=True)
 class Eval(NamesEnv, TrustsFile):
-    """Returns of a saved agent over fresh episodes."""
+    """Play episodes with a saved agent and print their returns."""
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
@@ -33,7 +33,7 @@ class Eval(NamesEnv, TrustsFile):
     refine: int = 0
     """Solver steps that improve each action by the agent's own critic before it is taken."""
     trust: MaybeFloat = None
-    """How far they may go, in half-widths of the action's box (0.1)."""
+    """How far these steps may move an action, in half-widths of the action's box (default: 0.1)."""
     json: bool = False
     """Print one JSON object, for machines."""
 

@@ -37,32 +37,34 @@ SUMMARIES = {"median": "median", "p95": "95th percentile", "worst": "worst"}
 
 @dataclass(frozen=True)
 class Inspect(NamesEnv, TrustsFile):
-    """What a run or an agent is; with --gap, how far its policy is from the maximum of its own critic, proven; with
-    --health, what its critic promises against what follows, and how gradients through its model fare."""
+    """Show what a run or an agent is. --gap proves how far its policy is from the maximum of its own critic. --health
+    compares what the critic promises with the returns that follow, and shows how accurate the model and its gradients
+    are."""
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
     gap: bool = False
     """Measure the amortization gap, max_a q(s, a) − q(s, π(s)), on real states."""
     health: bool = False
-    """Look at first-order residuals, overestimation, the drift from best to last, and the model by horizon."""
+    """Measure first-order residuals, overestimation, the change from the best agent to the last, and the model's error
+    by horizon."""
     states: int = 100
-    """States to look at; for --health the steps of whole episodes, at least three."""
+    """States to look at. With --health: steps, in at least three whole episodes."""
     data: MaybePath = None
-    """Take the states from this dataset; by default from episodes of the agent, or from what the run
-    learned from."""
+    """Take the states from this dataset; by default from episodes of the agent, or from the data that the run learned
+    from."""
     env: MaybeWord = None
     """The environment of those episodes; by default the one it was trained in."""
     tol: float = 0.01
     """How narrow the proven interval should be, as a share of the range of q."""
     within: float = 0.05
-    """The policy counts as good within this share of the range of q."""
+    """The policy counts as good where its gap is at most this share of the range of q."""
     state_seconds: float = 10.0
-    """Seconds of search per state at most; the interval holds even where they end it."""
+    """Seconds of search per state, at most. The interval holds though the search was ended."""
     pictures: MaybePath = None
     """A folder for pictures of the worst states."""
     worst: int = 3
-    """How many of the worst states are shown."""
+    """How many of the worst states to show."""
     seed: int = 0
     """Seed of the choice of states."""
     json: bool = False

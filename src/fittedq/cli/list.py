@@ -21,7 +21,7 @@ from fittedq.trainers.choose import settings_of
 
 @dataclass(frozen=True)
 class List:
-    """The algorithms, or one algorithm's slots and settings."""
+    """List the algorithms, or the slots and settings of one."""
 
     algorithm: Annotated[
         tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ALGORITHM]", help_behavior_hint="")

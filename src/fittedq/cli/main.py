@@ -34,9 +34,9 @@ COMMANDS = {
     for command in (
         Command("train", "Train a controller in an environment or from a dataset."),
         Command("resume", "Continue a run from its last whole checkpoint."),
-        Command("eval", "Returns of a saved agent over fresh episodes."),
-        Command("inspect", "What a run or an agent is, and how good its policy is by its critic."),
-        Command("list", "The algorithms, or one algorithm's settings."),
+        Command("eval", "Play episodes with a saved agent and print their returns."),
+        Command("inspect", "Show what a run or an agent is, and how good its policy is by its critic."),
+        Command("list", "List the algorithms, or the settings of one."),
         Command("verify", "Check every file of a run, an agent, a checkpoint or a dataset."),
         Command("data", "Collect, import, check and export datasets of transitions."),
     )
@@ -101,11 +101,11 @@ def _help() -> str:
         [
             "usage: fittedq COMMAND …",
             "",
-            "From transitions, logged or collected, to a controller for continuous actions.",
+            "Learn controllers for continuous actions from transitions, logged or collected.",
             "",
             *(f"  {command.name:<{width}}  {command.about}" for command in COMMANDS.values()),
             "",
-            "`fittedq COMMAND --help` shows what a command takes; `fittedq --version` the version.",
+            "`fittedq COMMAND --help` shows what a command takes; `fittedq --version` shows the version.",
             f"`{TRACEBACK}` on any command shows where an error came from.",
         ]
     )

@@ -27,10 +27,10 @@ class Resume(TrustsFile):
     steps: MaybeInt = None
     """Environment steps in all, to train longer than first asked."""
     set: Annotated[Words, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Another value from here on (a learning rate, noise, eval_every, …), told in the run's history; may be given
-    often."""
+    """A setting with another value from here on (a learning rate, noise, eval_every, …). The run's history records it.
+    May be given often."""
     stop_when: StopCondition = None
-    """Stop and save once this holds, as for `fittedq train`; a rule is not kept in the run."""
+    """Save and stop once this holds, as for `fittedq train`. A later resume does not know of it."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 

@@ -36,38 +36,40 @@ EXPLODING = (
 
 @dataclass(frozen=True)
 class Train(NamesEnv, LimitsActions):
-    """Train a controller in an environment; Ctrl-C saves and stops, `fittedq resume` continues."""
+    """Train a controller in an environment or from a dataset. Ctrl-C saves the run and stops it; `fittedq resume`
+    continues it."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
-    """An algorithm: `fittedq list` names them."""
+    """The algorithm's name; `fittedq list` shows all."""
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ENV]", help_behavior_hint="")] = None
     """A Gymnasium id (HalfCheetah-v5, module:Id), a class (module:Class, file.py:Class) or a JAX environment
-    (jax/Pendulum-v1); none: learn from --data alone."""
+    (jax/Pendulum-v1). Leave it out to learn from --data alone."""
     data: MaybePath = None
-    """A dataset folder (`fittedq data`): learn from it, or, with an environment, start its replay with it."""
+    """A dataset folder (`fittedq data`) to learn from. With an environment, the replay starts with it."""
     eval_env: MaybeWord = None
-    """The environment of evaluations, with the same --env-kwargs and --wrapper; by default the one trained in."""
+    """The environment of evaluations, made with the same --env-kwargs and --wrapper; by default the one trained in."""
     steps: MaybeInt = None
-    """Environment steps in all (100 000); from data alone updates (50 000), or iterations of a fitted method (40)."""
+    """Environment steps in all (default: 100 000). From data alone: updates (50 000), or iterations of a fitted method
+    (40)."""
     seed: int = 0
     """Seed of networks, actions, batches and episodes."""
     out: MaybePath = None
     """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """A setting of the algorithm or the training loop; may be given often. `fittedq list ALGORITHM` shows them."""
+    """A setting of the algorithm or of training; `fittedq list ALGORITHM` shows them. May be given often."""
     eval_every: MaybeInt = None
-    """Steps between evaluations on separate seeds (5 000; 10 iterations); 0: none."""
+    """Steps between evaluations (default: 5 000, or 10 iterations), whose episodes have seeds of their own. 0: none."""
     eval_episodes: int = 5
     """Episodes in each evaluation."""
     checkpoint_every: MaybeInt = None
-    """Steps between checkpoints (10 000; 10 iterations); 0: only at the end."""
+    """Steps between checkpoints (default: 10 000, or 10 iterations). 0: only at the end."""
     gap_every: int = 0
-    """Steps between looks at the amortization gap (metrics gap/…) on some of the states learned from; 0: none."""
+    """Steps between measurements of the amortization gap on some of the states learned from (gap/…). 0: none."""
     start: MaybePath = None
-    """A run (its best agent) or an agent whose networks are the first ones."""
+    """A run (its best agent) or an agent. Training starts with its networks."""
     stop_when: StopCondition = None
-    """Stop and save once this holds, such as "eval_mean > -150 and step > 10000": any figures of metrics.jsonl, the
-    newest of each; + - * /, comparisons, and, or, not, abs, min, max."""
+    """Save and stop once this holds, such as "eval_mean > -150 and step > 10000". It may use the newest value of any
+    figure of metrics.jsonl, + - * /, comparisons, and, or, not, abs, min, max."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 

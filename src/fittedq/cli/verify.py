@@ -18,10 +18,11 @@ from fittedq.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Verify:
-    """Read every file of a run, an agent, a checkpoint or a dataset and name all that is wrong; exit code 1 if any."""
+    """Read every file of a run, an agent, a checkpoint or a dataset, and name all that is wrong. The exit code is 1 if
+    anything is."""
 
     path: tyro.conf.Positional[Path]
-    """A folder that fittedq made; runs may go on meanwhile."""
+    """A folder that fittedq made. A run may go on meanwhile."""
     json: bool = False
     """Print one JSON object, for machines."""
 

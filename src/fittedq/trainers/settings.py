@@ -21,10 +21,10 @@ class TrainSettings:
     random_steps: int = setting(1_000, "environment steps with uniform actions before learning begins", low=1)
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
     n_envs: int = setting(1, "environments stepped together", low=1)
-    asynchronous: bool = setting(False, "one process per environment (pays for slow environments only)")
+    asynchronous: bool = setting(False, "a process for each environment (faster for slow environments only)")
     env_timeout: float = setting(300.0, "seconds an asynchronous environment may take for one step", above=0.0)
     chunk: int = setting(
-        1, "environment steps between calls of the learner; above 1 the policy acts slightly stale", low=1
+        1, "environment steps between calls of the learner; the policy that acts is up to so many steps old", low=1
     )
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
 
