@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 import gymnasium
 from gymnasium.vector import VectorEnv
@@ -23,12 +23,16 @@ AnyEnv = EnvLike | AbstractJaxEnv
 Wanted = AbstractActionSet | Limits | None
 
 
-class AbstractPlant(abc.ABC):
+Given = TypeVar("Given")
+"""What stands for an environment."""
+
+
+class AbstractPlant(abc.ABC, Generic[Given]):
     """What a user gave for an environment, and what there is to know of it."""
 
     compiled: ClassVar[bool]
     """Whether `env` is a JAX environment, which can be stepped inside a compiled loop."""
-    env: Any
+    env: Given
     """What it was made from."""
     name: NamedEnv | None
     """What files call it, where it has a name."""
@@ -66,7 +70,7 @@ class AbstractPlant(abc.ABC):
 
 
 @final
-class HostPlant(AbstractPlant):
+class HostPlant(AbstractPlant[EnvLike]):
     """A Gymnasium environment, by name, as an object or as a callable that makes it."""
 
     compiled = False
@@ -109,7 +113,7 @@ class HostPlant(AbstractPlant):
 
 
 @final
-class VectorPlant(AbstractPlant):
+class VectorPlant(AbstractPlant[VectorEnv]):
     """A vector environment that was handed in: its own number of environments, stepped together."""
 
     compiled = False
@@ -151,7 +155,7 @@ class VectorPlant(AbstractPlant):
 
 
 @final
-class CompiledPlant(AbstractPlant):
+class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
     """A JAX environment, itself or by its name `jax/…`; the host can step it too, a compiled step at a time."""
 
     compiled = True
