@@ -146,7 +146,7 @@ def test_the_same_value_is_no_change(copy: Path) -> None:
 
 def test_a_finished_run_takes_changes_with_more_steps_only(straight: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
-    with pytest.raises(UserError, match="has taken 60 of 60 steps, so nothing would come of the changes"):
+    with pytest.raises(UserError, match="has taken 60 of 60 steps, so the changes would have no effect"):
         reopened(copy, changes={"critic_learning_rate": 1e-4})
     reopened(copy, changes={"critic_learning_rate": 1e-4, "steps": 70}).close()
     (line,) = read_signed(copy / "config.json")["history"]

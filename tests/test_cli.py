@@ -185,7 +185,7 @@ def test_rewards_that_overflow_are_said_at_once_and_end_the_run_with_what_went_f
     assert main(train(tmp_path / "run", "--eval-every", "0", "--json", env=enormous, steps=31)) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "learning diverged at update 1: of the critic, the loss is not finite; scale the rewards down" in said.err
+    assert "learning diverged at update 1: the critic's loss is not finite; scale the rewards down" in said.err
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")

@@ -497,7 +497,7 @@ def test_a_collection_killed_before_its_first_row_is_swept_and_a_damaged_one_nam
     killed_while_writing(tmp_path / "e", [Dataset.open(tmp_path / "d").transitions(slice(0, 5))])
     (left,) = tmp_path.glob(".fittedq-*")
     (left / "action.npy").write_bytes(b"")
-    assert f"{left} is what a collection that was killed left, and cannot be read" in refused(
+    assert f"{left} was left by a collection that was killed, and cannot be read" in refused(
         "collect", "Counting-v0", "--steps", 5, "--out", tmp_path / "e"
     )
     assert left.is_dir()

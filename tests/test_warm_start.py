@@ -107,7 +107,7 @@ def test_normalization_comes_along(agent: Agent) -> None:
     online = Run("ddpg", "Pendulum-v1", SCHEDULE, settings=TINY | {"normalize_obs": True}, start=offline)
     np.testing.assert_array_equal(online.agent().act(OBS), offline.act(OBS))
     online.close()
-    with pytest.raises(UserError, match="normalized as in other data"):
+    with pytest.raises(UserError, match="normalized by other data"):
         Run("nfqca", None, SCHEDULE, data=logged(1.0), settings=settings, start=offline)
 
 
@@ -145,5 +145,5 @@ def test_a_run_is_no_other_run_for_its_start(agent: Agent, tmp_path: Path) -> No
         fittedq.train("ddpg", "Pendulum-v1", steps=60, out=tmp_path / "run", start=tmp_path / "agent", **TINY)
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.rename(tmp_path / path.name)
-    with pytest.raises(UserError, match="was begun with an agent's networks, and came to no checkpoint"):
+    with pytest.raises(UserError, match="was begun with an agent's networks, and has no checkpoint"):
         reopened(tmp_path / "run")

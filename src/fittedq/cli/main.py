@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fittedq: {error.on_command_line()}", file=sys.stderr)
         return 2
     except MemoryError:
-        print("fittedq: memory ran out; free some, or choose smaller settings (files are whole).", file=sys.stderr)
+        print(
+            "fittedq: memory ran out; free some, or choose smaller settings (what was saved is whole).", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("fittedq: interrupted.", file=sys.stderr)

@@ -31,7 +31,7 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
         formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", "": "minari"}
         if path.suffix not in formats:
             raise UserError(
-                f"{path} says none: no format ends in {path.suffix!r}; name one ({', '.join(WRITERS)}).",
+                f"no format ends in {path.suffix!r}, as {path} does; name one ({', '.join(WRITERS)}).",
                 argument="format",
             )
         format = formats[path.suffix]

@@ -58,7 +58,7 @@ def _left(folder: Path, unfinished: dict[str, Any]) -> Dataset:
         return Dataset({name: column[:count] for name, column in columns.items()}, action_set, unfinished["origin"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{folder} is what a collection that was killed left, and cannot be read ({in_one_line(error)}); remove it."
+            f"{folder} was left by a collection that was killed, and cannot be read ({in_one_line(error)}); remove it."
         ) from None
 
 

@@ -90,7 +90,7 @@ class RunFolder:
             found = [path.name for path in written if os.path.lexists(path)]
             if found:
                 raise UserError(
-                    f"folder {self.path} holds {', '.join(found)}, but no run of ours; choose another.",
+                    f"folder {self.path} holds {', '.join(found)}, but fittedq made no run there; choose another.",
                     argument="out",
                 )
 

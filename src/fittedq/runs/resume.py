@@ -102,7 +102,7 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
     assert folder is not None
     if changes and step >= steps:
         raise UserError(
-            f"run folder {folder.path} has taken {step} of {steps} steps, so nothing would come of the changes; give "
+            f"run folder {folder.path} has taken {step} of {steps} steps, so the changes would have no effect; give "
             "more steps too.",
             argument="set",
         )
@@ -110,7 +110,9 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
         changes |= {"steps": steps}
     if versions() != config["versions"]:
         changes |= {"versions": versions()}
-        run.notes.append("Other versions of its libraries are installed than the run had: its figures may differ.")
+        run.notes.append(
+            "The installed versions of its libraries are not those that the run had: its figures may differ."
+        )
     if changes:
         folder.change(step, changes)
 

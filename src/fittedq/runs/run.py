@@ -228,11 +228,11 @@ class Run:
                 self.notes.append("The environment could not be brought back exactly: a new episode begins.")
         elif "start" in self.folder.config():
             raise UserError(
-                f"run folder {self.folder.path} was begun with an agent's networks, and came to no checkpoint that "
+                f"run folder {self.folder.path} was begun with an agent's networks, and has no checkpoint that "
                 "holds them; begin it again, with the same start."
             )
         else:
-            self.notes.append("The run came to no checkpoint: it begins at step 0.")
+            self.notes.append("The run has no checkpoint: it begins at step 0.")
         unreadable = self.folder.rewind(self.trainer.step)
         if unreadable:
             lines = plural(unreadable, "line", "lines")

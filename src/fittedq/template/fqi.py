@@ -253,8 +253,8 @@ class FQI(eqx.Module):
             raise UserError("the template has no critic, which iterations over a whole dataset fit.")
         if nets.log_temperature is not None and self.greedy is not None:
             raise UserError(
-                "log_temperature: found one beside a greedy step, whose actions are kept without their density over a "
-                "whole dataset; learn from batches, or leave it out."
+                "log_temperature: found one beside a greedy step; its loss needs the density of the greedy actions, "
+                "which is not kept over a whole dataset. Learn from batches, or leave it out."
             )
 
     def _refuse(self, absent: set[str]) -> None:

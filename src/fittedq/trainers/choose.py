@@ -92,8 +92,8 @@ def choose(method: AbstractAlgorithm | type[AbstractAlgorithm], plant: AbstractP
     where = "dataset" if plant is None else "compiled" if plant.compiled else "host"
     if plant is not None and not method.online:
         raise UserError(
-            f"algorithm {method.name!r} learns no policy to collect data with, it learns from a dataset alone; give "
-            "one here (fittedq data collect makes one), and the environment only for evaluations.",
+            f"algorithm {method.name!r} learns no policy, so it cannot collect data; give it a "
+            "dataset (fittedq data collect makes one), and the environment for evaluations only.",
             argument="data",
         )
     return CHOICES[where, method.fitted]

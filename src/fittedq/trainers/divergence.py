@@ -124,7 +124,7 @@ class Watch:
     def diverged(self, when: str, component: str, figure: str, hint: str = "") -> NoReturn:
         """The error that ends the run."""
         raise UserError(
-            f"learning diverged {when}: of the {component.removeprefix('log_')}, the {figure} is not finite; "
+            f"learning diverged {when}: the {component.removeprefix('log_')}'s {figure} is not finite; "
             f"{self._advice(component)}{hint} (what was saved before is intact)."
         )
 

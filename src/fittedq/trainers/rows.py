@@ -71,7 +71,7 @@ def check_same_moments(given: RunningMoments | None, own: RunningMoments | None)
         if all(np.array_equal(one, other) for one, other in zip(vars(given).values(), vars(own).values(), strict=True)):
             return
         raise UserError(
-            "its networks read observations normalized as in other data than these; train it in an environment, or "
+            "its networks read observations normalized by other data than these; train it in an environment, or "
             "take an agent that was fitted to the same dataset or with normalize_obs=false.",
             argument="start",
         )

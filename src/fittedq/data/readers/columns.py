@@ -110,7 +110,7 @@ class Changes:
         if self._unknown:
             notes.append(
                 f"{plural(self._unknown, 'terminal row has', 'terminal rows have')} no next observation in the file; "
-                "the row's own stands in its place, which no target reads."
+                "the row's own stands in its place; no target reads it."
             )
         if self._lost:
             notes.append(
