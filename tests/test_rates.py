@@ -14,11 +14,11 @@ import optax
 import pytest
 
 import fittedq
-from fittedq import DDPG, NFQCA, SAC, TD3, Box, Dataset, ExplicitFQI, Linear, UserError
+from fittedq import DDPG, NFQCA, TD3, Box, Dataset, ExplicitFQI, Linear, UserError
 from fittedq.algorithms import REGISTRY
 from fittedq.cli.main import main
 from fittedq.runs.folder import RunFolder
-from fittedq.settings import as_json, from_json, setting_fields
+from fittedq.settings import as_json, from_json, in_words, setting_fields
 from fittedq.template.fits import Descend
 from fittedq.template.rates import scheduled
 from fittedq.trainers.settings import GrowSettings, TrainSettings
@@ -51,6 +51,7 @@ def test_the_kth_step_of_a_schedule_is_the_optimizers_at_that_rate() -> None:
     for k, rate in enumerate([0.4, 0.35, 0.3, 0.25, 0.2, 0.2]):
         step, _ = sgd.update(gradient, sgd.init(gradient), gradient, count=jnp.asarray(k + 1))  # type: ignore[call-arg]
         np.testing.assert_allclose(step, -rate * gradient, rtol=1e-6)
+    assert Linear(0.4, 0.2)(np.asarray(10**6)) == 0.4, "outside a run, which has no end"
     # Adam's first step is −rate g / (|g| + ε), and it keeps the state that it has with a number.
     adam = scheduled(optax.adam, Linear(0.1, 0.0, updates=10))
     step, state = adam.update(gradient, adam.init(gradient), gradient, count=jnp.asarray(6))  # type: ignore[call-arg]
@@ -168,6 +169,12 @@ def test_the_command_line_names_a_schedule_in_words(log: Path, tmp_path: Path, c
         assert said in capsys.readouterr().err
 
 
+def test_an_object_in_words_is_read_again() -> None:
+    for rate in (Linear(3e-4, 0.0), Linear(1e-5, 3e-4, updates=70)):
+        assert TD3(critic_learning_rate=in_words(rate)).critic_learning_rate == rate  # type: ignore[arg-type]
+    assert in_words(Linear(3e-4, 3e-5)) == "linear:0.0003:3e-05"
+
+
 def test_a_maximizer_is_named_in_words_too() -> None:
     assert ExplicitFQI(maximizer="projectedascent:7:0.25").maximizer == fittedq.ProjectedAscent(7, 0.25)
     for wrong in ("grid:x", "grid:1:2:3:4:5:6:7:8", f"grid:{10**9}"):
@@ -212,8 +219,6 @@ def test_what_is_no_schedule_and_no_optimizer_is_one_sentence(request: pytest.Fi
             fittedq.fit("ddpg", log, steps=1, **given, **SMALL)
     with pytest.raises(UserError, match=r"found Linear\(first=0.1, last=0.0, updates=None\) with optimizer = 'rprop'"):
         NFQCA(optimizer="rprop", policy_learning_rate=Linear(0.1, 0.0))
-    with pytest.raises(UserError, match=r"updates=None\): it is not said how long it takes"):
-        SAC(critic_learning_rate=Linear(0.1, 0.0)).template(BOX).updates[0].fit.init(jnp.zeros(2))
 
 
 def test_only_a_rate_that_makes_steps_is_warned_of(log: Path) -> None:

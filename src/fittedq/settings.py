@@ -172,7 +172,7 @@ def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], sever
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
         return value
     if metadata["kinds"] and isinstance(value, str) and ":" in value:
-        return _in_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
+        return _of_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
     kind = next(kind for kind in kinds if kind in TYPE_WORDS or typing.get_origin(kind) is tuple)
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
@@ -203,7 +203,15 @@ def _one(name: str, value: object, kind: type, metadata: Mapping[str, Any], seve
     return value
 
 
-def _in_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
+def in_words(value: object) -> str:
+    """One of our own classes as a command line has it, up to the last field that is not as by default."""
+    fields = [(getattr(value, field.name), field.default) for field in _fields(type(value))]
+    while fields and fields[-1][0] == fields[-1][1]:
+        fields.pop()
+    return ":".join([type(value).__name__.lower(), *(str(number) for number, _ in fields)])
+
+
+def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
     """One of our own classes as a command line has it: its name and the numbers of its fields, `linear:3e-4:0`."""
     word, *numbers = text.split(":")
     kind = kinds.get(word.lower())

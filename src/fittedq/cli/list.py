@@ -14,7 +14,7 @@ from rich.table import Table
 from fittedq.algorithms import REGISTRY, find, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.runs.progress import console
-from fittedq.settings import setting_fields
+from fittedq.settings import in_words, setting_fields
 from fittedq.template.fqi import ABSENT
 from fittedq.trainers.choose import settings_of
 
@@ -68,7 +68,9 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
 
 
 def _default(field: dataclasses.Field[Any] | None) -> Any:
-    return None if field is None else field.default
+    if field is None:
+        return None
+    return in_words(field.default) if type(field.default) in field.metadata["kinds"] else field.default
 
 
 def _show(algorithm: str) -> None:

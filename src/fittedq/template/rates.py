@@ -27,8 +27,8 @@ Optimizer = Callable[..., optax.GradientTransformation]
 class Linear:
     """rate_k = first + (last − first) · min(k / updates, 1).
 
-    k counts the run's updates from 0; of a fitted method, and of one that collects its data, its iterations. Without
-    `updates` it takes as many as the run it is given to.
+    k counts the run's updates from 0; those of a fitted method are its iterations. Without `updates` it takes as many
+    as the run that it is given to; outside a run, which has no end, it stays at `first`.
     """
 
     first: float = setting(dataclasses.MISSING, "the rate of the first update", low=0.0)
@@ -40,7 +40,7 @@ class Linear:
 
     def __call__(self, count: Scalar) -> Scalar:
         if self.updates is None:
-            raise UserError(f"{sketch(self)}: it is not said how long it takes; give updates=…, or train with it.")
+            return self.first
         return self.first + (self.last - self.first) * jnp.minimum(count / self.updates, 1.0)
 
 
