@@ -47,16 +47,16 @@ def train(
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
 
     `algorithm` is a name (`fittedq list`), a class, or one with its settings, such as `TD3(gamma=0.9)` or a method
-    `Composed` from slots; settings given beside it come first.
+    `Composed` from slots; settings given beside it override its own.
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
     bar; the replay starts with `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's
     box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
-    early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report, looked
-    at after each (every 1 000 steps, and at evaluations). `start` is an agent, or its folder, whose networks are the
-    first ones. Further settings are the algorithm's and the training loop's
+    early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report. It is
+    evaluated after each report (every 1 000 steps, and at evaluations). Training starts with the networks of `start`,
+    an agent or its folder. Further settings are the algorithm's and the training loop's
     (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)

@@ -55,9 +55,9 @@ def by_name(code: Any) -> dict[str, Any]:
 
 
 def again(name: str, text: str, given: Any, where: str, found: str | None = None) -> Any:
-    """What is `given` for the code of that name, which the file at `where` has as `text`; a UserError where it is not.
+    """`given`, the user's code of that name; a UserError where it is None or unlike `text`, which the file `where` has.
 
-    `found` is its own text, where that is not its sketch.
+    `found` is the text of `given`, where that is not its sketch.
     """
     how = "code=METHOD" if name == "algorithm" else f"code={{{name!r}: …}}"
     if given is None:

@@ -36,9 +36,10 @@ def collect(
 ) -> Generator[int, None, None]:
     """a ~ U(A) with probability ε, else Π_A(π(s) + σ · half_width · η) with η ~ N(0, I); append `steps` transitions.
 
-    Yields how many were appended, every few; a caller that stops early closes the generator, then `cut`s and
-    `finish`es the writer, as after the end. Episode e follows `policies[e mod n]`. `noise` is σ. The writer takes the
-    environment's action set. Equal seeds give equal data where the environment is deterministic given its seed.
+    Every few transitions it yields how many were appended. A caller that stops early closes the generator, and then
+    calls the writer's `cut` and `finish`, as after the end. Episode e follows `policies[e mod n]`. `noise` is σ. The
+    writer takes the environment's action set. Equal seeds give equal data where the environment is deterministic given
+    its seed.
     """
     steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
     noise = real(noise, "noise", "a finite number of at least 0, in half-widths of the box", high=MOST_FLOAT)

@@ -1,4 +1,4 @@
-"""What became of an action in a loop that must not stop, and which action is safe where the policy has none."""
+"""The status of an action in a loop that must not stop, and the safe action for when the policy has none."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def middle(action_set: AbstractActionSet, obs_size: int) -> Float[np.ndarray, "m
 def checked_fallback(
     action: Any, layout: Numbers, action_set: AbstractActionSet, obs_size: int
 ) -> Float[np.ndarray, "m"]:
-    """`action`, flat, as the admissible point it is or is next to; else a UserError. Where A depends on s, as far as
-    the outer box says."""
+    """`action`, flat, without its rounding errors; a UserError where it is not admissible. Where A(s) depends on s,
+    only the outer box is checked."""
     try:
         rows, single = layout.read_flat(action, "fallback")
     except UserError as error:

@@ -18,7 +18,7 @@ from fittedq.errors import UserError
 
 
 class Whole(NamedTuple):
-    """The coordinates that are whole numbers, and what they may be together, where that is little (else empty)."""
+    """The coordinates that are whole numbers, and the settings they may have together (none: too many)."""
 
     coordinates: tuple[int, ...] = ()
     settings: tuple[tuple[float, ...], ...] = ()

@@ -54,7 +54,7 @@ def registered(algorithm: AbstractAlgorithm) -> bool:
 
 
 def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
-    """(the algorithms of installed packages by name, a sentence for each that cannot be had)."""
+    """(the algorithms of installed packages by name, a sentence for each that cannot be imported)."""
     found: dict[str, type[AbstractAlgorithm]] = {}
     faults = []
     for name in _entries():
@@ -103,7 +103,7 @@ def asked_for(algorithm: Asked) -> AbstractAlgorithm | type[AbstractAlgorithm]:
 
 
 def made(algorithm: Asked, settings: Mapping[str, Any]) -> AbstractAlgorithm:
-    """The algorithm with these settings; they come before those that one made in Python has."""
+    """The algorithm with these settings, which override those of an algorithm that was made in Python."""
     if isinstance(algorithm, AbstractAlgorithm):
         return dataclasses.replace(cast(Any, algorithm), **settings) if settings else algorithm
     return class_of(algorithm)(**settings)

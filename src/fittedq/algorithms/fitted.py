@@ -1,4 +1,4 @@
-"""What the fitted methods share: how q is represented, how a regression is spent, how the argmax is solved."""
+"""What the fitted methods share: how q is represented, how it is fitted, how the argmax is solved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a command as an instance of its class; a mistake among them is one sentence."""
+"""Makes an instance of a command's class from its words; a mistake among them is one sentence."""
 
 from __future__ import annotations
 

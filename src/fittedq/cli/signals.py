@@ -1,4 +1,4 @@
-"""Ctrl-C, terminate and hang-up: at once before a run begins, saved first while it goes on, at once when asked twice.
+"""Ctrl-C, terminate and hang-up: before a run begins they end the process; during it the first one saves and stops.
 
 Python runs a signal's handler in the main thread, between two of its instructions: not while that thread compiles or
 waits in a compiled program, and what a handler raises may be swallowed by a module that is being imported. So a thread

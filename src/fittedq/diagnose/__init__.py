@@ -1,1 +1,1 @@
-"""What a learned policy and its critic are worth to each other."""
+"""How good a learned policy, its critic and its model are."""

@@ -1,4 +1,4 @@
-"""What a critic promises against what followed, and how far policies are from one another."""
+"""What a critic promised beside the returns that followed, and how far policies are from one another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def discounted_returns(rows: Transition, gamma: float) -> tuple[Float[np.ndarray
 
 
 def overestimation(q: Float[np.ndarray, "t"], rows: Transition, gamma: float) -> Float[np.ndarray, "n"]:
-    """q(s_t, a_t) − G_t at every step whose return was seen but for a weight of 0.05: above 0 the critic promises more.
+    """q(s_t, a_t) − G_t where all but 0.05 of the return's weight was seen: above 0 the critic promises too much.
 
     `q` are a critic's values of the rows, taken by the policy whose critic it is. A critic with entropy (SAC's) also
     counts −β log π, which no return holds. Source: theory, C10 (the overestimation of max); van Hasselt et al. 2016.

@@ -1,4 +1,4 @@
-"""What the figures of a policy, its critic and its model mean: good, or look here, with the limit and the next step."""
+"""Verdicts on the figures of a policy, its critic and its model: whether each is good, its limit, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A JAX environment for the host: what collects or wraps in Python steps it one compiled step at a time."""
+"""A JAX environment for the host: code in Python steps it, one compiled step at a time."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class AbstractJaxEnv(eqx.Module, Generic[Inner]):
 
 
 class AbstractPhysics(AbstractJaxEnv[Inner]):
-    """An environment whose observation says all there is to know, so that one step is a function of it."""
+    """An environment whose observation holds its state, so that one step is a function of the observation."""
 
     @abc.abstractmethod
     def recall(self, obs: Float[Array, "s"]) -> Inner:

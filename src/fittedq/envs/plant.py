@@ -1,4 +1,4 @@
-"""An environment, resolved once: what it is called, what it takes, and how to get one going."""
+"""An environment, resolved once: its name, its sizes, its actions, and how to make one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Given = TypeVar("Given")
 
 
 class AbstractPlant(abc.ABC, Generic[Given]):
-    """What a user gave for an environment, and what there is to know of it."""
+    """The environment that a user gave, in whatever form, and what is known of it."""
 
     compiled: ClassVar[bool]
     """Whether `env` is a JAX environment, which can be stepped inside a compiled loop."""

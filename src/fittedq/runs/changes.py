@@ -1,4 +1,4 @@
-"""What a resumed run may do otherwise than it began, what it may not, and how its history tells."""
+"""Which settings a resumed run may change, which it keeps, and how its history records that."""
 
 from __future__ import annotations
 

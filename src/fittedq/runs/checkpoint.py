@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the newest few, each whole; a damaged one is passed over for the one before, and named."""
+"""Checkpoints of a run: the newest few, each whole. If one is damaged, it is named and the one before it is taken."""
 
 from __future__ import annotations
 

@@ -281,8 +281,8 @@ class RunFolder:
 
 
 def what_binds(config: dict[str, Any]) -> dict[str, Any]:
-    """What must agree for one run to continue another: all but how long, how often looked at, versions, and what was
-    changed by resuming."""
+    """What must agree for one run to continue another: all but its length, how often it is evaluated and saved,
+    versions, and what resuming changed."""
     same = {name: config.get(name) for name in ("algorithm", "env", "data", "action_set", "seed")}
     # Runs that began with networks of their own have none, in folders of all ages.
     start = {"start": config["start"]} if "start" in config else {}

@@ -56,7 +56,7 @@ class Report:
 
     @property
     def agent(self) -> Agent:
-        """The agent as it is at this report, a copy that stays as it is; to be asked for before training goes on."""
+        """A copy of the agent at this report. Ask for it before training goes on."""
         if self.live is None:
             raise UserError("report: it belongs to no run that goes on, so it has no agent.")
         return self.live()

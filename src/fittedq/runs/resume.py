@@ -1,4 +1,4 @@
-"""A run that goes on: from its folder, at its last whole checkpoint, as it was or otherwise from there on."""
+"""A run that goes on from its folder, at its last whole checkpoint, with the settings it had or with others."""
 
 from __future__ import annotations
 

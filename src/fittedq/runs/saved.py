@@ -1,4 +1,4 @@
-"""What is saved under a path: the agent of a run or of its own folder, and what is known of where it is from."""
+"""What is saved under a path: the agent of a run or of a folder of its own, and where it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run is, and what is looked at on the way."""
+"""How long a run is, and when it is evaluated and saved."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Budget(eqx.Module):
 
     @property
     def needs(self) -> frozenset[str]:
-        """As `FQI.check` reads it: where a fit ends, and where it starts, is only asked over a dataset."""
+        """As `FQI.check` reads it: only a fit of a whole dataset can end early or start anew."""
         asks = self.held_out > 0 or self.patience is not None or self.reset
         return frozenset({"dataset"} if asks else ())
 

@@ -42,7 +42,7 @@ class Update(eqx.Module):
 
     @property
     def target(self) -> AbstractTarget | None:
-        """What D's numbers are labelled by, where the loss is a regression."""
+        """What labels D, where the loss is a regression."""
         return self.loss.target if isinstance(self.loss, AbstractRegression) else None
 
     def label(
@@ -232,7 +232,7 @@ class FQI(eqx.Module):
                 )
 
     def check_batches(self) -> None:
-        """A UserError for a slot that needs a whole dataset: what is learned from is batches."""
+        """A UserError for a slot that needs a whole dataset, where a method learns from batches."""
         self._refuse({"dataset"})
 
     @property
@@ -241,7 +241,7 @@ class FQI(eqx.Module):
         return any("dataset" in _needs(part) for part in parts((self.greedy, self.updates)))
 
     def check_iterations(self, nets: Components) -> None:
-        """A UserError for what iterations over a whole dataset would pass over in silence."""
+        """A UserError for what iterations over a whole dataset would ignore."""
         rules = {name: getattr(self.sync, name) for name in COMPONENTS}
         for name, rule in rules.items():
             if rule is not None and not isinstance(rule, Copy):

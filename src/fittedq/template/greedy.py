@@ -69,7 +69,7 @@ class Smoothed(AbstractGreedy):
 
 class Split(NamedTuple):
     """What solves on some rows of a dataset, what acts on the others, and for how many iterations a solved action
-    stays a label of the policy (0: its own)."""
+    stays a label of the policy (0: only the one that solved it)."""
 
     solver: Solved
     elsewhere: AbstractGreedy | None

@@ -24,7 +24,8 @@ D = TypeVar("D")
 
 
 class AbstractLoss(eqx.Module, Generic[Component, D]):
-    """`label` sees the frozen components over the live ones; the call the component fitted and the live ones."""
+    """`label` gets the frozen components laid over the live ones. The call gets the component that is fitted, and
+    the live ones."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What it reads, as `FQI` checks it."""
@@ -36,7 +37,7 @@ class AbstractLoss(eqx.Module, Generic[Component, D]):
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
 
     def prepare(self, component: Component, data: D) -> Component:
-        """The component before it is fitted to D: one that keeps statistics of its data takes D's in."""
+        """The component before it is fitted to D. One that keeps statistics of its data takes those of D in."""
         return component
 
     @abc.abstractmethod

@@ -98,8 +98,9 @@ class AbstractTarget(eqx.Module):
     def settled(
         self, data: Labelled, nets: Components, reward: tuple[float, float]
     ) -> tuple[Labelled, dict[str, float]]:
-        """D over a whole dataset of such rewards, on the host: clipped where that is asked for; and what it tells:
-        max |y| beside the largest value that rewards allow, where one is known: above it the iteration diverges."""
+        """(D, figures) over a whole dataset of such rewards, on the host. D is clipped where that is asked for. The
+        figures are max |y| and, where it is known, the largest value that rewards allow: above it the iteration
+        diverges."""
         bounds = self.value_range(nets, reward)
         if self.clips:
             with np.errstate(over="ignore"):  # a bound that float32 cannot hold bounds nothing
@@ -113,8 +114,8 @@ class AbstractTarget(eqx.Module):
 class Clipped(AbstractTarget):
     """D = {(x, clip(y, low, high))}, D = {(x, y)} that of `target` and [low, high] the `range`.
 
-    Without a range it is `target.value_range` of all rewards seen, outside of which no policy's value lies while an
-    extrapolating critic's does: known where all of a dataset is fitted, and applied by `settled`.
+    Without a range it is `target.value_range` of all rewards seen. No policy's value lies outside, but an extrapolating
+    critic's may. That range is known where all of a dataset is fitted, and `settled` applies it.
     """
 
     clips: ClassVar[bool] = True
@@ -189,7 +190,7 @@ class SoftValue(AbstractTarget):
         return Labelled((batch.obs,), soft_value(q, log_prob, nets.temperature))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
-        """It follows the critics, and does not know how they discount."""
+        """Unknown: the target follows the critics, and nothing here says how they discount."""
         return -math.inf, math.inf
 
 
@@ -277,7 +278,7 @@ class SmoothBellman(AbstractTarget):
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
-        """h = β log |A| in a box; of another set only |A| ≤ |outer box| is at hand, so there is no lower end."""
+        """h = β log |A| in a box. Of another set only |A| ≤ |outer box| is known, so there is no lower end."""
         action_set = needed(nets.critic).action_set
         high = self.temperature * action_set.log_volume
         return value_range(reward, self.gamma, (high if _fills_its_box(action_set) else -math.inf, high))

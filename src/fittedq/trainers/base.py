@@ -90,8 +90,8 @@ class AbstractTrainer(abc.ABC):
 
     @abc.abstractmethod
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
-        """Before the first step: take `nets`, of the same shapes, for the first ones, live and frozen, and `moments`,
-        which they were learned under, for the normalization."""
+        """Before the first step: `nets`, of the same shapes, become the live and the frozen components, and `moments`,
+        under which they were learned, the normalization."""
 
     @abc.abstractmethod
     def moments(self) -> RunningMoments | None:

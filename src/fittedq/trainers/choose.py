@@ -1,4 +1,4 @@
-"""Which trainer a run takes: a table of where its data come from and whether all of them are fitted anew."""
+"""Which trainer a run takes: a table, by where its data come from and by whether a method fits all of them anew."""
 
 from __future__ import annotations
 

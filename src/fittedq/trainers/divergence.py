@@ -1,4 +1,4 @@
-"""Divergence is told: what is not finite ends a run before it is saved, values that no rewards allow are warned of."""
+"""Divergence: what is not finite ends a run before it is saved, and a run warns of values that no rewards allow."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ class GrowingTrainer(AbstractTrainer):
         )
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
-        """About `steps` environment steps and the iterations among them, as far as a second or an iteration goes."""
+        """Take about `steps` environment steps, and the iterations that fall among them; return after about a second,
+        or an iteration."""
         until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
         returns: list[float] = []
         fraction = 0.0

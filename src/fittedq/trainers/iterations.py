@@ -69,7 +69,7 @@ class FittedTrainer(AbstractTrainer):
     # ------------------------------------------------------------------ the iteration
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
-        """Up to `steps` iterations, or as far as a second goes: then `fraction` says how much of the next is done."""
+        """Take up to `steps` iterations, or return after about a second; `fraction` says how far the next is."""
         until, deadline, fraction = self.step + steps, time.monotonic() + PATIENCE_SECONDS, 0.0
         while self.step < until and self.finished is None and not stop():
             if self._work is None:
