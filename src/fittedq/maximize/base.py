@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import typing
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -49,7 +50,7 @@ class Status(IntEnum):
         return self.name.lower().replace("_", " ")
 
     @staticmethod
-    def counts(status: Int[Arr, "b"]) -> dict[str, int]:
+    def counts(status: Sequence[int] | Int[Arr, "b"]) -> dict[str, int]:
         """How many states ended in which way, by label."""
         found, counts = np.unique(np.asarray(status), return_counts=True)
         return {Status(one).label: int(count) for one, count in zip(found, counts, strict=True)}
