@@ -18,6 +18,7 @@ from fittedq import DDPG, NFQCA, TD3, Box, Dataset, ExplicitFQI, Linear, UserErr
 from fittedq.algorithms import REGISTRY
 from fittedq.cli.main import main
 from fittedq.runs.folder import RunFolder
+from fittedq.runs.resume import reopened
 from fittedq.settings import as_json, from_json, in_words, setting_fields
 from fittedq.template.fits import Descend
 from fittedq.template.rates import scheduled
@@ -125,7 +126,10 @@ def test_a_run_resumes_in_the_middle_of_its_schedule(
     resumed = fittedq.resume(tmp_path / "run", steps=8)
     np.testing.assert_array_equal(weights(resumed), weights(whole))
     # At its end the rate is 0: the critic stays, and the policy goes on.
-    later = fittedq.resume(tmp_path / "run", steps=12)
+    run = reopened(tmp_path / "run", steps=12)
+    assert "critic_learning_rate stays at 0 from update 8 on" in " ".join(run.notes)
+    run.close()
+    later = fittedq.resume(tmp_path / "run")
     np.testing.assert_array_equal(*(jax.tree.leaves(one.nets.critic)[0] for one in (later, resumed)))
     assert not np.array_equal(*(jax.tree.leaves(one.nets.policy)[0] for one in (later, resumed)))
 
@@ -195,9 +199,12 @@ def test_a_schedule_or_an_optimizer_of_the_users_is_code(log: Path, tmp_path: Pa
     code = {"critic_learning_rate": optax.cosine_decay_schedule(1e-2, 4), "optimizer": optax.adamw}
     whole = fittedq.fit("ddpg", log, steps=4, **code, **SMALL)
     fittedq.fit("ddpg", log, steps=2, out=tmp_path / "run", **code, **SMALL)
-    for again in (fittedq.load, fittedq.resume):
-        with pytest.raises(UserError, match=r"its critic_learning_rate is code, which no file holds"):
-            again(tmp_path / "run" if again is fittedq.resume else tmp_path / "run" / "last")
+    with pytest.raises(UserError, match=r"its critic_learning_rate is code, which no file holds"):
+        fittedq.resume(tmp_path / "run")
+    half, given = (fittedq.load(tmp_path / "run" / "last", code=part) for part in (None, code))
+    np.testing.assert_array_equal(weights(half), weights(given))  # to act, neither is needed
+    assert given.algorithm.optimizer is optax.adamw  # type: ignore[attr-defined]
+    assert half.__reduce__()
     resumed = fittedq.resume(tmp_path / "run", steps=4, code=code)
     np.testing.assert_array_equal(weights(resumed), weights(whole))
     adam = fittedq.fit("ddpg", log, steps=4, critic_learning_rate=code["critic_learning_rate"], **SMALL)

@@ -35,11 +35,12 @@ def setting(
     choices: Iterable[str] | None = None,
     takes: Any = None,
     kinds: tuple[type, ...] = (),
+    to_act: bool = True,
 ) -> Any:
     """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`.
 
     In place of the word or number, an object that is a `takes`. Files hold those of our own classes `kinds` as data,
-    {"kind": name, field: number, …}; others are code.
+    {"kind": name, field: number, …}; others are code, which agents need too unless it is not `to_act`.
     """
     metadata = {
         "about": about,
@@ -50,6 +51,7 @@ def setting(
         "choices": None if choices is None else tuple(choices),
         "takes": takes,
         "kinds": kinds,
+        "to_act": to_act,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -262,13 +264,19 @@ def from_json(
 
     An agent, which is to act only, goes without the code that only training needs.
     """
-    idle = {field.name for field in code_fields(cls) if to_act and not field.metadata["to_act"]}
+    idle = training_only(cls) if to_act else set()
     kinds = {field.name: field.metadata["kinds"] for field in setting_fields(cls)}
     return {
         name: _read(name, value, code, where, kinds.get(name, ()))
         for name, value in saved.items()
-        if name not in idle or name in code
+        if name not in idle or name in code or not is_code(value)
     } | {field.name: code[field.name] for field in code_fields(cls) if field.name in code}
+
+
+def training_only(cls: type) -> set[str]:
+    """The settings of which agents go without what is code."""
+    fields = (*setting_fields(cls), *code_fields(cls))
+    return {field.name for field in fields if not field.metadata["to_act"]}
 
 
 def is_code(value: Any) -> bool:

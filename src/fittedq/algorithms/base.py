@@ -57,7 +57,7 @@ def shared(name: str, default: object) -> Any:
 def learning_rate(default: float, whose: str) -> Any:
     """A setting that is a learning rate: a number, or a schedule over the run."""
     about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
-    return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,))
+    return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,), to_act=False)
 
 
 def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
@@ -154,7 +154,9 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
-    optimizer: str | Optimizer = setting("adam", "how gradients become steps", choices=("adam",), takes=Callable)
+    optimizer: str | Optimizer = setting(
+        "adam", "how gradients become steps", choices=("adam",), takes=Callable, to_act=False
+    )
     """In Python also a function of the learning rate, such as `optax.adamw`."""
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 

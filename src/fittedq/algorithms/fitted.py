@@ -96,7 +96,9 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
     critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
     policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
-    optimizer: str | Optimizer = setting("adam", "how gradients become steps", choices=OPTIMIZERS, takes=Callable)
+    optimizer: str | Optimizer = setting(
+        "adam", "how gradients become steps", choices=OPTIMIZERS, takes=Callable, to_act=False
+    )
     epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
     minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
     held_out: float = setting(

@@ -9,7 +9,7 @@ from fittedq.algorithms import find, registered
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.code import again, sketch
 from fittedq.errors import UserError
-from fittedq.settings import as_json, code_fields, from_json, is_code, setting_fields, split_settings
+from fittedq.settings import as_json, code_fields, from_json, is_code, setting_fields, split_settings, training_only
 
 
 def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def code_names(algorithm: AbstractAlgorithm) -> set[str]:
 
 def code_to_act(algorithm: AbstractAlgorithm) -> list[str]:
     """The names of the code without which it cannot act."""
-    idle = {field.name for field in code_fields(type(algorithm)) if not field.metadata["to_act"]}
+    idle = training_only(type(algorithm))
     return [name for name in _coded(algorithm) if name not in idle]
 
 

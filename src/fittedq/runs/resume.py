@@ -23,7 +23,8 @@ from fittedq.runs.changes import check_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.settings import from_json, setting_fields
+from fittedq.settings import as_dict, from_json, setting_fields
+from fittedq.template.rates import Linear
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 
 
@@ -108,6 +109,12 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
         )
     if steps > max(step, config["steps"]):
         changes |= {"steps": steps}
+        run.notes += [
+            f"{name} stays at {rate.last:g} from update {rate.updates:,} on, where its schedule ends; another is set "
+            f"by {name}=linear:FIRST:LAST."
+            for name, rate in as_dict(run.algorithm).items()
+            if isinstance(rate, Linear) and rate.updates is not None and rate.updates < run.updates
+        ]
     if versions() != config["versions"]:
         changes |= {"versions": versions()}
         run.notes.append(

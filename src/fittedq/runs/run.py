@@ -81,8 +81,9 @@ class Run:
         self.train_settings = choice.settings(**loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
         self.data = None if data is None else data.limited(action_set)
-        updates = max(1, self.train_settings.updates(schedule.steps))
-        self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), updates)
+        self.updates = max(1, self.train_settings.updates(schedule.steps))
+        """Updates in all, or iterations: about how many it takes."""
+        self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), self.updates)
         self._saved = as_saved(self.algorithm)
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
@@ -93,7 +94,7 @@ class Run:
         """What the environment hands out and takes, where there is one on the host."""
         if self.eval_plant is None:
             self.schedule = dataclasses.replace(schedule, eval_every=0)
-        self._tell_of_schedules(updates)
+        self._tell_of_schedules()
         try:
             self._check_parts()
             self._begin_with(start)
@@ -110,14 +111,14 @@ class Run:
         """The last one saved or restored."""
         self._compiling = 0.0
 
-    def _tell_of_schedules(self, updates: int) -> None:
+    def _tell_of_schedules(self) -> None:
         """Warn of a learning rate that takes longer to its end than the run."""
         for name, rate in as_dict(self.algorithm).items():
-            if isinstance(rate, Linear) and rate.updates is not None and rate.updates > updates:
+            if isinstance(rate, Linear) and rate.updates is not None and rate.updates > self.updates:
                 self.trainer.watch.say(
                     f"{name}'s schedule",
                     f"{name} comes to {rate.last:g} in {plural(rate.updates, 'update', 'updates')}, and the run takes "
-                    f"about {updates:,}: it ends at {float(rate(np.asarray(updates))):.3g}.",
+                    f"about {self.updates:,}: it ends at {float(rate(np.asarray(self.updates))):.3g}.",
                 )
 
     def _begin_with(self, start: Agent | None) -> None:
