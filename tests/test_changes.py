@@ -20,7 +20,7 @@ from fittedq.cli.verify import verify
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.files import load_folder, read_signed, write_signed
-from fittedq.runs.changes import check_networks
+from fittedq.runs.changes import check_same_networks
 from fittedq.runs.checkpoint import newest_first
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.resume import reopened
@@ -161,7 +161,7 @@ def test_a_temperature_in_the_checkpoint_is_not_set_in_vain(before: dict[str, fl
     (name,) = before
     sac = SAC(hidden=(4,))
     with pytest.raises(UserError, match=f"keeps its {name}: its networks") if kept else contextlib.nullcontext():
-        check_networks(sac, before, 3, Box((-2.0,), (2.0,)))
+        check_same_networks(sac, before, 3, Box((-2.0,), (2.0,)))
 
 
 def test_a_tolerance_that_ended_a_run_can_be_lowered(tmp_path: Path) -> None:

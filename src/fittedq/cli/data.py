@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.table import Table
@@ -25,7 +25,7 @@ from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.errors import EnvError, UserError, plural
-from fittedq.runs.folder import plain
+from fittedq.runs.folder import json_value
 from fittedq.runs.progress import console, counted
 from fittedq.runs.saved import find_agent
 
@@ -161,7 +161,7 @@ class Check:
     def run(self) -> int:
         quality = quality_of(Dataset.open(self.path))
         if self.json:
-            print(json.dumps({"path": str(self.path), **_plain(dataclasses.asdict(quality))}))
+            print(json.dumps({"path": str(self.path), **json_value(dataclasses.asdict(quality))}))
         else:
             _show(self.path, quality)
         return 0
@@ -270,12 +270,3 @@ def _spread(spread: Spread) -> str:
     if spread.min is None or spread.mean is None or spread.max is None:
         return "none"
     return f"{spread.mean:.4g} on average ({spread.min:.4g} to {spread.max:.4g})"
-
-
-def _plain(value: Any) -> Any:
-    """`value` with null for the numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return plain(value)

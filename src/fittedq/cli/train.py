@@ -19,7 +19,7 @@ from fittedq.cli.environments import LimitsActions, NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.runs.folder import plain
+from fittedq.runs.folder import json_value
 from fittedq.runs.progress import console, duration, shown
 from fittedq.runs.report import Report
 from fittedq.runs.run import Run
@@ -150,8 +150,8 @@ def _watched(run: Run, terminal: Console, reports: Reports, *, as_json: bool) ->
             warned = True
         _warn(terminal, report.warnings)
         if as_json and report.fraction == 0:
-            record = {name: plain(value) for name, value in report.record().items()}
-            print(json.dumps({"event": "report", **record, "eta_seconds": report.eta_seconds}), flush=True)
+            record = {"event": "report", **report.record(), "eta_seconds": report.eta_seconds}
+            print(json.dumps(json_value(record)), flush=True)
     return report
 
 

@@ -33,7 +33,7 @@ KEPT = {
     "n_envs": "their running episodes are part of the checkpoint",
     "replay_size": "the replay was laid out with it",
 }
-"""Why these stay. What shapes or starts the networks is found out by making them (`check_networks`)."""
+"""Why these stay. What shapes or starts the networks is found out by making them (`check_same_networks`)."""
 CODE = "it is code, given again as it was"
 
 
@@ -52,7 +52,7 @@ def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[
     )
 
 
-def check_networks(
+def check_same_networks(
     algorithm: AbstractAlgorithm, before: Mapping[str, Any], obs_size: int, action_set: AbstractActionSet
 ) -> None:
     """A UserError where `algorithm` would begin with other networks than under the settings `before`.

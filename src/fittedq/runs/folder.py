@@ -199,7 +199,7 @@ class RunFolder:
     def append(self, record: Record) -> None:
         """One line of metrics, on disk when this returns."""
         with _writing(self.metrics_file), open(self.metrics_file, "a") as file:
-            file.write(json.dumps({name: plain(value) for name, value in record.items()}) + "\n")
+            file.write(json.dumps(json_value(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -312,8 +312,10 @@ def _record(line: bytes) -> Record | None:
     return record if all(value is None or type(value) in (int, float) for value in drawn) else None
 
 
-def plain(value: Any) -> Any:
-    """A JSON value: numbers that JSON lacks become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def json_value(value: Any) -> Any:
+    """`value` with null, in depth, for the numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {name: json_value(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [json_value(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

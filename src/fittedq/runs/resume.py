@@ -19,7 +19,7 @@ from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, check_needed, name_of
 from fittedq.errors import UserError
 from fittedq.files import versions
-from fittedq.runs.changes import check_networks, split_changes
+from fittedq.runs.changes import check_same_networks, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
@@ -90,7 +90,7 @@ def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) 
     own = {field.name for field in setting_fields(type(run.algorithm))}
     saved = {name: value for name, value in before.items() if name in own}
     then = from_json(type(run.algorithm), saved, {}, "the run", to_act=False)
-    check_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
+    check_same_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
     if asked.get("eval_every") and not now["eval_every"]:
         raise UserError("found no environment to evaluate in; the run has none.", argument="eval_every")
     looks = {name: now[name] for name in asked if name in now and name != "steps" and now[name] != config.get(name)}
