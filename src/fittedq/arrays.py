@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """Arrays on the host or the device, and the functions that fit them."""
 
 from __future__ import annotations
@@ -80,4 +81,8 @@ def at(tree: Tree, index: int | tuple[int, ...] | Arr) -> Tree:
 
 def strong(tree: Tree) -> Tree:
     """The same arrays without weak types, which would compile a second program for the same shapes."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
+
+    def one(leaf: Arr) -> Arr:
+        return jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(one, tree)
