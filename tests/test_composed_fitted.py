@@ -121,6 +121,9 @@ def test_what_iterations_would_pass_over_is_one_sentence(log: Path) -> None:
         fittedq.fit(composed(rule=Polyak(0.1)), log, steps=1)
     with pytest.raises(UserError, match="update of critic: Budget needs a whole dataset"):
         fittedq.fit(composed(False, clip=False, budget=Budget(held_out=0.1)), log, steps=1)
+    on_host = FQI(greedy=Solved(MilpArgmax()), updates=composed(clip=False).template(BOX).updates, sync=Sync())
+    with pytest.raises(UserError, match="greedy: MilpArgmax needs a whole dataset"):
+        fittedq.fit(composed(False, fqi=on_host), log, steps=1)
     with pytest.raises(UserError, match="log_temperature: found one beside a greedy step"):
         fittedq.fit(composed(networks=fittedq.SAC(hidden=(4,)).networks), log, steps=1)
     climb = Update("policy", ImproveThrough(Rollout(1, 0.9, NoTail())), Descend(optax.adam(1e-3)))

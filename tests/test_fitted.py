@@ -407,7 +407,7 @@ def test_held_out_rows_stop_a_fit_early():
 
 
 def test_methods_without_a_policy_need_data():
-    with pytest.raises(UserError, match="learns from a dataset alone"):
+    with pytest.raises(UserError, match="learns no policy, so it cannot collect data"):
         fittedq.train("explicit_fqi", "Pendulum-v1", steps=10)
 
 

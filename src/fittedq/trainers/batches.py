@@ -35,7 +35,6 @@ class BatchTrainer(AbstractTrainer):
         self._rows = Rows(dataset, settings.normalize_obs)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        self._fqi.check_batches()
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, self._fqi, self.action_set)
         self.watch.see(reward_range(dataset))

@@ -72,7 +72,6 @@ class CompiledTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        self._fqi.check_batches()
         self.watch = Watch(algorithm, self._fqi, self.action_set)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))

@@ -54,7 +54,6 @@ class HostTrainer(AbstractTrainer):
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        self._fqi.check_batches()
         check_model(state.nets, source.obs)
         self.watch = Watch(algorithm, self._fqi, self.action_set)
         if data is not None:
