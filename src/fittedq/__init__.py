@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck, OwnNoise
@@ -307,7 +307,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 class _Package(ModuleType):
     """Public names, imported at their first use."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "testing":
             return importlib.import_module("fittedq.testing")
         if name == "__version__":
@@ -316,7 +316,7 @@ class _Package(ModuleType):
             raise AttributeError(f"module 'fittedq' has no attribute {name!r}")
         return getattr(importlib.import_module(_HOME[name]), name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Importing the module fittedq.train must not hide the function of that name.
         if not (name in _HOME and isinstance(value, ModuleType)):
             super().__setattr__(name, value)

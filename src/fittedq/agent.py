@@ -23,8 +23,9 @@ from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_a
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.saved import as_saved, code_names, code_to_act, restored
+from fittedq.algorithms.saved import Code, as_saved, code_names, code_to_act, restored
 from fittedq.approx.host import host_view, refuse_forked, to_host
+from fittedq.arrays import Side
 from fittedq.code import by_name, refuse_unknown
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
@@ -32,7 +33,7 @@ from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
 from fittedq.errors import UserError, in_one_line
-from fittedq.files import AGENT, load_folder, place, save_folder
+from fittedq.files import AGENT, Json, load_folder, place, save_folder
 from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, whole
@@ -54,7 +55,7 @@ class Agent:
         moments: RunningMoments | None = None,
         env: str | NamedEnv | None = None,
         spaces: Spaces | None = None,
-        fallback: Any = None,
+        fallback: object = None,
     ):
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
@@ -87,7 +88,9 @@ class Agent:
             f"numbers, actions between {low} and {high}{kind})"
         )
 
-    def act(self, obs: Any, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None) -> np.ndarray:
+    def act(
+        self, obs: object, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None
+    ) -> np.ndarray:
         """π(s), the mode, inside the action set: for one observation or a batch, in the environment's shape and dtype.
 
         Observations are taken as the environment gives them (dictionaries, tuples, arrays, whole numbers, with a
@@ -129,7 +132,7 @@ class Agent:
             )
         return action
 
-    def step(self, obs: Any) -> tuple[np.ndarray, ActingStatus]:
+    def step(self, obs: object) -> tuple[np.ndarray, ActingStatus]:
         """(action, status) for one observation; never raises, for loops that must not stop.
 
         Where the policy has no finite action for `obs`, whatever it is, the action is `fallback`, moved into A(s) where
@@ -155,7 +158,7 @@ class Agent:
         return self.spaces.shaped(self._fallback)
 
     @fallback.setter
-    def fallback(self, action: Any) -> None:
+    def fallback(self, action: object) -> None:
         self._fallback = checked_fallback(action, self.spaces.action, self.action_set, self.obs_size)
 
     def _policy_action(self, obs: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b m"]:
@@ -182,7 +185,7 @@ class Agent:
         return -math.inf, math.inf
 
     def gap(
-        self, obs: Any, *, tol: float = 1e-2, time_limit: float | None = None, state_time_limit: float | None = 10.0
+        self, obs: object, *, tol: float = 1e-2, time_limit: float | None = None, state_time_limit: float | None = 10.0
     ) -> Gap:
         """lower ≤ max_a q(s, a) − q(s, π(s)) ≤ upper for each observation of a batch [b, s], proven.
 
@@ -199,7 +202,7 @@ class Agent:
         limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
         return amortization_gap(self.nets.critic, seen, self.act_flat(batch), self.action_set, **limits)
 
-    def value(self, obs: Any, action: Any) -> Float[np.ndarray, "b"] | np.float32:
+    def value(self, obs: object, action: object) -> Float[np.ndarray, "b"] | np.float32:
         """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
         batch, single = self._finite(obs, self.spaces.observation, "observation")
         actions, _ = self._finite(action, self.spaces.action, "action")
@@ -300,7 +303,7 @@ class Agent:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
     @staticmethod
-    def load(path: str | Path, code: Any = None) -> Agent:
+    def load(path: str | Path, code: Code = None) -> Agent:
         """The agent of `save`; its networks are built from its settings, its environment is not.
 
         No file holds code. What the agent needs of it is given again as `code`: the algorithm, where it is not in the
@@ -343,11 +346,11 @@ class Agent:
             self.algorithm, self.obs_size, self.action_set, nets, moments, self.env, self.spaces, self._fallback
         )
 
-    def _normalize(self, obs: Any) -> Any:
+    def _normalize(self, obs: Side) -> Side:
         return obs if self.moments is None else self.moments.normalize(obs)
 
     def _finite(
-        self, value: Any, layout: AbstractLayout, name: str, hint: str = ""
+        self, value: object, layout: AbstractLayout, name: str, hint: str = ""
     ) -> tuple[Float[np.ndarray, "b n"], bool]:
         """(rows, whether it is one) of an observation or action, or a UserError that says what is wrong with it."""
         rows, single = layout.read_flat(value, name)
@@ -355,7 +358,7 @@ class Agent:
         return rows, single
 
 
-def _rebuilt(arrays: dict[str, np.ndarray], saved: Any, where: str, code: Mapping[str, Any]) -> Agent:
+def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mapping[str, Any]) -> Agent:
     """The agent that `Agent._described` tells of; `where` it was found, for sentences."""
     try:
         algorithm = restored(saved["algorithm"], saved["settings"], code, where, to_act=True)
@@ -383,6 +386,6 @@ def _from_bytes(agent: str, tensors: bytes) -> Agent:
     return _rebuilt(safetensors.numpy.load(tensors), json.loads(agent), "an agent's bytes", {})
 
 
-def _description(saved: Mapping[str, Any]) -> Any:
+def _description(saved: Mapping[str, Any]) -> Json:
     """The action set in an agent's manifest; before version 0.2 it was two lists, a box."""
     return saved.get("action_set") or {"kind": "box", "low": saved["action_low"], "high": saved["action_high"]}

@@ -12,6 +12,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.saved import Code
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.files import place
@@ -21,9 +22,6 @@ from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.stop import Reports, Rule
-
-Code = AbstractAlgorithm | type[AbstractAlgorithm] | Mapping[str, Any] | None
-"""What no file holds, given again: an algorithm that is not in the registry, or objects by name."""
 
 
 def train(
@@ -42,7 +40,7 @@ def train(
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
     start: Agent | str | Path | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
 
@@ -91,7 +89,7 @@ def fit(
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
     start: Agent | str | Path | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> Agent:
     """Learn from logged transitions alone (a `Dataset` or its folder) and return the last agent.
 
@@ -137,7 +135,7 @@ def stream(
     eval_every: int | None = None,
     eval_episodes: int = 5,
     gap_every: int = 0,
-    **settings: Any,
+    **settings: object,
 ) -> Reports:
     """`train`, or without `env` `fit`, as a generator of reports: `for report in fittedq.stream(...)`.
 

@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fittedq.errors import UserError, nearest
+
+UserCode = TypeVar("UserCode")
 
 SKETCH_SHOWN = 200
 """Characters of a sketch in a sentence."""
 
 
-def sketch(value: Any) -> str:
+def sketch(value: object) -> str:
     """The structure of an object as text: classes, fields, functions by name, arrays by type and shape.
 
     The same in every process, so that code given again can be compared with what a file says of it. What a function
@@ -24,8 +26,9 @@ def sketch(value: Any) -> str:
         return repr(value)
     if isinstance(value, type):
         return value.__qualname__
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}"
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and shape is not None:
+        return f"{dtype}{list(shape)}"
     if isinstance(value, functools.partial):
         return f"partial({sketch(value.func)}, {sketch(value.args)}, {sketch(value.keywords)})"
     if isinstance(value, Mapping):
@@ -45,7 +48,7 @@ def sketch(value: Any) -> str:
     return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
-def by_name(code: Any) -> dict[str, Any]:
+def by_name(code: object) -> dict[str, Any]:
     """What a user gives as `code=`, by name: a mapping as it is, anything else as the algorithm."""
     if code is None:
         return {}
@@ -54,7 +57,7 @@ def by_name(code: Any) -> dict[str, Any]:
     return {"algorithm": code}
 
 
-def again(name: str, text: str, given: Any, where: str, found: str | None = None) -> Any:
+def again(name: str, text: str, given: UserCode | None, where: str, found: str | None = None) -> UserCode:
     """`given`, the user's code of that name; a UserError where it is None or unlike `text`, which the file `where` has.
 
     `found` is the text of `given`, where that is not its sketch.

@@ -59,7 +59,7 @@ LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
 
 
-def place(path: Any, argument: str) -> Path:
+def place(path: object, argument: str) -> Path:
     """`path`, a text or a Path, as a Path, or a UserError."""
     try:
         if isinstance(path, str | Path) and str(path) and b"\0" not in os.fsencode(path):
@@ -105,7 +105,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_blocks(path, (data,))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Json) -> None:
     """`write_bytes` of readable JSON."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
@@ -152,7 +152,7 @@ def read_signed(path: Path) -> dict[str, Any]:
     return value
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: Json) -> str:
     """SHA-256 of a JSON value, however it is laid out."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -479,7 +479,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def article(kind: Any) -> str:
+def article(kind: object) -> str:
     """`an agent`, `a run`."""
     return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
 

@@ -9,7 +9,6 @@ import time
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -26,7 +25,7 @@ class _Clock:
         self._spans: list[tuple[float, float]] = []
         self.seconds = 0.0
 
-    def __call__(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **kwargs: object) -> None:
         if not event.startswith("/jax/core/compile/"):
             return
         end = time.perf_counter()

@@ -9,7 +9,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -25,7 +25,7 @@ MOST_ITEMS = 100
 
 
 def setting(
-    default: Any,
+    default: object,
     about: str,
     *,
     low: float | None = None,
@@ -33,7 +33,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: Iterable[str] | None = None,
-    takes: Any = None,
+    takes: object = None,
     kinds: tuple[type, ...] = (),
     to_act: bool = True,
 ) -> Any:
@@ -61,7 +61,7 @@ def code_setting(about: str, *, to_act: bool) -> Any:
     return dataclasses.field(default=None, metadata={"code": about, "to_act": to_act})
 
 
-def whole(value: Any, argument: str, low: int = 0, high: int | None = None) -> int:
+def whole(value: object, argument: str, low: int = 0, high: int | None = None) -> int:
     """`value`, Python's or NumPy's, as a whole number of at least `low` and at most `high`, or a UserError."""
     number = _python(value)
     wrong = not isinstance(number, int) or isinstance(number, bool) or number < low
@@ -71,7 +71,7 @@ def whole(value: Any, argument: str, low: int = 0, high: int | None = None) -> i
     return number
 
 
-def real(value: Any, argument: str, expected: str, low: float = 0.0, high: float = math.inf) -> float:
+def real(value: object, argument: str, expected: str, low: float = 0.0, high: float = math.inf) -> float:
     """`value`, Python's or NumPy's, as a number in [low, high], or a UserError that says what is `expected`."""
     number = _python(value)
     if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
@@ -79,7 +79,7 @@ def real(value: Any, argument: str, expected: str, low: float = 0.0, high: float
     return float(number)
 
 
-def _python(value: Any) -> Any:
+def _python(value: object) -> Any:
     """NumPy's scalars and arrays as Python's numbers and lists."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
@@ -89,7 +89,7 @@ def setting_fields(cls: type) -> list[dataclasses.Field[Any]]:
     return [field for field in _fields(cls) if "about" in field.metadata]
 
 
-def as_dict(settings: Any) -> dict[str, Any]:
+def as_dict(settings: object) -> dict[str, Any]:
     """The values of the settings."""
     return {field.name: getattr(settings, field.name) for field in setting_fields(type(settings))}
 
@@ -103,7 +103,7 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
 
 
-def as_json(settings: Any) -> dict[str, Any]:
+def as_json(settings: object) -> dict[str, Any]:
     """The settings as JSON; of code only what it looks like: {"code": its sketch}."""
     values = {
         field.name: held(getattr(settings, field.name), field.metadata["kinds"])
@@ -113,7 +113,7 @@ def as_json(settings: Any) -> dict[str, Any]:
     return values | {name: {"code": sketch(value)} for name, value in code.items() if value is not None}
 
 
-def held(value: Any, kinds: tuple[type, ...] = ()) -> Any:
+def held(value: object, kinds: tuple[type, ...] = ()) -> object:
     # JSON has lists only; a configuration read back must compare equal.
     if isinstance(value, tuple):
         return list(value)
@@ -127,13 +127,13 @@ def held(value: Any, kinds: tuple[type, ...] = ()) -> Any:
     return {"code": sketch(value)}
 
 
-def settle(settings: Any, name: str, value: Any) -> None:
+def settle(settings: object, name: str, value: object) -> None:
     """Give a frozen setting the value that follows from what was asked for. For those alone that check settings while
     nothing else has seen them."""
     object.__setattr__(settings, name, value)
 
 
-def check_settings(settings: Any) -> None:
+def check_settings(settings: object) -> None:
     """Raise UserError for the first field outside what its `setting` accepts."""
     hints = typing.get_type_hints(type(settings))
     for field in setting_fields(type(settings)):
@@ -141,7 +141,7 @@ def check_settings(settings: Any) -> None:
         settle(settings, field.name, _coerce(field.name, value, hints[field.name], field.metadata))
 
 
-def check_counts(arguments: Any) -> None:
+def check_counts(arguments: object) -> None:
     """`check_settings` where every field is a whole number and an argument of its own, named as such or as its flag."""
     for field in setting_fields(type(arguments)):
         settle(arguments, field.name, whole(getattr(arguments, field.name), field.name, field.metadata["low"]))
@@ -165,7 +165,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
 """The bounds that a setting may have: by name, what holds inside, in words."""
 
 
-def _coerce(name: str, value: Any, hint: Any, metadata: Mapping[str, Any], several: bool = False) -> Any:
+def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], several: bool = False) -> object:
     """`value` as the field's type, or a UserError; one of `several`, where the setting is a list."""
     value = _python(value)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -228,7 +228,7 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
     raise UserError(f"setting {name}: found {text!r}, expected {word}:{':'.join(fields).upper()}, all of them numbers.")
 
 
-def _an(takes: Any) -> str:
+def _an(takes: type) -> str:
     return "a function" if takes is Callable else f"an {takes.__name__}"
 
 
@@ -246,7 +246,7 @@ def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[s
     return settings
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(text: str) -> object:
     if "," in text and not text.startswith("["):
         return tuple(_parse_value(part.strip()) for part in text.split(",") if part.strip())
     if text.lower() in ("none", "null"):
@@ -279,12 +279,12 @@ def training_only(cls: type) -> set[str]:
     return {field.name for field in fields if not field.metadata["to_act"]}
 
 
-def is_code(value: Any) -> bool:
+def is_code(value: object) -> TypeGuard[dict[str, str]]:
     """Whether a file says of this that it is code."""
     return isinstance(value, dict) and isinstance(value.get("code"), str)
 
 
-def _read(name: str, value: Any, code: Mapping[str, Any], where: str, kinds: tuple[type, ...]) -> Any:
+def _read(name: str, value: object, code: Mapping[str, Any], where: str, kinds: tuple[type, ...]) -> object:
     if is_code(value):
         return again(name, value["code"], code.get(name), where)
     if isinstance(value, dict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import host_view
+from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState, Tick
@@ -87,9 +87,9 @@ def _check_components(fqi: FQI, states: list[LearnerState]) -> None:
 def _check_labels(fqi: FQI, state: LearnerState, batch: Transition) -> None:
     """New parameters depend on the frozen ones through labels alone, so their derivative in them is zero."""
 
-    def new_parameters(frozen: Components) -> Any:
+    def new_parameters(frozen: Components) -> Scalar:
         nets = fqi.learn(dataclasses.replace(state, frozen=frozen), batch).nets
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(nets))
+        return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(nets)), start=0.0)
 
     slopes = jax.tree.leaves(jax.jit(jax.grad(new_parameters))(state.frozen))
     _expect(all(bool((slope == 0).all()) for slope in slopes), "a gradient passes through the labels")
@@ -131,14 +131,14 @@ def _batches(count: int, obs_size: int, action_set: AbstractActionSet) -> list[T
     return rows
 
 
-def _copy(tree: Any) -> Any:
+def _copy(tree: Tree) -> Tree:
     return jax.tree.map(np.array, tree)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Tree, other: Tree) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def _expect(held: Any, sentence: str) -> None:
+def _expect(held: bool, sentence: str) -> None:
     if not held:
         raise AssertionError(f"{sentence}.")

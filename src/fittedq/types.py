@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -109,6 +109,15 @@ class AbstractPolicy(eqx.Module):
         """(a, log π(a | s)) with a ~ π(· | s), differentiable in w; a deterministic policy gives log π := 0."""
 
 
+@runtime_checkable
+class Controller(Protocol):
+    """What acts on the host: a policy's host view, or a solver."""
+
+    def act(self, obs: Float[np.ndarray, "b s"], normal: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b m"]:
+        """As `AbstractPolicy.act`."""
+        ...
+
+
 class AbstractValue(eqx.Module):
     """v(s; ψ)."""
 
@@ -174,7 +183,7 @@ Part = TypeVar("Part")
 
 
 def needed(part: Part | None) -> Part:
-    """What a slot reads: a component, or the greedy step's actions. `FQI` refuses, by `needs`, to be without it."""
+    """`part`, which is certainly there: of what a slot reads `FQI` has seen to that, by the slot's `needs`."""
     assert part is not None, "a slot reads what no other slot gives; FQI.check tells which"
     return part
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import inside
+from fittedq.arrays import Tree
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
@@ -146,13 +148,15 @@ def whole_episodes(episodes: Iterable[Transition], steps: int, at_least: int = 3
 
 
 @partial(jax.jit, static_argnames="number")
-def _rollouts(policy: Any, moments: Any, env: Any, key: Any, number: int) -> Any:
+def _rollouts(
+    policy: AbstractPolicy, moments: RunningMoments | None, env: AbstractJaxEnv, key: PRNGKeyArray, number: int
+) -> tuple[Transition, Bool[Array, "t b"]]:
     """(rows [t, b], which of them belong to the first episode [t, b])."""
 
-    def step(carry: Any, key: Any) -> Any:
+    def step(carry: Tree, key: PRNGKeyArray) -> tuple[Tree, tuple[Transition, Bool[Array, "b"]]]:
         state, obs, alive = carry
         seen = obs if moments is None else moments.normalize(obs)
-        action = env.action_set.project(policy.act(seen, jnp.zeros((number, env.action_set.size))), obs)
+        action = jnp.asarray(env.action_set.project(policy.act(seen, jnp.zeros((number, env.action_set.size))), obs))
         state, next_obs, after, reward, terminated, truncated = jax.vmap(auto_reset(env))(
             state, action, jax.random.split(key, number)
         )

@@ -7,7 +7,7 @@ compiled loop (JAX), and its state can be saved.
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import Float
@@ -81,12 +81,21 @@ class OrnsteinUhlenbeck(AbstractExploration):
         return False
 
 
-def explore(
-    action: Float[Arr, "b m"], noise: Float[Arr, "b m"], action_set: Any, obs: Float[Arr, "b s"]
-) -> Float[Arr, "b m"]:
-    """Π_A(a + half_width · η): the action that is executed is the action that is stored.
+@runtime_checkable
+class Projects(Protocol):
+    """An action set, or the host view of one."""
 
-    `action_set` is a Box or the host view of one.
-    """
+    @property
+    def half_width(self) -> tuple[float, ...]: ...
+
+    def project(self, action: Float[Arr, "b m"], obs: Float[Arr, "b s"]) -> Float[Arr, "b m"]:
+        """As `AbstractActionSet.project`."""
+        ...
+
+
+def explore(
+    action: Float[Arr, "b m"], noise: Float[Arr, "b m"], action_set: Projects, obs: Float[Arr, "b s"]
+) -> Float[Arr, "b m"]:
+    """Π_A(a + half_width · η): the action that is executed is the action that is stored."""
     half_width = namespace(action).asarray(action_set.half_width, action.dtype)
     return action_set.project(action + half_width * noise, obs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -51,7 +50,7 @@ def middle(action_set: AbstractActionSet, obs_size: int) -> Float[np.ndarray, "m
 
 
 def checked_fallback(
-    action: Any, layout: Numbers, action_set: AbstractActionSet, obs_size: int
+    action: object, layout: Numbers, action_set: AbstractActionSet, obs_size: int
 ) -> Float[np.ndarray, "m"]:
     """`action`, flat, without its rounding errors; a UserError where it is not admissible. Where A(s) depends on s,
     only the outer box is checked."""

@@ -11,6 +11,9 @@ from fittedq.code import again, sketch
 from fittedq.errors import UserError
 from fittedq.settings import as_json, code_fields, from_json, is_code, setting_fields, split_settings, training_only
 
+Code = AbstractAlgorithm | type[AbstractAlgorithm] | Mapping[str, Any] | None
+"""What no file holds, given again: an algorithm that is not in the registry, or objects by name."""
+
 
 def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
     """Its settings as JSON; one that is not in the registry is code itself, under the name `algorithm`."""

@@ -8,7 +8,7 @@ import re
 from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -21,6 +21,8 @@ MaybeWord = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hi
 StopCondition = Annotated[str | None, tyro.conf.arg(metavar="CONDITION", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
+Parsed = TypeVar("Parsed")
+
 _, APPENDS = get_args(tyro.conf.UseAppendAction[str])
 """The mark of an option that may be given often."""
 EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT": "a number"}
@@ -30,12 +32,12 @@ EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT"
 class _Refused(Exception):
     """What the parser has against the arguments: an event of tyro's."""
 
-    def __init__(self, event: Any):
+    def __init__(self, event: object):
         super().__init__()
         self.event = event
 
 
-def parse(command: type, prog: str, arguments: list[str]) -> Any:
+def parse(command: type[Parsed], prog: str, arguments: list[str]) -> Parsed:
     """An instance of `command`, or a UserError."""
     _refuse_repeated(command, arguments)
     try:
@@ -73,7 +75,7 @@ def _refuse_repeated(command: type, arguments: list[str]) -> None:
             raise UserError(f"{flag} is given {flags.count(flag)} times; give it once, with all its values.")
 
 
-def _repeatable(kind: Any) -> set[str]:
+def _repeatable(kind: object) -> set[str]:
     """The options of a command that may be given often; of a choice among commands, those of all."""
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return set().union(*map(_repeatable, get_args(kind)))
@@ -89,7 +91,7 @@ def _refusing() -> AbstractContextManager[None]:
     except ImportError:
         return contextlib.nullcontext()
 
-    def refuse(event: Any) -> None:
+    def refuse(event: object) -> None:
         raise _Refused(event)
 
     return on_parse_error(refuse)

@@ -67,7 +67,7 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
     ]
 
 
-def _default(field: dataclasses.Field[Any] | None) -> Any:
+def _default(field: dataclasses.Field[Any] | None) -> object:
     if field is None:
         return None
     return in_words(field.default) if type(field.default) in field.metadata["kinds"] else field.default
@@ -91,7 +91,7 @@ def _show(algorithm: str) -> None:
     console(to_errors=False).print(table)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     """A value as `--set` takes it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))

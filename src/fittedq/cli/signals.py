@@ -16,7 +16,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from types import FrameType
+from typing import TextIO, final
 
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
@@ -28,7 +29,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 class Outlet(io.TextIOBase):
     """A standard stream that may be lost, as a reader or a terminal goes away: from then on it leads nowhere."""
 
-    def __init__(self, stream: Any):
+    def __init__(self, stream: TextIO | io.TextIOBase):
         self._stream, self._failed, self._terminal = stream, False, stream.isatty()
 
     def write(self, text: str, /) -> int:
@@ -142,7 +143,7 @@ def _say(text: str) -> None:
         os.write(2, ((_SHOW_CURSOR if os.isatty(2) else "") + text).encode())
 
 
-def _left_to_the_thread(number: int, frame: Any) -> None:
+def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
     """A handler that exists so that the pipe is written to."""
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
@@ -23,7 +22,7 @@ from fittedq.maximize.choose import proven
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.settings import real
 from fittedq.template.greedy import Solved
-from fittedq.types import AbstractCritic, Components
+from fittedq.types import AbstractCritic, AbstractPolicy, Components
 
 SAMPLED_ACTIONS = 256
 """Actions per state from which the range of q is read."""
@@ -183,7 +182,7 @@ def gap_figures(nets: Components, obs: Float[np.ndarray, "b s"]) -> dict[str, fl
 
 
 @eqx.filter_jit
-def _local_gap(nets: Any, obs: Arr, key: Any) -> Arr:
+def _local_gap(nets: tuple[AbstractCritic, AbstractPolicy], obs: Arr, key: PRNGKeyArray) -> Arr:
     critic, policy = nets
     solved = Solved(ProjectedAscent(steps=CHEAP_STEPS), CHEAP_STARTS)
     start_key, key = jax.random.split(key)

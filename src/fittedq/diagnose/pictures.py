@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ NUMBERS_SHOWN = 8
 """Numbers of a state that its picture shows."""
 
 Values = Callable[[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]], Any]
+Ends = Sequence[float] | Float[np.ndarray, "m"]
 
 
-def draw_state(gap: Gap, row: int, q: Values, low: Any, high: Any, path: Path) -> None:
+def draw_state(gap: Gap, row: int, q: Values, low: Ends, high: Ends, path: Path) -> None:
     """q along the line through π(s) and a*, its proven bound, and heat maps over pairs of action dimensions at a*."""
     try:
         import matplotlib

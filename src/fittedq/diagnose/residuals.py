@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -44,12 +43,12 @@ def critic_residual(
 
 
 @eqx.filter_jit
-def _critic_residual(critic: Any, obs: Arr, action: Arr, action_set: AbstractActionSet) -> Arr:
+def _critic_residual(critic: AbstractCritic, obs: Arr, action: Arr, action_set: AbstractActionSet) -> Arr:
     slope = critic_slope(critic, obs, action)
     return first_order_residual(action, slope, step_scale(action_set, obs), action_set, obs)
 
 
-def critic_slope(critic: Any, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+def critic_slope(critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
     """∇_a min_j q_j(s, a)."""
     return value_and_gradient(critic, obs, action)[1]
 

@@ -16,6 +16,7 @@ from fittedq.files import (
     AGENT,
     PREFIX,
     RUN,
+    Json,
     Lock,
     digest_of,
     make_folder,
@@ -312,7 +313,7 @@ def _record(line: bytes) -> Record | None:
     return record if all(value is None or type(value) in (int, float) for value in drawn) else None
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: Json) -> Json:
     """`value` with null, in depth, for the numbers that JSON lacks."""
     if isinstance(value, dict):
         return {name: json_value(part) for name, part in value.items()}

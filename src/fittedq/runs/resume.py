@@ -12,7 +12,7 @@ from fittedq import algorithms
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.saved import code_names, restored
+from fittedq.algorithms.saved import Code, code_names, restored
 from fittedq.code import by_name, refuse_unknown
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
@@ -34,7 +34,7 @@ def reopened(
     steps: int | None = None,
     changes: Mapping[str, Any] | None = None,
     env: AnyEnv | None = None,
-    code: Any = None,
+    code: Code = None,
     trust_code: Sequence[str] = (),
 ) -> Run:
     """The run of a folder, at its last whole checkpoint.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fittedq.agent import Agent
+from fittedq.algorithms.saved import Code
 from fittedq.errors import UserError
 from fittedq.files import AGENT, faults
 from fittedq.runs.folder import RunFolder
 
 
-def find_agent(path: Path, code: Any = None) -> Agent:
+def find_agent(path: Path, code: Code = None) -> Agent:
     """The agent of an agent folder, or the best (else the last) of a run folder."""
     if (path / "config.json").is_file():
         for candidate in (path / "best", path / "last"):

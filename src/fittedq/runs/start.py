@@ -10,6 +10,7 @@ import numpy as np
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.networks import Mlp
+from fittedq.arrays import Tree
 from fittedq.errors import UserError
 from fittedq.files import digest_of
 from fittedq.template.fits import Descend
@@ -53,7 +54,7 @@ def _fitting(nets: Components, algorithm: AbstractAlgorithm, agent: Agent) -> Co
     return nets
 
 
-def _activations(part: Any) -> list[Any]:
+def _activations(part: Tree) -> list[Any]:
     found = jax.tree.leaves(part, is_leaf=lambda node: isinstance(node, Mlp))
     return [node.activation for node in found if isinstance(node, Mlp)]
 
@@ -62,7 +63,7 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
-def _described(part: Any) -> str:
+def _described(part: Tree) -> str:
     shapes = " ".join("×".join(map(str, np.shape(leaf))) or "1" for leaf in jax.tree.leaves(part))
     return " ".join([f"a {type(part).__name__} of", shapes, *sorted(set(_activations(part)))])
 

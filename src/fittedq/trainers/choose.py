@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.data.dataset import Dataset
 from fittedq.envs.gym import GymSource
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
@@ -16,18 +18,23 @@ from fittedq.trainers.growing import GrowingTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
+from fittedq.types import needed
 
 Settings = TrainSettings | FitSettings | GrowSettings
 
 
-class Ingredients(NamedTuple):
+Loop = TypeVar("Loop", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Ingredients(Generic[Loop]):
     """What a trainer is made of."""
 
-    algorithm: Any
-    plant: Any
+    algorithm: AbstractAlgorithm
+    plant: AbstractPlant | None
     """Where data come from; None: from `data` alone."""
-    data: Any
-    settings: Any
+    data: Dataset | None
+    settings: Loop
     seed: int
 
 
@@ -39,37 +46,38 @@ class Choice(NamedTuple):
     """The settings of a trainer, and how it is made."""
 
     settings: type[Settings]
-    make: Callable[[Ingredients], Made]
+    make: Callable[[Ingredients[Any]], Made]
 
 
-def _fitted(parts: Ingredients) -> Made:
-    return FittedTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
+def _fitted(parts: Ingredients[FitSettings]) -> Made:
+    return FittedTrainer(parts.algorithm, needed(parts.data), parts.settings, parts.seed), None
 
 
-def _batches(parts: Ingredients) -> Made:
-    return BatchTrainer(parts.algorithm, parts.data, parts.settings, parts.seed), None
+def _batches(parts: Ingredients[FitSettings]) -> Made:
+    return BatchTrainer(parts.algorithm, needed(parts.data), parts.settings, parts.seed), None
 
 
-def _growing(parts: Ingredients) -> Made:
-    source = parts.plant.source(seed=parts.seed)
+def _growing(parts: Ingredients[GrowSettings]) -> Made:
+    source = needed(parts.plant).source(seed=parts.seed)
     return _closing(source, lambda: GrowingTrainer(parts.algorithm, source, parts.settings, parts.seed, parts.data))
 
 
-def _host(parts: Ingredients) -> Made:
+def _host(parts: Ingredients[TrainSettings]) -> Made:
     settings = parts.settings
-    how = {"asynchronous": settings.asynchronous, "env_timeout": settings.env_timeout}
-    source = parts.plant.source(settings.n_envs, seed=parts.seed, **how)
+    source = needed(parts.plant).source(
+        settings.n_envs, asynchronous=settings.asynchronous, seed=parts.seed, env_timeout=settings.env_timeout
+    )
     return _closing(source, lambda: HostTrainer(parts.algorithm, source, settings, parts.seed, parts.data))
 
 
-def _compiled(parts: Ingredients) -> Made:
+def _compiled(parts: Ingredients[TrainSettings]) -> Made:
     if parts.data is not None:
         raise UserError("a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data")
-    plant = parts.plant
+    plant = needed(parts.plant)
     return CompiledTrainer(parts.algorithm, plant.env, parts.settings, parts.seed, plant.action_set), None
 
 
-def _none(parts: Ingredients) -> Made:
+def _none(parts: Ingredients[GrowSettings]) -> Made:
     raise UserError(
         f"algorithm {parts.algorithm.name!r} fits growing data on the host, not inside a compiled JAX environment; use "
         "the Gymnasium one, or collect a dataset first."

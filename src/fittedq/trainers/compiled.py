@@ -182,7 +182,7 @@ class CompiledTrainer(AbstractTrainer):
                 f"environment {type(self._env).__name__}: its observation or reward is not finite at step "
                 f"{self.step + first}; correct the environment."
             )
-        self.watch.see([np.min(low), np.max(high)])
+        self.watch.see(np.array([np.min(low), np.max(high)]))
         self.step += length * self._settings.n_envs
         self.updates = int(self._state.learner.step)
         returns = [float(value) for value in np.asarray(ended).ravel() if np.isfinite(value)]

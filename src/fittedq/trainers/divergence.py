@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ class Watch:
         """A critic that has learned nothing, once one was asked for."""
         self._judge_steps()
 
-    def see(self, rewards: Any) -> None:
+    def see(self, rewards: Sequence[float] | np.ndarray) -> None:
         """Take in some rewards, or the least and the greatest of them."""
         low, high = np.min(rewards, initial=np.inf), np.max(rewards, initial=-np.inf)
         if low < self.low or high > self.high:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ from fittedq.approx.host import HostCopy, to_host
 from fittedq.approx.packing import Packing
 from fittedq.arrays import strong
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Transition
+from fittedq.types import Controller, Transition
 
 MEASURED_ROWS = 2_000
 """Newest transitions that a method's own measures see."""
@@ -115,7 +113,7 @@ class Learner:
         # `device_put` may alias NumPy's memory, which must not be donated.
         return [jnp.array(buffer, copy=True) for buffer in self._packing.pack(to_host(state))]
 
-    def host_policy(self) -> Any:
+    def host_policy(self) -> Controller:
         """The newest policy, for acting in NumPy: always the same object, refreshed.
 
         Waits for the learner, unless the policy was not due for an update since: then acting goes on meanwhile.
