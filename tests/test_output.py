@@ -21,6 +21,8 @@ from fittedq.diagnose.gap import Gap
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.progress import console, shown
 from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
+from standing import Recorder
 
 NAME = "[bold]run[red] :smile:"
 """In rich's markup, bold and red text with a face."""
@@ -89,16 +91,11 @@ def test_a_picture_names_the_state_that_it_shows(size: int, tmp_path: Path, monk
 
 def standing(step: int) -> Any:
     """A run of 1,000 steps at this one, which is asked for nothing more."""
-    return types.SimpleNamespace(
-        folder=types.SimpleNamespace(path="runs/mine"),
-        trainer=types.SimpleNamespace(step=step, finished=None),
-        schedule=types.SimpleNamespace(steps=1000),
-        reports=lambda *_, **__: (_ for _ in ()),
-        notes=[],
-        warnings=[],
-        warn=list,
-        best=None,
-    )
+    run: Any = object.__new__(Run)
+    run.folder, run.trainer, run.schedule = RunFolder(Path("runs/mine")), Recorder(step), Schedule(steps=1000)
+    run.notes, run.warnings, run.best = [], [], None
+    run.reports, run.warn = lambda *_, **__: (_ for _ in ()), list
+    return run
 
 
 def test_the_bar_of_a_resumed_run_begins_where_the_run_was() -> None:

@@ -356,8 +356,7 @@ class FQI(eqx.Module):
 
             def run(update: Update = update, nets: Components = nets, index: int = index) -> Refit:
                 label_key, fit_key = keys[2 * index : 2 * index + 2]
-                state = optimizer_states[index]
-                return update(nets, frozen, state, batch, greedy, label_key, fit_key, tick.count)
+                return update(nets, frozen, optimizer_states[index], batch, greedy, label_key, fit_key, tick.count)
 
             def skip(skipped: Refit = (component, optimizer_states[index], metrics[index])) -> Refit:
                 return skipped
