@@ -34,6 +34,7 @@ class BatchTrainer(AbstractTrainer):
         self._figures: dict[str, float] = {}
         self._rows = Rows(dataset, settings.normalize_obs)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+        algorithm.template(self.action_set).check_batches()
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, self._fqi, self.action_set)

@@ -71,6 +71,7 @@ class CompiledTrainer(AbstractTrainer):
         self._algorithm, self._env, self._settings, self._seed = algorithm, env, settings, seed
         self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
+        algorithm.template(self.action_set).check_batches()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         self.watch = Watch(algorithm, self._fqi, self.action_set)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))

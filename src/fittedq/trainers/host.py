@@ -53,6 +53,7 @@ class HostTrainer(AbstractTrainer):
             "choose smaller ones",
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        algorithm.template(self.action_set).check_batches()
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         check_model(state.nets, source.obs)
         self.watch = Watch(algorithm, self._fqi, self.action_set)

@@ -27,7 +27,6 @@ def initial_state(
     """The template and the first learner state; compiled, since eager initialization takes seconds."""
     check_memory(algorithm, obs_size, action_set, batch_size, f" and batch_size = {batch_size:,}")
     fqi = algorithm.template(action_set)
-    fqi.check_batches()
     rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
 
     def init(key: Array) -> LearnerState:
