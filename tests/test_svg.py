@@ -329,9 +329,11 @@ def test_an_endless_horizon_solves_growth():
     capital = jnp.linspace(0.05, 0.5, 32)[:, None]
     data = Transition(capital, capital, capital[:, 0], capital, jnp.zeros(32, bool), jnp.zeros(32, bool))
 
+    first = jnp.ones((), jnp.int32)
+
     @jax.jit
     def learn(policy, optimizer_state):
-        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY, 1)
+        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY, first)
         return policy, optimizer_state
 
     policy = nets.policy

@@ -107,7 +107,7 @@ def _help() -> str:
             "",
             *(f"  {command.name:<{width}}  {command.about}" for command in COMMANDS.values()),
             "",
-            "`fittedq COMMAND --help` shows what a command takes; `fittedq --version` shows the version.",
+            "`fittedq COMMAND --help` shows what it takes; `fittedq --version` shows the version.",
             f"`{TRACEBACK}` on any command shows where an error came from.",
         ]
     )
