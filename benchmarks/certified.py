@@ -13,6 +13,7 @@ machine does not lengthen, `wall` the clock's. SCIP is a peer of benchmarks/requ
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -37,7 +38,7 @@ from safetensors.numpy import load_file
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms import find
-from fittedq.approx.networks import QNetwork
+from fittedq.approx.networks import Mlp, QNetwork
 from fittedq.maximize.base import Status
 from fittedq.maximize.exact.milp import _encode, milp
 from fittedq.maximize.proofs.bounds import FoldedNetwork, members_of
@@ -71,7 +72,15 @@ def untrained(size: str, m: int, activation: str, layer_norm: bool, seed: int = 
     """A critic as it is initialized, in a box of half-width 1."""
     box = Box([-1.0] * m, [1.0] * m)
     key = jax.random.key(seed)
-    return QNetwork(OBS, box, SIZES[size], key, n_critics=1, activation=activation, layer_norm=layer_norm)
+    return QNetwork(
+        OBS,
+        box,
+        SIZES[size],
+        key,
+        n_critics=1,
+        activation=activation,
+        make=functools.partial(Mlp, layer_norm=layer_norm),
+    )
 
 
 def random_critic(size: str, m: int, activation: str, layer_norm: bool) -> Instance:

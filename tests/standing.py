@@ -27,6 +27,10 @@ class AbstractStanding(AbstractTrainer):
     def moments(self) -> None:
         raise NotImplementedError
 
+    @property
+    def reward_scale(self) -> float:
+        return 1.0
+
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, 1), np.float32)
 

@@ -20,6 +20,7 @@ from fittedq import algorithms
 from fittedq.acting.episodes import EVALUATION_SEED
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
+from fittedq.algorithms.base import NetworkAlgorithm
 from fittedq.approx.host import host_view, to_host
 from fittedq.approx.networks import ACTIVATIONS
 from fittedq.data.statistics import RunningMoments
@@ -140,7 +141,9 @@ def test_value_refuses_other_shapes(obs: Any, action: Any, sentence: str, agent:
     ],
 )
 def test_the_host_policy_and_critic_equal_the_jax_ones(name: str, activation: str) -> None:
-    made = algorithms.find(name)(hidden=(16, 16), activation=activation, layer_norm=True, n_critics=2)
+    cls = algorithms.find(name)
+    normed = {"layer_norm": True} if issubclass(cls, NetworkAlgorithm) else {}
+    made = cls(hidden=(16, 16), activation=activation, n_critics=2, **normed)
     nets = made.networks(SIZE, WIDE, jax.random.PRNGKey(0))
     obs, normal = 3 * observations(20), np.random.default_rng(2).normal(size=(20, 2)).astype(np.float32)
     action = made.controller(to_host(nets)).act(obs, normal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
-from fittedq.approx.networks import ACTIVATIONS, QNetwork
+from fittedq.approx.networks import ACTIVATIONS, Mlp, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, members_of
@@ -34,7 +35,13 @@ def make_critic(
     """A critic whose weights are large enough for a surface with several hills, gains and shifts not trivial."""
     box = box or Box([-1.0] * m, [2.0] * m)
     critic = QNetwork(
-        OBS, box, widths, jax.random.key(seed), n_critics=n_critics, activation=activation, layer_norm=layer_norm
+        OBS,
+        box,
+        widths,
+        jax.random.key(seed),
+        n_critics=n_critics,
+        activation=activation,
+        make=functools.partial(Mlp, layer_norm=layer_norm),
     )
     rng = np.random.default_rng(seed)
     weights = tuple(np.asarray(weight) * np.float32(scale) for weight in critic.net.weights)

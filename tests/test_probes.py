@@ -12,6 +12,7 @@ import pytest
 from fittedq.algorithms import DDPG, REGISTRY
 from fittedq.envs.native import auto_reset
 from fittedq.problems.probes import PROBES, AbstractProbe, ActionReward, DelayedAction, DelayedReward, Endless, OneStep
+from fittedq.template.rates import Linear
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
@@ -31,6 +32,11 @@ COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
 """At β = .02 the entropy moves no q* by more than .05."""
 # So few updates teach no model whose slope can be relied on: with rollouts the policy's action depends on the seed.
 COLD["svg"] = {"temperature": 0.02, "horizon": "0", "model_hidden": (8,)}
+LONGER = {"xqc": (2_000, 256)}
+"""Updates and batches of those that normalize by the batch: the noise of a small one flattens q at the ends."""
+# Bins as wide as the probes' values need; running statistics follow a network once its steps are small.
+COLD["xqc"] = {"value_low": -4.0, "value_high": 4.0, "bins": 41, "policy_delay": 1}
+COLD["xqc"]["critic_learning_rate"] = Linear(5e-3, 1e-4, LONGER["xqc"][0])
 # On a line a grid finds what a search finds, sooner.
 COLD["explicit_fqi"] = {"maximizer": "grid"}
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.
@@ -60,8 +66,9 @@ def uniform_transitions(probe: type[AbstractProbe]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fresh_learner(request):
     """A learner at its first state, compiled once for all probes."""
-    algorithm = REGISTRY[request.param](**SETTINGS, **COLD.get(request.param, {}))
-    fqi, state = initial_state(algorithm, 1, OneStep().action_set, BATCH, seed=0)
+    algorithm = REGISTRY[request.param](**SETTINGS | COLD.get(request.param, {}))
+    updates, batch = LONGER.get(request.param, (UPDATES, BATCH))
+    fqi, state = initial_state(algorithm, 1, OneStep().action_set, batch, seed=0)
     first = jax.tree.map(np.array, state)
     learner = Learner(fqi, state, 1, 1)
 
@@ -69,12 +76,12 @@ def fresh_learner(request):
         learner.state = jax.device_put(first)
         return learner
 
-    fresh.algorithm = algorithm
+    fresh.algorithm, fresh.batches = algorithm, (updates, batch)
     return fresh
 
 
-# Those that solve a maximization for every target take their time.
-SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi")
+# Those that solve a maximization for every target take their time, and those that learn from large batches.
+SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "xqc")
 CASES = [
     pytest.param(
         name,
@@ -90,7 +97,7 @@ CASES = [
 @pytest.mark.parametrize(("fresh_learner", "probe"), CASES, indirect=["fresh_learner"])
 def test_every_algorithm_learns_the_known_q(fresh_learner, probe):
     rows, learner = uniform_transitions(probe), fresh_learner()
-    indices = np.random.default_rng(0).integers(0, len(rows), (UPDATES, BATCH))
+    indices = np.random.default_rng(0).integers(0, len(rows), fresh_learner.batches)
     learner.learn(rows[indices])
     nets, data = learner.state.nets, Transition.unpack(rows, 1, 1)
     q = np.asarray(nets.critic(jnp.asarray(data.obs), jnp.asarray(data.action))).min(axis=0)

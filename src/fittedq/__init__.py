@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fittedq.actions.state_box import StateBox
     from fittedq.agent import Agent
     from fittedq.algorithms.amortized_fqi import AmortizedFQI
-    from fittedq.algorithms.base import AbstractAlgorithm, NetworkAlgorithm
+    from fittedq.algorithms.base import AbstractAlgorithm, GradientAlgorithm, NetworkAlgorithm
     from fittedq.algorithms.composed import Composed
     from fittedq.algorithms.ddpg import DDPG
     from fittedq.algorithms.explicit_fqi import ExplicitFQI
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
+    from fittedq.algorithms.xqc import XQC
     from fittedq.api import fit, load, resume, stream, train
+    from fittedq.approx.batch_norm import BatchNormMlp
+    from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
     from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
     from fittedq.approx.models import GaussianModel, KnownModel
+    from fittedq.approx.net import AbstractNet
     from fittedq.approx.networks import DeterministicPolicy, Mlp, QNetwork, TanhGaussianPolicy, VNetwork
     from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
@@ -61,7 +65,15 @@ if TYPE_CHECKING:
     from fittedq.template.fits import AbstractFit, AbstractOwnFit, Budget, Descend, GrowTrees, LeastSquares
     from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Update
     from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
-    from fittedq.template.losses import AbstractLoss, AbstractRegression, Imitate, Improve, Regress, TuneTemperature
+    from fittedq.template.losses import (
+        AbstractLoss,
+        AbstractRegression,
+        Imitate,
+        Improve,
+        Regress,
+        RegressReturns,
+        TuneTemperature,
+    )
     from fittedq.template.rates import Linear
     from fittedq.template.rollout import (
         AbstractTail,
@@ -76,17 +88,21 @@ if TYPE_CHECKING:
     from fittedq.template.targets import (
         AbstractCombine,
         AbstractNodes,
+        AbstractPool,
         AbstractTarget,
         Bellman,
         BellmanFromValue,
+        BellmanOfReturns,
         Clipped,
         FirstCritic,
         Labelled,
+        LeastMean,
         MeanOverCritics,
         MinOverCritics,
         Quadrature,
         SmoothBellman,
         SoftValue,
+        Truncated,
         UniformSamples,
     )
     from fittedq.types import (
@@ -109,6 +125,7 @@ __all__ = [
     "SAC",
     "SVG",
     "TD3",
+    "XQC",
     "AbstractActionSet",
     "AbstractAlgorithm",
     "AbstractCombine",
@@ -118,14 +135,17 @@ __all__ = [
     "AbstractFit",
     "AbstractFollow",
     "AbstractGreedy",
+    "AbstractHead",
     "AbstractJaxEnv",
     "AbstractLoss",
     "AbstractMaximizer",
     "AbstractModel",
+    "AbstractNet",
     "AbstractNodes",
     "AbstractOwnFit",
     "AbstractPhysics",
     "AbstractPolicy",
+    "AbstractPool",
     "AbstractRegression",
     "AbstractSolving",
     "AbstractTail",
@@ -134,10 +154,13 @@ __all__ = [
     "ActingStatus",
     "Agent",
     "AmortizedFQI",
+    "BatchNormMlp",
     "Bellman",
     "BellmanFromValue",
+    "BellmanOfReturns",
     "Box",
     "Budget",
+    "Categorical",
     "CertifiedArgmax",
     "Chunked",
     "Clipped",
@@ -160,6 +183,7 @@ __all__ = [
     "Gap",
     "Gaussian",
     "GaussianModel",
+    "GradientAlgorithm",
     "Greedy",
     "Grid",
     "GrowTrees",
@@ -170,6 +194,7 @@ __all__ = [
     "KnownModel",
     "Labelled",
     "LearnerState",
+    "LeastMean",
     "LeastSquares",
     "Likelihood",
     "Limits",
@@ -183,6 +208,7 @@ __all__ = [
     "NamedEnv",
     "NetworkAlgorithm",
     "NoTail",
+    "OneValue",
     "OrnsteinUhlenbeck",
     "OwnNoise",
     "PartlySolved",
@@ -197,8 +223,10 @@ __all__ = [
     "QNetwork",
     "QuadraticArgmax",
     "Quadrature",
+    "Quantiles",
     "RadialBasis",
     "Regress",
+    "RegressReturns",
     "Report",
     "Rollout",
     "RolloutBellman",
@@ -220,6 +248,7 @@ __all__ = [
     "TreeArgmax",
     "TreeCritic",
     "TreeSweep",
+    "Truncated",
     "TuneTemperature",
     "UniformSamples",
     "Update",
@@ -248,7 +277,7 @@ _HOMES = {
     "fittedq.actions.state_box": "StateBox",
     "fittedq.agent": "Agent",
     "fittedq.algorithms.amortized_fqi": "AmortizedFQI",
-    "fittedq.algorithms.base": "AbstractAlgorithm NetworkAlgorithm",
+    "fittedq.algorithms.base": "AbstractAlgorithm GradientAlgorithm NetworkAlgorithm",
     "fittedq.algorithms.composed": "Composed",
     "fittedq.algorithms.ddpg": "DDPG",
     "fittedq.algorithms.explicit_fqi": "ExplicitFQI",
@@ -259,9 +288,13 @@ _HOMES = {
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
+    "fittedq.algorithms.xqc": "XQC",
     "fittedq.api": "fit load resume stream train",
+    "fittedq.approx.batch_norm": "BatchNormMlp",
+    "fittedq.approx.heads": "AbstractHead Categorical OneValue Quantiles",
     "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
     "fittedq.approx.models": "GaussianModel KnownModel",
+    "fittedq.approx.net": "AbstractNet",
     "fittedq.approx.networks": "DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
     "fittedq.approx.trees": "Forest TreeCritic",
     "fittedq.data.dataset": "Dataset",
@@ -287,14 +320,15 @@ _HOMES = {
     "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend GrowTrees LeastSquares",
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
-    "fittedq.template.losses": "AbstractLoss AbstractRegression Imitate Improve Regress TuneTemperature",
+    "fittedq.template.losses": "AbstractLoss AbstractRegression Imitate Improve Regress RegressReturns TuneTemperature",
     "fittedq.template.rates": "Linear",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
     "fittedq.template.targets": (
-        "AbstractCombine AbstractNodes AbstractTarget Bellman BellmanFromValue Clipped FirstCritic Labelled "
-        "MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue UniformSamples"
+        "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanOfReturns "
+        "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman "
+        "SoftValue Truncated UniformSamples"
     ),
     "fittedq.types": (
         "AbstractCritic AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted Transition"

@@ -36,8 +36,7 @@ from fittedq.errors import UserError, in_one_line
 from fittedq.files import AGENT, Json, load_folder, place, save_folder
 from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
-from fittedq.settings import MOST_SEED, whole
-from fittedq.template.losses import Regress
+from fittedq.settings import MOST_SEED, real, whole
 from fittedq.trainers.base import never
 from fittedq.trainers.state import from_arrays, to_arrays
 from fittedq.types import AbstractCritic, Components, Transition, sized
@@ -56,6 +55,7 @@ class Agent:
         env: str | NamedEnv | None = None,
         spaces: Spaces | None = None,
         fallback: object = None,
+        reward_scale: float = 1.0,
     ):
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
@@ -71,6 +71,8 @@ class Agent:
                 f"spaces: found {self.spaces.observation.size} observation and {self.spaces.action.size} action "
                 f"numbers, expected {obs_size} and {action_set.size}."
             )
+        self.reward_scale = reward_scale
+        """What rewards were divided by when the critics learned from them: values are given in the rewards' unit."""
         self._fallback = middle(action_set, obs_size)
         if fallback is not None:
             self.fallback = fallback
@@ -171,7 +173,7 @@ class Agent:
         """min_j q_j at states as the critic sees them (normalized, where the agent normalizes)."""
         if self._critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic, so it knows no values.")
-        return self._critic.least(seen, action)
+        return self.reward_scale * self._critic.least(seen, action)
 
     def value_range(self, reward: tuple[float, float]) -> tuple[float, float]:
         """[low, high] that holds the q which the critic is fitted to, for rewards in [r_min, r_max]; ±∞ where unknown.
@@ -180,8 +182,10 @@ class Agent:
         """
         with contextlib.suppress(UserError):
             for update in self.algorithm.template(self.action_set).updates:
-                if update.component == "critic" and isinstance(update.loss, Regress):
-                    return update.loss.target.value_range(self.nets, reward)
+                if update.component == "critic" and update.target is not None:
+                    low, high = (end / self.reward_scale for end in reward)
+                    low, high = update.target.value_range(self.nets, (low, high))
+                    return low * self.reward_scale, high * self.reward_scale
         return -math.inf, math.inf
 
     def gap(
@@ -200,7 +204,8 @@ class Agent:
         if self.nets.critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic to compare its policy with.")
         limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
-        return amortization_gap(self.nets.critic, seen, self.act_flat(batch), self.action_set, **limits)
+        gap = amortization_gap(self.nets.critic, seen, self.act_flat(batch), self.action_set, **limits)
+        return gap.times(self.reward_scale)
 
     def value(self, obs: object, action: object) -> Float[np.ndarray, "b"] | np.float32:
         """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
@@ -327,6 +332,7 @@ class Agent:
             "env": None if self.env is None else self.env.describe(),
             "spaces": self.spaces.describe(),
             "fallback": self._fallback.tolist(),
+            **({} if self.reward_scale == 1.0 else {"reward_scale": self.reward_scale}),
         }
 
     def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
@@ -343,7 +349,15 @@ class Agent:
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         nets, moments = (jax.tree.map(np.array, part) for part in (self.nets, self.moments))
         return Agent(
-            self.algorithm, self.obs_size, self.action_set, nets, moments, self.env, self.spaces, self._fallback
+            self.algorithm,
+            self.obs_size,
+            self.action_set,
+            nets,
+            moments,
+            self.env,
+            self.spaces,
+            self._fallback,
+            self.reward_scale,
         )
 
     def _normalize(self, obs: Side) -> Side:
@@ -366,6 +380,7 @@ def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mappi
         obs_size, action_set = int(saved["obs_size"]), action_set_of(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
+        reward_scale = real(saved.get("reward_scale", 1.0), "reward_scale", "a number above 0", low=1e-30)
         size = memory.network_bytes(algorithm.layers(obs_size, action_set.size), batch=0)
     except UserError:
         raise
@@ -379,7 +394,7 @@ def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mappi
     moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
     nets = from_arrays("nets", like, arrays)
     read = None if spaces is None else spaces_of(spaces)
-    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback)
+    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback, reward_scale)
 
 
 def _from_bytes(agent: str, tensors: bytes) -> Agent:

@@ -15,7 +15,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 def td_target(
-    reward: Float[Arr, "*b"], terminated: Bool[Arr, "*b"], next_value: Float[Arr, "*b"], gamma: float
+    reward: Float[Arr, "*#b"], terminated: Bool[Arr, "*#b"], next_value: Float[Arr, "*b"], gamma: float
 ) -> Float[Arr, "*b"]:
     """y = r + γ (1 − terminated) v(s').
 
@@ -45,7 +45,7 @@ def value_range(
     return (reward[0] + steps * low if gamma else reward[0]), reward[1] + steps * high
 
 
-def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*b"], temperature: Scalar) -> Float[Arr, "*b"]:
+def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*#b"], temperature: Scalar) -> Float[Arr, "*b"]:
     """q(s, a) − β log π(a | s), whose mean over a ~ π is the soft value of π at s.
 
     With β = 0 it is q itself, the deterministic case.

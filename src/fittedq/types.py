@@ -16,6 +16,9 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, Index, Scalar, Tree, namespace
 from fittedq.bellman import least
 
+REWARD = -3
+"""The reward's column of a packed row."""
+
 
 class Transition(NamedTuple):
     """A batch of (s, a, r, s', terminated, truncated).

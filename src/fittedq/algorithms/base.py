@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from jaxtyping import PRNGKeyArray
 from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
-from fittedq.approx.networks import ACTIVATIONS, Activation, QNetwork
+from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
 from fittedq.errors import UserError
 from fittedq.settings import check_settings, setting
 from fittedq.template.fits import Budget, Descend
@@ -54,18 +55,18 @@ def shared(name: str, default: object) -> Any:
     return setting(default, **SHARED[name])
 
 
-def learning_rate(default: float, whose: str) -> Any:
+def learning_rate(default: Rate, whose: str) -> Any:
     """A setting that is a learning rate: a number, or a schedule over the run."""
     about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
     return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,), to_act=False)
 
 
-def target_entropy(asked: float | None, action_set: AbstractActionSet) -> float:
-    """H̄: what was asked for, or −m nats over [−1, 1]^m, moved to the box's own units so that the policy does not depend
-    on them."""
+def target_entropy(asked: float | None, action_set: AbstractActionSet, per_action: float = -1.0) -> float:
+    """H̄: what was asked for, or `per_action` · m nats over [−1, 1]^m, moved to the box's own units so that the policy
+    does not depend on them."""
     if asked is not None:
         return asked
-    return -action_set.size + float(np.sum(np.log(action_set.half_width)))
+    return per_action * action_set.size + float(np.sum(np.log(action_set.half_width)))
 
 
 Rules = tuple[Callable[[Any], None], ...]
@@ -83,6 +84,9 @@ class AbstractAlgorithm(abc.ABC):
     """Whether each step of its run fits all of the data anew, instead of a batch."""
     buffer: ClassVar[str] = "FIFO replay"
     """Where transitions are kept while it collects them."""
+
+    training: ClassVar[Mapping[str, Any]] = {}
+    """Settings of training that it is published with, where they are not the usual ones."""
 
     @property
     @abc.abstractmethod
@@ -140,18 +144,15 @@ class AbstractAlgorithm(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
-    """The settings that methods on networks share. Subclasses are final, and each is one page."""
+class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
+    """The settings of methods whose networks take gradient steps."""
 
     rules: ClassVar[Rules] = (check_settings,)
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)
-    hidden: tuple[int, ...] = shared("hidden", (256, 256))
     activation: Activation = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable)
     n_critics: int = shared("n_critics", 1)
-    layer_norm: bool = setting(False, "layer norm in the critics")
-    dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
     optimizer: str | Optimizer = setting(
@@ -168,12 +169,6 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     def discount(self) -> float:
         return self.gamma
 
-    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
-        return [
-            (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
-            (1, (obs_size, *self.hidden, action_size)),
-        ]
-
     def descend(self, rate: Rate, budget: Budget = Budget()) -> Descend:
         """How a network is fitted, at one of these learning rates."""
         return Descend(self.optimizer_at(rate), budget)
@@ -181,6 +176,21 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
     def optimizer_at(self, rate: Rate) -> optax.GradientTransformation:
         """The optimizer at one of these learning rates."""
         return scheduled(OPTIMIZERS[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer, rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAlgorithm(GradientAlgorithm, abc.ABC):
+    """The settings of methods on one kind of network, the perceptron. Subclasses are final, and each is one page."""
+
+    hidden: tuple[int, ...] = shared("hidden", (256, 256))
+    layer_norm: bool = setting(False, "layer norm in the critics")
+    dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
+
+    def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
+        return [
+            (self.n_critics, (obs_size + action_size, *self.hidden, 1)),
+            (1, (obs_size, *self.hidden, action_size)),
+        ]
 
     def critic(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """The ensemble these settings ask for."""
@@ -191,6 +201,5 @@ class NetworkAlgorithm(AbstractAlgorithm, abc.ABC):
             key,
             n_critics=self.n_critics,
             activation=self.activation,
-            layer_norm=self.layer_norm,
-            dropout=self.dropout,
+            make=functools.partial(Mlp, layer_norm=self.layer_norm, dropout=self.dropout),
         )

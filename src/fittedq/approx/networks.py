@@ -17,8 +17,10 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.heads import AbstractHead, OneValue
 from fittedq.approx.host import refuse_forked
-from fittedq.arrays import Arr, Index, namespace
+from fittedq.approx.net import AbstractNet, Activation, Make, Passed, in_batch
+from fittedq.arrays import Arr, Index, Tree, namespace
 from fittedq.bellman import squashed_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
 
@@ -32,9 +34,6 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "softplus": lambda x: namespace(x).logaddexp(x, 0 * x),
     "elu": lambda x: namespace(x).where(x > 0, x, namespace(x).expm1(namespace(x).minimum(x, 0))),
 }
-
-Activation = str | Callable[[Any], Any]
-"""A word of `ACTIVATIONS`, or a function of an array, element by element, in `jax.numpy`."""
 
 
 def activated(activation: Activation, x: Float[Arr, "..."]) -> Float[Arr, "..."]:
@@ -55,7 +54,7 @@ LOG_STD_RANGE = (-20.0, 2.0)
 """Clamp of log σ, as in the authors' code of SAC."""
 
 
-class Mlp(eqx.Module):
+class Mlp(AbstractNet):
     """x ← activation(norm(dropout(x W + b))) per hidden layer, then x W + b.
 
     Leading axes of the leaves make an ensemble: weights [*lead, in, out], biases [*lead, 1, out]. Weights and biases
@@ -93,6 +92,19 @@ class Mlp(eqx.Module):
         self.shifts = tuple(jnp.zeros((*lead, 1, width)) for width in hidden)
         self.activation, self.dropout = activation, dropout
 
+    @property
+    def members(self) -> int:
+        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
+
+    def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], None]:
+        return self(x, key), None
+
+    def taking(self, statistics: Tree) -> Mlp:
+        return self
+
+    def projected(self) -> Mlp:
+        return self
+
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         xp = namespace(x, self.weights[0])
         last, lead = len(self.weights) - 1, self.weights[0].shape[:-2]
@@ -114,11 +126,19 @@ class Mlp(eqx.Module):
         return x
 
 
-class QNetwork(AbstractCritic):
-    """q_j(s, a), j = 1 … n: an ensemble of perceptrons on [s, a scaled to the unit box]."""
+VALUE = OneValue()
+"""One output, the value."""
 
-    net: Mlp
+
+class QNetwork(AbstractCritic):
+    """q_j(s, a), j = 1 … n: an ensemble of networks on [s, a scaled to the unit box].
+
+    `make` makes the networks, `head` says what their outputs mean: of a distribution of the return, q is the mean.
+    """
+
+    net: AbstractNet
     action_set: AbstractActionSet
+    head: AbstractHead
     has_gradient: ClassVar[bool] = True
 
     def __init__(
@@ -130,25 +150,44 @@ class QNetwork(AbstractCritic):
         *,
         n_critics: int = 1,
         activation: Activation = "relu",
-        layer_norm: bool = False,
-        dropout: float = 0.0,
+        make: Make = Mlp,
+        head: AbstractHead = VALUE,
     ):
-        sizes = (obs_size + action_set.size, *widths, 1)
-        self.net = Mlp(sizes, key, lead=(n_critics,), activation=activation, layer_norm=layer_norm, dropout=dropout)
-        self.action_set = action_set
+        sizes = (obs_size + action_set.size, *widths, head.outputs)
+        self.net = make(sizes, key, lead=(n_critics,), activation=activation)
+        self.action_set, self.head = action_set, head
 
     @property
     def size(self) -> int:
-        return self.net.weights[0].shape[0]
+        return self.net.members
 
     def __call__(
         self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray | None = None
     ) -> Float[Arr, "n b"]:
-        xp = namespace(obs)
-        return self.net(xp.concatenate([obs, self.action_set.to_unit(action)], axis=-1), key)[..., 0]
+        return self.head.mean(self.outputs(obs, action, key))
+
+    def outputs(
+        self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray | None = None
+    ) -> Float[Arr, "n b K"]:
+        """What the head reads."""
+        return self.net(self.inputs(obs, action), key)
+
+    def inputs(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b i"]:
+        """[s, a scaled to the unit box]."""
+        return namespace(obs).concatenate([obs, self.action_set.to_unit(action)], axis=-1)
 
     def subset(self, indices: Index) -> QNetwork:
         return jax.tree.map(lambda leaf: leaf[indices], self)
+
+
+@in_batch.register
+def _(component: QNetwork, *inputs: Arr, key: PRNGKeyArray | None = None) -> tuple[QNetwork, Tree]:
+    return _passed(component, component.inputs(*inputs), key)
+
+
+def _passed(component: Tree, x: Float[Arr, "b i"], key: PRNGKeyArray | None) -> tuple[Tree, Tree]:
+    outputs, statistics = component.net.by_batch(x, key)
+    return eqx.tree_at(lambda component: component.net, component, Passed(outputs)), statistics
 
 
 class VNetwork(AbstractValue):
@@ -166,7 +205,7 @@ class VNetwork(AbstractValue):
 class DeterministicPolicy(AbstractPolicy):
     """π(s) = Π_A(s)(center + half_width · tanh(net(s))); in a box there is nothing to project."""
 
-    net: Mlp
+    net: AbstractNet
     action_set: AbstractActionSet
 
     def __init__(
@@ -177,8 +216,9 @@ class DeterministicPolicy(AbstractPolicy):
         key: PRNGKeyArray,
         *,
         activation: Activation = "relu",
+        make: Make = Mlp,
     ):
-        self.net = Mlp((obs_size, *widths, action_set.size), key, activation=activation)
+        self.net = make((obs_size, *widths, action_set.size), key, activation=activation)
         self.action_set = action_set
 
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
@@ -197,7 +237,7 @@ class TanhGaussianPolicy(AbstractPolicy):
     many are sent to one point.
     """
 
-    net: Mlp
+    net: AbstractNet
     action_set: AbstractActionSet
 
     def __init__(
@@ -208,8 +248,9 @@ class TanhGaussianPolicy(AbstractPolicy):
         key: PRNGKeyArray,
         *,
         activation: Activation = "relu",
+        make: Make = Mlp,
     ):
-        self.net = Mlp((obs_size, *widths, 2 * action_set.size), key, activation=activation)
+        self.net = make((obs_size, *widths, 2 * action_set.size), key, activation=activation)
         self.action_set = action_set
 
     def parameters(self, obs: Float[Arr, "b s"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b m"]]:
@@ -239,3 +280,9 @@ class TanhGaussianPolicy(AbstractPolicy):
         u = mean + jnp.exp(log_std) * normal
         log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
         return self.action_set.admissible(jnp.tanh(u), obs), log_prob
+
+
+@in_batch.register(DeterministicPolicy)
+@in_batch.register(TanhGaussianPolicy)
+def _(component: Tree, obs: Float[Arr, "b s"], *, key: PRNGKeyArray | None = None) -> tuple[Tree, Tree]:
+    return _passed(component, obs, key)

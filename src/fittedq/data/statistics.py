@@ -1,12 +1,14 @@
-"""Running mean and variance of observations, for normalization that is part of the training state."""
+"""Running statistics of observations and returns, for normalization that is part of the training state."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from fittedq.arrays import Arr, namespace
+from fittedq.arrays import Arr, Scalar, namespace
 
 
 class RunningMoments(eqx.Module):
@@ -36,3 +38,59 @@ class RunningMoments(eqx.Module):
         count = xp.maximum(self.count, 1)
         std = xp.where(self.count > 1, xp.sqrt(self.squares / count), 1.0)
         return xp.clip((obs - self.mean) / xp.maximum(std, 1e-4), -10, 10).astype(obs.dtype)
+
+
+class ReturnScale(eqx.Module):
+    """The running deviation of the discounted return G ← γ G + r of each of n environments, by which rewards are
+    divided: values are then of size 1 whatever the rewards' unit.
+
+    scale = max(σ_G, max |G| / bound): with a `bound`, no discounted return is more than it once scaled.
+    Source: Lee et al. 2025 (SimbaV2), section 4.3; without the bound: Engstrom et al. 2020.
+    """
+
+    running: Float[Arr, "n"]
+    moments: RunningMoments
+    largest: Float[Arr, "1"]
+    gamma: float = eqx.field(static=True)
+    bound: float | None = eqx.field(static=True)
+
+    @staticmethod
+    def start(n: int, gamma: float, bound: float | None) -> ReturnScale:
+        zeros = np.zeros(n, np.float32)
+        return ReturnScale(zeros, RunningMoments.start(1), np.zeros(1, np.float32), gamma, bound)
+
+    def update(self, reward: Float[Arr, "n"], ended: Bool[Arr, "n"]) -> ReturnScale:
+        """The scale with one step of every environment counted in."""
+        xp = namespace(reward)
+        returns = (self.gamma * self.running + reward).astype(self.running.dtype)
+        largest = xp.maximum(self.largest, abs(returns).max(keepdims=True))
+        running = xp.where(ended, xp.zeros_like(returns), returns)
+        return dataclasses.replace(
+            self, running=running, moments=self.moments.update(returns[:, None]), largest=largest
+        )
+
+    def over(
+        self, reward: Float[np.ndarray, "N"], terminated: Bool[np.ndarray, "N"], truncated: Bool[np.ndarray, "N"]
+    ) -> ReturnScale:
+        """The scale with the rows of one environment counted in, one after another."""
+        returns, running = np.empty(len(reward), np.float32), float(self.running[0])
+        for row, (gain, ended) in enumerate(zip(reward.tolist(), (terminated | truncated).tolist(), strict=True)):
+            returns[row] = total = self.gamma * running + gain
+            running = 0.0 if ended else total
+        largest = np.maximum(self.largest, np.abs(returns).max(initial=0.0, keepdims=True))
+        return dataclasses.replace(
+            self,
+            running=np.full(1, running, np.float32),
+            moments=self.moments.update(returns[:, None]),
+            largest=largest,
+        )
+
+    @property
+    def scale(self) -> Scalar:
+        """What a reward is divided by; 1 until two returns were seen and they differ."""
+        xp = namespace(self.largest)
+        moments = self.moments
+        scale = xp.sqrt(moments.squares[0] / xp.maximum(moments.count, 1))
+        if self.bound is not None:
+            scale = xp.maximum(scale, self.largest[0] / self.bound)
+        return xp.where((moments.count > 1) & (scale > 1e-8), scale, xp.ones_like(scale))

@@ -57,6 +57,13 @@ class Gap:
         """The gap is at most this: no action is better by more."""
         return np.maximum(self.upper_bound - self.policy_value, self.lower)
 
+    def times(self, unit: float) -> Gap:
+        """The same gap in another unit of return."""
+        names = ("policy_value", "best_value", "upper_bound", "scale")
+        return (
+            self if unit == 1.0 else dataclasses.replace(self, **{name: unit * getattr(self, name) for name in names})
+        )
+
     @property
     def relative(self) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
         """(lower, upper) as shares of the range of q."""

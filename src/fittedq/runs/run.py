@@ -38,7 +38,7 @@ from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
-from fittedq.settings import MOST_SEED, as_dict, as_json, split_settings, whole
+from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_settings, whole
 from fittedq.template.rates import Linear, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
@@ -78,7 +78,9 @@ class Run:
             self.eval_plant = self.eval_plant.single()
         choice = choose(algorithms.asked_for(algorithm), self.plant)
         given, loop_given = split_settings(settings or {}, cls, choice.settings)
-        self.train_settings = choice.settings(**loop_given)
+        named = {field.name for field in setting_fields(choice.settings)}
+        usual = {name: value for name, value in cls.training.items() if name in named}
+        self.train_settings = choice.settings(**usual | loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
         self.data = None if data is None else data.limited(action_set)
         self.updates = max(1, self.train_settings.updates(schedule.steps))
@@ -194,6 +196,7 @@ class Run:
             trainer.moments(),
             self.env_name or self.eval_name,
             self.spaces,
+            reward_scale=trainer.reward_scale,
         )
 
     def __repr__(self) -> str:

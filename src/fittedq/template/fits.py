@@ -16,10 +16,11 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fittedq.approx.linear import LinearCritic, RadialBasis
+from fittedq.approx.net import projected, taken
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr, Scalar, Tree, at, strong
 from fittedq.errors import UserError
-from fittedq.template.losses import Loss, Metrics
+from fittedq.template.losses import STATISTICS, Loss, Metrics
 from fittedq.template.targets import Labelled
 from fittedq.types import Components
 
@@ -116,7 +117,10 @@ class Budget(eqx.Module):
 
 
 class Descend(AbstractFit):
-    """θ ← θ − step(∇ loss(θ; rows of D)), as often as the budget says. Its state is the optimizer's."""
+    """θ ← Π(θ − step(∇ loss(θ; rows of D))), as often as the budget says. Its state is the optimizer's.
+
+    Π keeps the weights of networks that have a set for them in it, such as the unit sphere (`AbstractNet.projected`).
+    """
 
     optimizer: optax.GradientTransformation = eqx.field(static=True)
     budget: Budget = Budget()
@@ -142,8 +146,9 @@ class Descend(AbstractFit):
         (value, metrics), gradient = slope(component, nets, rows, key)
         optimizer = optax.with_extra_args_support(self.optimizer)
         change, state = optimizer.update(gradient, state, component, count=count)
+        component = taken(projected(optax.apply_updates(component, change)), metrics.pop(STATISTICS, None))
         metrics = {"loss": value, **metrics, "gradient": cast("Array", jnp.linalg.norm(first_row(gradient)))}
-        return optax.apply_updates(component, change), state, metrics
+        return component, state, metrics
 
     def __call__(
         self,

@@ -11,12 +11,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.approx.net import in_batch
+from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
 
 Metrics = dict[str, Scalar]
+
+STATISTICS = "statistics"
+"""The entry of a loss's metrics that is none: the batch's statistics, for the component's network to take in."""
+
+
+def with_statistics(metrics: Metrics, statistics: Tree) -> Metrics:
+    """The metrics, with the statistics of a network that keeps some."""
+    return metrics if statistics is None else metrics | {STATISTICS: statistics}
 
 
 Component = TypeVar("Component")
@@ -73,6 +83,43 @@ class Regress(AbstractRegression[Tree]):
         return loss, {"loss": loss, **metrics}
 
 
+class RegressReturns(AbstractRegression[QNetwork]):
+    """Σ_j mean_D ℓ(f_j(x), y), ℓ the loss of the critic's head: squared error, cross-entropy, quantile regression.
+
+    Networks that normalize by a batch do so by D's own statistics, its inputs `beside` included, and take them in.
+    """
+
+    target: AbstractTarget
+
+    def __call__(
+        self, component: QNetwork, nets: Components, data: Labelled, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        y, weight = (data.y[:, None], jnp.ones_like(data.y[:, None])) if data.weight is None else (data.y, data.weight)
+        inputs = _all_inputs(data)
+        passed, statistics = in_batch(component, *inputs, key=key)
+        outputs = passed.outputs(*inputs)[:, : len(y)]
+        loss = jnp.sum(jnp.mean(component.head.loss(outputs, y, weight), axis=-1))
+        q = component.head.mean(outputs)
+        target = (y * weight).sum(-1)
+        metrics: Metrics = {
+            "loss": loss,
+            "mean": jnp.mean(q),
+            "max_abs": jnp.max(jnp.abs(q)),
+            "target": jnp.mean(target),
+            "target_low": jnp.min(target),
+            "target_high": jnp.max(target),
+            "outside": component.head.outside(y, weight),
+        }
+        return loss, with_statistics(metrics, statistics)
+
+
+def _all_inputs(data: Labelled) -> tuple[Float[Arr, "_ _"], ...]:
+    """The inputs of D, and those beside them."""
+    if data.beside is None:
+        return data.inputs
+    return tuple(jnp.concatenate(parts) for parts in zip(data.inputs, data.beside, strict=True))
+
+
 class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
     """mean_s [β log π(a | s) − q(s, a)], a = π(s) or a ~ π(· | s): descend it, and π climbs q.
 
@@ -89,10 +136,11 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
         self, component: AbstractPolicy, nets: Components, data: Float[Arr, "b s"], key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         action_key, critic_key = jax.random.split(key)
-        action, log_prob = component.sample(data, action_key)
+        passed, statistics = in_batch(component, data)
+        action, log_prob = passed.sample(data, action_key)
         q = self.combine(needed(nets.critic), data, action, critic_key)
         loss = -jnp.mean(soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature)))
-        return loss, {"loss": loss, "log_prob": jnp.mean(log_prob)}
+        return loss, with_statistics({"loss": loss, "log_prob": jnp.mean(log_prob)}, statistics)
 
 
 class TuneTemperature(AbstractLoss[Float[Arr, ""], Float[Arr, "b"]]):

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -14,16 +15,23 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.types import AbstractCritic, Components, Greedy, Transition, needed
 
 
 class Labelled(eqx.Module):
-    """A regression set D: the inputs of a component, row by row, and the targets y."""
+    """A regression set D: the inputs of a component, row by row, and the targets y.
+
+    A target may be a distribution, Σ_k weight_k δ(y_k). `beside` are inputs that pass through a batch-normalized
+    network together with these, and have no target.
+    """
 
     inputs: tuple[Float[Arr, "b _"], ...]
-    y: Float[Arr, "b"]
+    y: Float[Arr, "b *k"]
+    weight: Float[Arr, "b k"] | None = None
+    beside: tuple[Float[Arr, "b _"], ...] | None = None
 
 
 class AbstractCombine(eqx.Module):
@@ -105,7 +113,7 @@ class AbstractTarget(eqx.Module):
         if self.clips:
             with np.errstate(over="ignore"):  # a bound that float32 cannot hold bounds nothing
                 low, high = np.asarray(bounds).astype(np.float32)
-            data = Labelled(data.inputs, np.clip(data.y, low, high))
+            data = dataclasses.replace(data, y=np.clip(data.y, low, high))
         figures = {"max_abs_target": float(np.abs(data.y).max())}
         largest = self.largest(nets, reward)
         return data, figures | {"largest_value": largest} if math.isfinite(largest) else figures
@@ -128,7 +136,7 @@ class Clipped(AbstractTarget):
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         labelled = self.target(nets, batch, greedy, key)
-        return labelled if self.range is None else Labelled(labelled.inputs, jnp.clip(labelled.y, *self.range))
+        return labelled if self.range is None else dataclasses.replace(labelled, y=jnp.clip(labelled.y, *self.range))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return self.target.value_range(nets, reward) if self.range is None else self.range
@@ -153,6 +161,68 @@ class Bellman(AbstractTarget):
         q = self.combine(needed(nets.critic), batch.next_obs, greedy.action, key)
         next_value = soft_value(q, greedy.log_prob, nets.temperature)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
+        return value_range(reward, self.gamma, entropy_bonus(nets))
+
+
+class AbstractPool(eqx.Module):
+    """How the distributions of an ensemble become one."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, atoms: Float[Arr, "n b k"], weight: Float[Arr, "n b k"]
+    ) -> tuple[Float[Arr, "b K"], Float[Arr, "b K"]]:
+        """(z, w) of one distribution Σ w δ(z) a row."""
+
+
+class LeastMean(AbstractPool):
+    """The distribution of the critic whose mean is least, row by row: of one atom each, min_j q_j."""
+
+    def __call__(
+        self, atoms: Float[Arr, "n b k"], weight: Float[Arr, "n b k"]
+    ) -> tuple[Float[Arr, "b K"], Float[Arr, "b K"]]:
+        chosen = jnp.argmin((atoms * weight).sum(-1), axis=0)[None, :, None]
+        return jnp.take_along_axis(atoms, chosen, 0)[0], jnp.take_along_axis(weight, chosen, 0)[0]
+
+
+class Truncated(AbstractPool):
+    """All atoms together, without the `drop` · n largest of n critics; those left are of equal weight.
+
+    Source: Kuznetsov et al. 2020 (TQC), section 3.
+    """
+
+    drop: int = eqx.field(static=True, default=2)
+
+    def __call__(
+        self, atoms: Float[Arr, "n b k"], weight: Float[Arr, "n b k"]
+    ) -> tuple[Float[Arr, "b K"], Float[Arr, "b K"]]:
+        n, b, k = atoms.shape
+        pooled = jnp.sort(jnp.moveaxis(atoms, 0, 1).reshape(b, n * k), axis=-1)[:, : n * (k - self.drop)]
+        return pooled, jnp.full_like(pooled, 1 / pooled.shape[1])
+
+
+class BellmanOfReturns(AbstractTarget):
+    """D = {((s, a), Σ_k w_k δ(r + γ (1 − terminated) (z_k − β log π(a' | s'))))}, (z, w) the return's at (s', a').
+
+    `pool` makes one distribution of the ensemble's. With `together` the critic that is fitted to D passes over (s, a)
+    and (s', a') as one batch: normalized each by itself, their values would be drawn to the same mean.
+    Source: Bellemare et al. 2017, eq. 7; Bhatt et al. 2024, section 3.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"critic", "greedy"})
+    gamma: float = eqx.field(static=True)
+    pool: AbstractPool = LeastMean()
+    together: bool = eqx.field(static=True, default=False)
+
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        greedy = needed(greedy)
+        critic = cast("QNetwork", needed(nets.critic))
+        atoms, weight = self.pool(*critic.head.atoms(critic.outputs(batch.next_obs, greedy.action, key)))
+        value = soft_value(atoms, greedy.log_prob[:, None], nets.temperature)
+        y = td_target(batch.reward[:, None], batch.terminated[:, None], value, self.gamma)
+        beside = (batch.next_obs, greedy.action) if self.together else None
+        return Labelled((batch.obs, batch.action), y, weight, beside)
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return value_range(reward, self.gamma, entropy_bonus(nets))

@@ -72,6 +72,7 @@ class AbstractTrainer(abc.ABC):
 
     def examined(self, state: LearnerState) -> dict[str, float]:
         """The figures of a learner's state on the host; a UserError where learning has diverged."""
+        self.watch.scale = self.reward_scale
         figures = self.watch.check(state)
         self.judge(figures.get("critic/max_abs", 0.0), figures, state.nets, int(state.step))
         return figures
@@ -81,6 +82,7 @@ class AbstractTrainer(abc.ABC):
         largest = figures.get("largest_value", math.inf)
         if self.watch.doubts(value, largest):
             self.watch.judge_values(value, largest, self.seen_obs(EXAMINED))
+        self.watch.judge_bins(figures)
         for component in self.watch.still(figures, step):
             self.watch.judge_spread(component, nets, self.seen_obs(EXAMINED))
 
@@ -96,6 +98,11 @@ class AbstractTrainer(abc.ABC):
     @abc.abstractmethod
     def moments(self) -> RunningMoments | None:
         """The normalization of observations, where there is one."""
+
+    @property
+    @abc.abstractmethod
+    def reward_scale(self) -> float:
+        """What rewards are divided by before they are learned from: critics' values times it are in their unit."""
 
     @abc.abstractmethod
     def seen_obs(self, count: int) -> np.ndarray:

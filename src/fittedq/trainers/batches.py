@@ -17,7 +17,7 @@ from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS
 from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
-from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range
+from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range, reward_scale
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
 from fittedq.types import Components
@@ -32,12 +32,13 @@ class BatchTrainer(AbstractTrainer):
         self.finished: str | None = None
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
         self._figures: dict[str, float] = {}
-        self._rows = Rows(dataset, settings.normalize_obs)
+        scale = reward_scale(dataset, algorithm.discount, settings)
+        self._rows = Rows(dataset, settings.normalize_obs, reward_scale=scale)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         algorithm.template(self.action_set).check_batches()
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         check_model(state.nets, self.seen_obs(settings.batch_size))
-        self.watch = Watch(algorithm, self._fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(reward_range(dataset))
         self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size)
 
@@ -71,6 +72,10 @@ class BatchTrainer(AbstractTrainer):
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments
+
+    @property
+    def reward_scale(self) -> float:
+        return self._rows.reward_scale
 
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]

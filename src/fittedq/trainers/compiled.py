@@ -18,7 +18,7 @@ from fittedq.approx.host import to_host
 from fittedq.arrays import strong
 from fittedq.data.replay import DeviceReplay, ring_log
 from fittedq.data.segments import RowLog
-from fittedq.data.statistics import RunningMoments
+from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
 from fittedq.errors import UserError
 from fittedq.template.fqi import LearnerState
@@ -28,7 +28,7 @@ from fittedq.trainers.learner import MEASURED_ROWS, measured
 from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Components, Transition, needed
+from fittedq.types import REWARD, Components, Transition, needed
 
 
 class LoopState(eqx.Module):
@@ -40,6 +40,8 @@ class LoopState(eqx.Module):
     noise: Array
     replay: DeviceReplay
     moments: RunningMoments
+    scale: ReturnScale | None
+    """None where rewards are not scaled."""
     episode_return: Array
     key: Array
     step: Array
@@ -73,10 +75,13 @@ class CompiledTrainer(AbstractTrainer):
         self._exploration = algorithm.exploration()
         algorithm.template(self.action_set).check_batches()
         self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
-        self.watch = Watch(algorithm, self._fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
         check_model(learner.nets, obs)
+        scale = None
+        if settings.scale_rewards:
+            scale = ReturnScale.start(settings.n_envs, algorithm.discount, settings.return_bound)
         self._state = strong(
             LoopState(
                 learner=learner,
@@ -85,6 +90,7 @@ class CompiledTrainer(AbstractTrainer):
                 noise=jnp.zeros((settings.n_envs, self.action_set.size)),
                 replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
                 moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size)),
+                scale=jax.tree.map(jnp.asarray, scale),
                 episode_return=jnp.zeros(settings.n_envs),
                 key=loop_key,
                 step=jnp.zeros((), jnp.int32),
@@ -122,6 +128,7 @@ class CompiledTrainer(AbstractTrainer):
         replay = state.replay.add(jnp.asarray(rows))
         moments = state.moments.update(next_obs) if settings.normalize_obs else state.moments
         done = terminated | truncated
+        scale = None if state.scale is None else state.scale.update(reward, done)
         episode_return = state.episode_return + reward
 
         def update(learner: LearnerState, key: Array) -> tuple[LearnerState, None]:
@@ -129,6 +136,8 @@ class CompiledTrainer(AbstractTrainer):
             if settings.normalize_obs:
                 obs, next_obs = moments.normalize(batch.obs), moments.normalize(batch.next_obs)
                 batch = batch._replace(obs=obs, next_obs=next_obs)
+            if scale is not None:
+                batch = batch._replace(reward=batch.reward / scale.scale)
             return self._fqi.learn(learner, batch), None
 
         now = (state.step + 1) * settings.n_envs >= settings.random_steps
@@ -144,6 +153,7 @@ class CompiledTrainer(AbstractTrainer):
             noise=jnp.where(done[:, None], 0.0, noise),
             replay=replay,
             moments=moments,
+            scale=scale,
             episode_return=jnp.where(done, 0.0, episode_return),
             key=state.key,
             step=state.step + 1,
@@ -168,6 +178,7 @@ class CompiledTrainer(AbstractTrainer):
         rows, moments = self._state.replay.newest(MEASURED_ROWS), self.moments()
         if moments is not None:
             normalize_rows(rows, moments, self.obs_size, self.action_set.size)
+        rows[..., REWARD] /= self.reward_scale
         learner, self._figures = measured(
             self._algorithm, self._state.learner, rows, self._settings.n_envs, self.obs_size, self._seed
         )
@@ -200,6 +211,10 @@ class CompiledTrainer(AbstractTrainer):
 
     def moments(self) -> RunningMoments | None:
         return to_host(self._state.moments) if self._settings.normalize_obs else None
+
+    @property
+    def reward_scale(self) -> float:
+        return 1.0 if self._state.scale is None else float(self._state.scale.scale)
 
     def seen_obs(self, count: int) -> np.ndarray:
         replay, moments = self._state.replay, self.moments()

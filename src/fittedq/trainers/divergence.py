@@ -27,6 +27,8 @@ FAR = 10.0
 critic: they have a size of their own, whatever the rewards."""
 LARGE = 1e6
 """Values that networks hardly learn: they start near 0, and a step moves no weight by more than the learning rate."""
+OUTSIDE = 0.1
+"""The share of a critic's targets beyond its bins from which it is told."""
 OVERFLOW = math.sqrt(float(np.finfo(np.float32).max)) / 2
 """9.2e18: at |q − y| above it the square of dL/dq = 2 (q − y), which Adam keeps, is no float32."""
 
@@ -34,7 +36,9 @@ OVERFLOW = math.sqrt(float(np.finfo(np.float32).max)) / 2
 class Watch:
     """The rewards that a run has seen, and what there is to say of them and of its figures: each sentence once."""
 
-    def __init__(self, algorithm: AbstractAlgorithm, fqi: FQI, action_set: AbstractActionSet):
+    def __init__(self, algorithm: AbstractAlgorithm, fqi: FQI, action_set: AbstractActionSet, scaled: bool = False):
+        self.scale, self._scaled = 1.0, scaled
+        """What rewards are divided by before they are learned from, and whether they are."""
         self._algorithm, self._fqi, self._action_set = algorithm, fqi, action_set
         self.low, self.high = math.inf, -math.inf
         self._said: dict[str, str] = {}
@@ -85,7 +89,9 @@ class Watch:
 
     def largest(self, target: AbstractTarget, nets: Components) -> float:
         """The largest |value| that the rewards seen allow; ∞ where nothing is known of one side, or none was seen."""
-        return target.largest(nets, (self.low, self.high)) if self.low <= self.high else math.inf
+        if self.low > self.high:
+            return math.inf
+        return target.largest(nets, (self.low / self.scale, self.high / self.scale))
 
     @staticmethod
     def doubts(value: float, largest: float) -> bool:
@@ -99,6 +105,18 @@ class Watch:
                 "values",
                 f"the critic's values reach {value:.3g}, but {self._rewards} allow at most {largest:.3g}: it diverges; "
                 f"{self._advice('critic')}.",
+            )
+
+    def judge_bins(self, figures: Mapping[str, float]) -> None:
+        """Warn where a distributional critic's targets leave the values that it can hold."""
+        share = figures.get("critic/outside", 0.0)
+        if share > OUTSIDE:
+            low, high = figures["critic/target_low"], figures["critic/target_high"]
+            bound = "" if not self._scaled else ", or return_bound to the larger of value_high and −value_low"
+            self.say(
+                "bins",
+                f"{share:.0%} of the critic's targets lie outside its bins: their means reach from {low:.3g} to "
+                f"{high:.3g}, and all beyond is cut off; set value_low and value_high wider{bound}.",
             )
 
     def still(self, figures: Mapping[str, float], step: int) -> list[str]:
@@ -171,6 +189,8 @@ class Watch:
         return next(((name, settings[name]) for name in names if name in settings), ("the learning rate", None))
 
     def _judge_rewards(self) -> None:
+        if self._scaled:
+            return
         if self._reach > OVERFLOW:
             why = f"the squares of such errors overflow 32-bit floats (above {OVERFLOW:.2g})"
             self.say("overflow", self._of_rewards(why))

@@ -146,6 +146,10 @@ class GrowingTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return self._start_moments if self._fitted is None else self._fitted.moments()
 
+    @property
+    def reward_scale(self) -> float:
+        return 1.0
+
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
 

@@ -15,7 +15,7 @@ from fittedq.arrays import Arr
 from fittedq.data.dataset import Dataset
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
-from fittedq.data.statistics import RunningMoments
+from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
@@ -24,7 +24,7 @@ from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
 from fittedq.trainers.rows import check_same_plant, evenly, normalize_rows, reward_range
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Components, Transition
+from fittedq.types import REWARD, Components, Transition
 
 
 class HostTrainer(AbstractTrainer):
@@ -54,9 +54,12 @@ class HostTrainer(AbstractTrainer):
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
         algorithm.template(self.action_set).check_batches()
+        self._scale = None
+        if settings.scale_rewards:
+            self._scale = ReturnScale.start(source.n_envs, algorithm.discount, settings.return_bound)
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
         check_model(state.nets, source.obs)
-        self.watch = Watch(algorithm, self._fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         if data is not None:
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
@@ -85,8 +88,7 @@ class HostTrainer(AbstractTrainer):
             return
         self._flush()
         rows = self._replay.newest(MEASURED_ROWS)
-        if self._moments is not None:
-            normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+        self._in_units(rows)
         self.learner.state, self._figures = measured(
             self._algorithm, self.learner.state, rows, self._source.n_envs, self.obs_size, self._seed
         )
@@ -120,6 +122,8 @@ class HostTrainer(AbstractTrainer):
             self.watch.see(step.reward[step.valid])
             if self._moments is not None:
                 self._moments = self._moments.update(step.next_obs[step.valid])
+        if self._scale is not None:
+            self._scale = self._scale.update(step.reward, step.terminated | step.truncated | ~step.valid)
         # An autoreset step is nobody's: the episode after it starts without noise.
         self._noise[step.terminated | step.truncated | ~step.valid] = 0.0
         self.episodes += len(step.returns)
@@ -145,12 +149,18 @@ class HostTrainer(AbstractTrainer):
             return
         while self._owed >= per_call:
             rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
-            if self._moments is not None:
-                normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+            self._in_units(rows)
             self._waiting.append(rows)
             self._owed -= per_call
             if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
                 self._flush()
+
+    def _in_units(self, rows: np.ndarray) -> None:
+        """Packed rows as the networks see them, in place."""
+        if self._moments is not None:
+            normalize_rows(rows, self._moments, self.obs_size, self.action_set.size)
+        if self._scale is not None:
+            rows[..., REWARD] /= self._scale.scale
 
     def _flush(self) -> None:
         """Learn from what waits: a whole group in one call, else batch by batch, so that few shapes are compiled.
@@ -177,6 +187,10 @@ class HostTrainer(AbstractTrainer):
     def moments(self) -> RunningMoments | None:
         return self._moments
 
+    @property
+    def reward_scale(self) -> float:
+        return 1.0 if self._scale is None else float(self._scale.scale)
+
     def seen_obs(self, count: int) -> np.ndarray:
         obs = evenly(self._replay.content(), count)[:, : self.obs_size]
         return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
@@ -193,6 +207,8 @@ class HostTrainer(AbstractTrainer):
         }
         if self._moments is not None:
             arrays |= to_arrays("moments", self._moments)
+        if self._scale is not None:
+            arrays |= to_arrays("return_scale", self._scale)
         meta = {
             "step": self.step,
             "updates": self.updates,
@@ -219,6 +235,8 @@ class HostTrainer(AbstractTrainer):
         self._waiting = [batch[None].copy() for batch in waiting]
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
+        if self._scale is not None:
+            self._scale = from_arrays("return_scale", self._scale, arrays)
         self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
         self._policy = self.learner.host_policy()
         prefix = "source/"

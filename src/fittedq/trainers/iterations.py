@@ -21,7 +21,16 @@ from fittedq.template.fits import WholeFit
 from fittedq.template.fqi import Update
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
-from fittedq.trainers.rows import CHUNK, Rows, check_same_moments, evenly, filled, index_chunks, reward_range
+from fittedq.trainers.rows import (
+    CHUNK,
+    Rows,
+    check_same_moments,
+    evenly,
+    filled,
+    index_chunks,
+    reward_range,
+    reward_scale,
+)
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.solutions import RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
@@ -48,9 +57,10 @@ class FittedTrainer(AbstractTrainer):
         self.finished: str | None = None
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
         self._fqi = algorithm.template(self.action_set)
-        self._rows = Rows(dataset, settings.normalize_obs)
+        scale = reward_scale(dataset, algorithm.discount, settings)
+        self._rows = Rows(dataset, settings.normalize_obs, reward_scale=scale)
         self._reward_range = reward_range(dataset)
-        self.watch = Watch(algorithm, self._fqi, self.action_set)
+        self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(self._reward_range)
 
         self._first = self._start()
@@ -115,6 +125,7 @@ class FittedTrainer(AbstractTrainer):
 
         metrics: dict[str, float] = {}
         states = list(self._optimizer_states)
+        low, high = (end / self._rows.reward_scale for end in self._reward_range)
         updates = self.updates
         for index, update in enumerate(self._fqi.updates):
             if n % update.every:
@@ -124,7 +135,7 @@ class FittedTrainer(AbstractTrainer):
             component = getattr(nets, update.component)
             if data is not None:
                 if update.target is not None:
-                    data, figures = update.target.settled(data, frozen.over(nets), self._reward_range)
+                    data, figures = update.target.settled(data, frozen.over(nets), (low, high))
                     metrics |= figures
                     self._check_finite(n, metrics)
                 first = getattr(self._first, update.component)
@@ -246,6 +257,10 @@ class FittedTrainer(AbstractTrainer):
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments
+
+    @property
+    def reward_scale(self) -> float:
+        return self._rows.reward_scale
 
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]

@@ -9,9 +9,10 @@ import numpy as np
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
-from fittedq.data.statistics import RunningMoments
+from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.errors import UserError
-from fittedq.types import Transition
+from fittedq.trainers.settings import FitSettings
+from fittedq.types import REWARD, Transition
 
 
 def normalize_rows(rows: np.ndarray, moments: RunningMoments, obs_size: int, action_size: int) -> None:
@@ -77,13 +78,26 @@ def check_same_moments(given: RunningMoments | None, own: RunningMoments | None)
         )
 
 
+def reward_scale(dataset: Dataset, gamma: float, settings: FitSettings) -> float:
+    """What the rewards of a dataset are divided by: `ReturnScale` over its rows in order; 1 where none is asked for."""
+    if not settings.scale_rewards:
+        return 1.0
+    scale = ReturnScale.start(1, gamma, settings.return_bound)
+    columns = (dataset.columns[name] for name in ("reward", "terminated", "truncated"))
+    return float(scale.over(*(np.asarray(column) for column in columns)).scale)
+
+
 class Rows:
     """A dataset's packed rows, observations normalized; read into memory once where they fit.
 
-    `moments` are taken over where given, else computed from the data where `normalize` asks for them.
+    `moments` are taken over where given, else computed from the data where `normalize` asks for them. Rewards are
+    divided by `reward_scale`.
     """
 
-    def __init__(self, dataset: Dataset, normalize: bool, moments: RunningMoments | None = None):
+    def __init__(
+        self, dataset: Dataset, normalize: bool, moments: RunningMoments | None = None, reward_scale: float = 1.0
+    ):
+        self.reward_scale = reward_scale
         self.size, self.obs_size, self.action_size = len(dataset), dataset.obs_size, dataset.action_size
         self.width = Transition.width(self.obs_size, self.action_size)
         self.moments = moments
@@ -112,6 +126,8 @@ class Rows:
         packed = np.array(self._dataset.rows(rows), np.float32)
         if self.moments is not None:
             normalize_rows(packed, self.moments, self.obs_size, self.action_size)
+        if self.reward_scale != 1.0:
+            packed[..., REWARD] /= np.float32(self.reward_scale)
         return packed
 
 

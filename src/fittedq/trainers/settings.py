@@ -27,6 +27,10 @@ class TrainSettings:
         1, "environment steps between calls of the learner; the policy that acts is up to so many steps old", low=1
     )
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
+    scale_rewards: bool = setting(False, "divide rewards by the running deviation of the discounted return")
+    return_bound: float | None = setting(
+        None, "with scale_rewards: no scaled return is above it (SimbaV2 takes 5)", above=0.0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -48,6 +52,10 @@ class FitSettings:
 
     batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
     normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
+    scale_rewards: bool = setting(False, "divide rewards by the deviation of the discounted return")
+    return_bound: float | None = setting(
+        None, "with scale_rewards: no scaled return is above it (SimbaV2 takes 5)", above=0.0
+    )
     tolerance: float = setting(
         0.0, "stop when q and the policy change by less than this between iterations; 0: never", low=0.0
     )

@@ -21,7 +21,7 @@ from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status, misfit
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, members_of
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, members_of, perceptron
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.proofs.relax import Relaxation, relaxation
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
@@ -148,10 +148,11 @@ class MilpArgmax(AbstractMaximizer[QNetwork]):
 def _(maximizer: MilpArgmax, critic: QNetwork, action_set: AbstractActionSet) -> str | None:
     del maximizer
     highs_module()
-    obs = np.zeros((0, critic.net.weights[0].shape[-2] - action_set.size), np.float32)
+    obs = np.zeros((0, perceptron(critic).weights[0].shape[-2] - action_set.size), np.float32)
     if action_set.region(obs) is None:
         return f"no inequalities describe the action set {type(action_set).__name__}"
-    return _no_program(relaxation(critic.net.activation), bool(critic.net.gains), len(critic.net.weights) - 1)
+    net = perceptron(critic)
+    return _no_program(relaxation(net.activation), bool(net.gains), len(net.weights) - 1)
 
 
 def _no_program(activation: Relaxation, layer_norm: bool, hidden: int) -> str | None:

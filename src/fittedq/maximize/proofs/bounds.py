@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from fittedq.approx.heads import OneValue
 from fittedq.approx.host import to_host
-from fittedq.approx.networks import QNetwork
+from fittedq.approx.networks import Mlp, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.proofs.relax import Band, Relaxation, relaxation
 
@@ -91,8 +92,18 @@ def members_of(critic: object, obs_size: int, action_size: int, activation: str)
     return (_finite(network),)
 
 
+def perceptron(critic: QNetwork) -> Mlp:
+    """The critic's network, or a UserError where nothing is proven of its kind."""
+    if not isinstance(critic.net, Mlp) or not isinstance(critic.head, OneValue):
+        raise UserError(
+            f"certified maximum: found a critic on {type(critic.net).__name__} with {type(critic.head).__name__}, "
+            "expected a perceptron (Mlp) of one value; nothing is proven of others."
+        )
+    return critic.net
+
+
 def _members(critic: QNetwork, obs_size: int) -> tuple[Network, ...]:
-    net, box = to_host(critic.net), critic.action_set
+    net, box = to_host(perceptron(critic)), critic.action_set
     if net.weights[0].shape[1] != obs_size + box.size:
         raise UserError(
             f"certified maximum: found observations of {obs_size} numbers, expected "

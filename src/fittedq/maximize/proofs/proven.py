@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.heads import OneValue
 from fittedq.approx.host import to_host
-from fittedq.approx.networks import QNetwork
+from fittedq.approx.networks import Mlp, QNetwork
 from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, proven
 from fittedq.maximize.proofs.certified import certified
@@ -52,6 +53,7 @@ class CertifiedArgmax(AbstractMaximizer[QNetwork]):
 
 
 @proven.register
-def _(critic: QNetwork, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer:
-    del critic, action_set
-    return CertifiedArgmax(**effort.named("tol", "seconds", "state_seconds"))
+def _(critic: QNetwork, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
+    del action_set
+    bounded = isinstance(critic.net, Mlp) and isinstance(critic.head, OneValue)
+    return CertifiedArgmax(**effort.named("tol", "seconds", "state_seconds")) if bounded else None

@@ -1,0 +1,164 @@
+"""A perceptron whose layers are normalized by the statistics of the batch, and its weights kept on the unit sphere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from fittedq.approx.net import AbstractNet
+from fittedq.approx.networks import Activation, activated
+from fittedq.arrays import Arr, namespace
+
+MOMENTUM, EPSILON = 0.99, 1e-3
+"""What is kept of the running statistics at each batch, and what is added to a variance."""
+RENORM_AFTER, MOST_RATIO, MOST_SHIFT = 100_000, 3.0, 5.0
+"""Renormalization (Ioffe 2017): batches before it begins, the greatest σ_B/σ and |μ_B − μ|/σ that it corrects."""
+
+
+ORTHOGONAL_STEPS = 20
+
+
+class Statistics(eqx.Module):
+    """Running mean and variance of each layer's input [*lead, 1, width], and the number of batches taken in."""
+
+    mean: tuple[Float[Arr, "*lead 1 _"], ...]
+    variance: tuple[Float[Arr, "*lead 1 _"], ...]
+    count: Float[Arr, "*lead 1 1"]
+
+
+class BatchNormMlp(AbstractNet):
+    """x ← BN(x);  x ← activation(BN(x W)) per hidden layer;  then x W + b.
+
+    BN(z) = gain · (z − μ) / √(σ² + 1e-3) + shift; the input's has no shift, which the next BN would take away. While
+    the network is fitted (`by_batch`) μ and σ² are the batch's own, over all rows. Where it acts or labels they are
+    running ones, μ ← .99 μ + .01 μ_B. A BN makes the layer before it blind to the length of its weights. So `spherical`
+    keeps every unit's weights at length 1 (`projected`), and a step of the optimizer turns them by the same angle
+    however long one trains. With `renorm`, after many batches, what a batch's statistics differ from the running ones
+    is put back: ẑ = r (z − μ_B)/σ_B + d, r = σ_B/σ, d = (μ_B − μ)/σ.
+
+    Weights start orthogonal. Source: Bhatt et al. 2024 (CrossQ); Palenicek et al. 2025 (XQC); Ioffe 2017 (renorm).
+    """
+
+    weights: tuple[Float[Arr, "*lead _ _"], ...]
+    bias: Float[Arr, "*lead 1 o"]
+    gains: tuple[Float[Arr, "*lead 1 _"], ...]
+    shifts: tuple[Float[Arr, "*lead 1 _"], ...]
+    statistics: Statistics
+    activation: Activation = eqx.field(static=True)
+    spherical: bool = eqx.field(static=True)
+    renorm: bool = eqx.field(static=True)
+    momentum: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        lead: tuple[int, ...] = (),
+        activation: Activation = "relu",
+        spherical: bool = True,
+        renorm: bool = False,
+        momentum: float = MOMENTUM,
+    ):
+        layers = list(itertools.pairwise(sizes))
+        keys = jax.random.split(key, len(layers))
+        self.weights = tuple(_orthogonal(key, lead, *layer) for key, layer in zip(keys, layers, strict=True))
+        self.bias = jnp.zeros((*lead, 1, sizes[-1]))
+        widths = sizes[:-1]
+        self.gains = tuple(jnp.ones((*lead, 1, width)) for width in widths)
+        zeros = tuple(jnp.zeros((*lead, 1, width)) for width in widths)
+        self.shifts = zeros[1:]
+        self.statistics = Statistics(zeros, self.gains, jnp.zeros((*lead, 1, 1)))
+        self.activation, self.spherical, self.renorm, self.momentum = activation, spherical, renorm, momentum
+
+    @property
+    def members(self) -> int:
+        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
+
+    def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
+        del key
+        for layer, (mean, variance) in enumerate(zip(self.statistics.mean, self.statistics.variance, strict=True)):
+            x = self._normalized(self._product(x, layer), layer, mean, variance)
+        return self._last(x)
+
+    def by_batch(
+        self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Arr, "... b o"], Statistics]:
+        del key
+        means, variances = [], []
+        for layer in range(len(self.weights)):
+            z = self._product(x, layer)
+            mean = z.mean(-2, keepdims=True)
+            variance = ((z - mean) ** 2).mean(-2, keepdims=True)
+            x = self._normalized(z, layer, *self._corrected(layer, mean, variance))
+            means.append(mean)
+            variances.append(variance)
+        return self._last(x), jax.lax.stop_gradient(Statistics(tuple(means), tuple(variances), self.statistics.count))
+
+    def taking(self, statistics: Statistics) -> BatchNormMlp:
+        old, keep = self.statistics, self.momentum
+        mixed = jax.tree.map(lambda running, new: keep * running + (1 - keep) * new, old, statistics)
+        new = Statistics(mixed.mean, mixed.variance, old.count + 1)
+        return eqx.tree_at(lambda net: net.statistics, self, new)
+
+    def projected(self) -> BatchNormMlp:
+        if not self.spherical:
+            return self
+        return eqx.tree_at(lambda net: net.weights[:-1], self, tuple(_unit(weight) for weight in self.weights[:-1]))
+
+    def _product(self, x: Float[Arr, "... i"], layer: int) -> Float[Arr, "... w"]:
+        """What layer `layer` normalizes: x itself for the first, else x W."""
+        xp, lead = namespace(x, self.bias), self.bias.shape[:-2]
+        if layer == 0:
+            return xp.broadcast_to(x, (*lead, *x.shape[-2:])) if lead else x
+        return xp.matmul(x, self.weights[layer - 1])
+
+    def _normalized(
+        self, z: Float[Arr, "... w"], layer: int, mean: Float[Arr, "... 1 w"], variance: Float[Arr, "... 1 w"]
+    ) -> Float[Arr, "... w"]:
+        """activation(BN(z)); the input has no activation."""
+        scale = self.gains[layer] / namespace(z, self.bias).sqrt(variance + EPSILON)
+        if layer == 0:
+            return z * scale - mean * scale
+        return activated(self.activation, z * scale + (self.shifts[layer - 1] - mean * scale))
+
+    def _last(self, x: Float[Arr, "... w"]) -> Float[Arr, "... o"]:
+        return namespace(x, self.bias).matmul(x, self.weights[-1]) + self.bias
+
+    def _corrected(
+        self, layer: int, mean: Float[Arr, "... 1 w"], variance: Float[Arr, "... 1 w"]
+    ) -> tuple[Float[Arr, "... 1 w"], Float[Arr, "... 1 w"]]:
+        """μ and σ² that make r (z − μ_B)/σ_B + d of BN: σ = σ_B / r, μ = μ_B − σ d. r and d pass no gradient."""
+        if not self.renorm:
+            return mean, variance
+        running, begun = self.statistics, self.statistics.count >= RENORM_AFTER
+        deviation, old = jnp.sqrt(variance + EPSILON), jnp.sqrt(running.variance[layer] + EPSILON)
+        ratio = jnp.where(begun, jnp.clip(deviation / old, 1 / MOST_RATIO, MOST_RATIO), 1.0)
+        offset = jnp.where(begun, jnp.clip((mean - running.mean[layer]) / old, -MOST_SHIFT, MOST_SHIFT), 0.0)
+        ratio, offset = jax.lax.stop_gradient((ratio, offset))
+        deviation = deviation / ratio
+        return mean - deviation * offset, deviation**2 - EPSILON
+
+
+def _unit(weight: Float[Arr, "... i o"]) -> Float[Arr, "... i o"]:
+    """Every unit's weights, a column, at length 1."""
+    return weight / jnp.maximum(jnp.sqrt((weight**2).sum(-2, keepdims=True)), 1e-12)
+
+
+def _orthogonal(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
+    """Nearly orthonormal columns, or rows where they are fewer, then columns of length 1.
+
+    X ← (3 X − X Xᵀ X) / 2 takes all singular values towards 1: products alone, where a compiled QR would call LAPACK.
+    """
+    start = jax.random.normal(key, (*lead, rows, columns))
+    start = start / jnp.sqrt((start**2).sum((-1, -2), keepdims=True))
+
+    def step(_: Int[Arr, ""], x: Float[Arr, "*lead i o"]) -> Float[Arr, "*lead i o"]:
+        return 1.5 * x - 0.5 * x @ (jnp.swapaxes(x, -1, -2) @ x)
+
+    return _unit(jax.lax.fori_loop(0, ORTHOGONAL_STEPS, step, start))

@@ -1,0 +1,95 @@
+"""What a network is to the critics and policies on it: x → outputs, and how it passes over a batch to be fitted."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Float, PRNGKeyArray
+
+from fittedq.arrays import Arr, Tree
+from fittedq.types import Part
+
+
+class AbstractNet(eqx.Module):
+    """x → outputs. Leading axes of its leaves make an ensemble."""
+
+    @property
+    @abc.abstractmethod
+    def members(self) -> int:
+        """n, the size of the ensemble; 1 where there is none."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
+        """The outputs; `key` draws dropout masks, and without one dropout is off."""
+
+    @abc.abstractmethod
+    def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], Tree]:
+        """(outputs, statistics) as the network is fitted: normalized by the statistics of this batch, where it
+        normalizes by a batch; None where it keeps no statistics."""
+
+    @abc.abstractmethod
+    def taking(self, statistics: Tree) -> AbstractNet:
+        """The network with a batch's statistics taken into its running ones."""
+
+    @abc.abstractmethod
+    def projected(self) -> AbstractNet:
+        """The network with its weights back in the set where they are kept; itself where there is none."""
+
+
+Activation = str | Callable[[Arr], Arr]
+"""A word of `ACTIVATIONS`, or a function of an array, element by element, in `jax.numpy`."""
+
+
+Make = Callable[..., AbstractNet]
+"""(widths from input to output, key, *, lead, activation) → a network; `lead` are the ensemble's leading axes."""
+
+
+class Passed(AbstractNet):
+    """A network that has passed over its batch: its outputs there, whatever it is asked."""
+
+    outputs: Float[Arr, "... b o"]
+
+    @property
+    def members(self) -> int:
+        return self.outputs.shape[0] if self.outputs.ndim > 2 else 1
+
+    def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
+        return self.outputs
+
+    def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], Tree]:
+        return self.outputs, None
+
+    def taking(self, statistics: Tree) -> Passed:
+        return self
+
+    def projected(self) -> Passed:
+        return self
+
+
+@functools.singledispatch
+def in_batch(component: Part, *inputs: Arr, key: PRNGKeyArray | None = None) -> tuple[Part, Tree]:
+    """(component, statistics): the component as it is fitted, good at these inputs alone, which are one batch to its
+    network; and what the network keeps of it. Classes that hold a network register how; others are as they are."""
+    del inputs, key
+    return component, None
+
+
+def taken(component: Part, statistics: Tree) -> Part:
+    """A component whose network has taken a batch's statistics in."""
+    return component if statistics is None else _changed(lambda net: net.taking(statistics), component)
+
+
+def projected(component: Part) -> Part:
+    """A component whose networks' weights are back in the set where they are kept, such as the unit sphere."""
+    return _changed(lambda net: net.projected(), component)
+
+
+def _changed(change: Callable[[AbstractNet], AbstractNet], component: Part) -> Part:
+    def is_net(node: object) -> bool:
+        return isinstance(node, AbstractNet)
+
+    return jax.tree.map(lambda node: change(node) if is_net(node) else node, component, is_leaf=is_net)

@@ -1,0 +1,267 @@
+"""Batch-normalized networks, distributional heads and scaled rewards, against their formulas."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fittedq.actions.base import Box
+from fittedq.algorithms.xqc import XQC
+from fittedq.approx.batch_norm import EPSILON, RENORM_AFTER, BatchNormMlp
+from fittedq.approx.heads import Categorical, OneValue, Quantiles
+from fittedq.approx.host import host_view, to_host
+from fittedq.approx.net import in_batch, taken
+from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
+from fittedq.data.statistics import ReturnScale
+from fittedq.template.fits import Descend
+from fittedq.template.losses import Regress, RegressReturns
+from fittedq.template.targets import Bellman, BellmanOfReturns, LeastMean, MinOverCritics, Truncated
+from fittedq.trainers.state import initial_state
+from fittedq.types import Components, Greedy, Transition
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+BOX = Box((-1.0,), (3.0,))
+ROWS = 12
+
+
+def batch(rows: int = ROWS, obs: int = 2) -> Transition:
+    rng = np.random.default_rng(1)
+    draws = (rng.normal(size=(rows, obs)), rng.uniform(-1, 3, (rows, 1)), rng.normal(size=rows))
+    floats = [jnp.asarray(part, jnp.float32) for part in (*draws, rng.normal(size=(rows, obs)))]
+    ended = jnp.asarray(rng.random(rows) < 0.3)
+    return Transition(floats[0], floats[1], floats[2], floats[3], ended, jnp.zeros(rows, bool))
+
+
+def warm(net: BatchNormMlp, x: np.ndarray, count: int = 3) -> BatchNormMlp:
+    for _ in range(count):
+        net = net.taking(net.by_batch(x)[1])
+    return net
+
+
+def by_hand(net: BatchNormMlp, x: np.ndarray, moments) -> np.ndarray:
+    """The network's formula in float64, one layer after another; `moments(layer, z)` gives (μ, σ²)."""
+    for layer in range(len(net.weights)):
+        z = x if layer == 0 else x @ np.asarray(net.weights[layer - 1], float)
+        mean, variance = moments(layer, z)
+        z = np.asarray(net.gains[layer], float) * (z - mean) / np.sqrt(variance + EPSILON)
+        x = z if layer == 0 else np.maximum(z + np.asarray(net.shifts[layer - 1], float), 0)
+    return x @ np.asarray(net.weights[-1], float) + np.asarray(net.bias, float)
+
+
+def own_moments(layer, z):
+    return z.mean(0, keepdims=True), z.var(0, keepdims=True)
+
+
+def test_a_batch_is_normalized_by_its_own_statistics_and_a_single_row_by_running_ones():
+    net, x = BatchNormMlp((3, 8, 6, 2), KEY), RNG.normal(2.0, 3.0, (ROWS, 3)).astype(np.float32)
+    outputs, statistics = net.by_batch(x)
+    np.testing.assert_allclose(outputs, by_hand(net, x, own_moments), atol=1e-4)
+    np.testing.assert_allclose(statistics.mean[0][0], x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.variance[0][0], x.var(0), rtol=1e-4)
+    after = net.taking(statistics)
+    running = after.statistics
+    for layer in range(3):  # from 0 and 1, 1 % of the way
+        np.testing.assert_allclose(after.statistics.mean[layer], 0.01 * statistics.mean[layer], atol=1e-6)
+        np.testing.assert_allclose(
+            after.statistics.variance[layer], 0.99 + 0.01 * statistics.variance[layer], rtol=1e-5
+        )
+    running = after.statistics
+
+    def stored(layer, z):
+        return np.asarray(running.mean[layer], float), np.asarray(running.variance[layer], float)
+
+    np.testing.assert_allclose(after(x), by_hand(after, x, stored), atol=1e-4)
+    np.testing.assert_allclose(after(x)[:1], after(x[:1]), atol=1e-5)  # no row depends on the others
+
+
+def test_what_acts_on_the_host_is_what_was_compiled():
+    policy = TanhGaussianPolicy(3, BOX, (8, 8), KEY, make=BatchNormMlp)
+    obs = RNG.normal(size=(ROWS, 3)).astype(np.float32)
+    policy = taken(policy, in_batch(policy, jnp.asarray(obs))[1])
+    normal = np.zeros((ROWS, 1), np.float32)
+    host = host_view(to_host(policy)).act(obs, normal)
+    assert isinstance(host, np.ndarray)
+    np.testing.assert_allclose(host, policy.act(jnp.asarray(obs), jnp.asarray(normal)), atol=1e-5)
+
+
+def test_the_length_of_the_weights_before_a_norm_means_nothing_and_is_kept_at_1():
+    net, x = BatchNormMlp((3, 64, 64, 2), KEY), RNG.normal(size=(64, 3)).astype(np.float32)
+    factors = [np.exp(RNG.normal(size=(1, weight.shape[-1]))).astype(np.float32) for weight in net.weights[:-1]]
+    weights = (*(w * f * 30 for w, f in zip(net.weights[:-1], factors, strict=True)), net.weights[-1])
+    back = eqx.tree_at(lambda net: net.weights, net, weights).projected()
+    for weight in back.weights[:-1]:
+        np.testing.assert_allclose(np.sqrt((weight**2).sum(0)), 1.0, rtol=1e-5)
+    # The variances are far above ε here, so that is all the difference.
+    np.testing.assert_allclose(back.by_batch(x)[0], net.by_batch(x)[0], atol=1e-3)
+    assert np.array_equal(back.weights[-1], net.weights[-1])
+    free = BatchNormMlp((3, 8, 2), KEY, spherical=False)
+    assert free.projected() is free
+
+
+def test_first_weights_are_orthonormal():
+    (first, square, _) = BatchNormMlp((5, 32, 32, 2), KEY).weights
+    np.testing.assert_allclose((first**2).sum(0), 1.0, rtol=1e-5)
+    spectrum = np.linalg.svd(np.asarray(square), compute_uv=False)
+    assert np.median(spectrum) == pytest.approx(1.0, abs=0.02) and spectrum.max() < 1.1
+
+
+def test_renormalization_puts_back_what_a_batch_differs_by():
+    """With r and d inside their bounds the output is that of the running statistics; before it begins, the batch's."""
+    x = RNG.normal(size=(256, 3)).astype(np.float32)
+    net = warm(BatchNormMlp((3, 8, 2), KEY, renorm=True), x, 400)
+    shifted = 1.2 * x + 0.1
+    plain = BatchNormMlp((3, 8, 2), KEY)
+    np.testing.assert_allclose(net.by_batch(shifted)[0], plain.by_batch(shifted)[0], atol=1e-5)
+    net = eqx.tree_at(lambda net: net.statistics.count, net, jnp.full_like(net.statistics.count, RENORM_AFTER))
+    np.testing.assert_allclose(net.by_batch(shifted)[0], net(shifted), atol=1e-3)
+    assert np.abs(net(shifted) - plain.by_batch(shifted)[0]).max() > 0.01
+
+
+def test_a_fit_takes_the_statistics_in_and_the_optimizer_leaves_them_alone():
+    critic = QNetwork(2, BOX, (8, 8), KEY, n_critics=2, make=BatchNormMlp, head=Categorical(-3.0, 3.0, 7))
+    loss, rows = RegressReturns(BellmanOfReturns(0.9, together=True)), batch()
+    nets = Components(critic=critic)
+    greedy = Greedy(rows.action, jnp.zeros(ROWS), jnp.zeros(ROWS, bool))
+    data = loss.label(nets, rows, greedy, KEY)
+    both = [jnp.concatenate(pair) for pair in ((rows.obs, rows.next_obs), (rows.action, greedy.action))]
+    expected = critic.net.taking(critic.net.by_batch(critic.inputs(*both))[1])
+    fit = Descend(optax.adam(1e-2))
+    after, _, metrics = fit(loss, critic, fit.init(critic), nets, data, KEY, jnp.ones((), jnp.int32))
+    for found, right in zip(jax.tree.leaves(after.net.statistics), jax.tree.leaves(expected.statistics), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-7)
+    assert all(np.shape(value) == () for value in metrics.values())
+    for before, now in zip(critic.net.weights, after.net.weights, strict=True):
+        assert not np.array_equal(before, now)
+    for weight in after.net.weights[:-1]:
+        np.testing.assert_allclose((weight**2).sum(-2), 1.0, rtol=1e-5)
+
+
+def test_a_batch_is_passed_over_once():
+    """2 critics of 3 products: forward 3 at both halves, backward 3 by weights and 3 by inputs, which the input's gain
+    needs; the frozen critic's 3; the policy's 3 at s'. Then the policy's own 3, 3 and 3, and the critic's 3 and 3."""
+    fqi, state = initial_state(XQC(hidden=(4, 4), policy_hidden=(4, 4), bins=5), 2, BOX, 8, seed=0)
+    program = str(jax.make_jaxpr(lambda state, rows: fqi.learn(state, rows, 0))(state, batch(8)))
+    assert program.count("dot_general") == (3 + 3 + 3) + 3 + 3 + (3 + 3 + 3) + (3 + 3)
+
+
+def test_a_critic_of_one_value_is_regressed_as_ever():
+    """RegressReturns on one value = Regress, LeastMean = min_j q_j: to the bit."""
+    critic = QNetwork(2, BOX, (8,), KEY, n_critics=3)
+    nets, rows = Components(critic=critic), batch()
+    greedy = Greedy(rows.action * 0.5, jnp.linspace(-1, 1, ROWS), jnp.zeros(ROWS, bool))
+    old, new = Regress(Bellman(0.9, MinOverCritics())), RegressReturns(BellmanOfReturns(0.9))
+    labels = [loss.label(nets, rows, greedy, KEY) for loss in (old, new)]
+    np.testing.assert_array_equal(labels[0].y, labels[1].y[:, 0])
+    values = [loss(critic, nets, data, KEY)[0] for loss, data in zip((old, new), labels, strict=True)]
+    assert values[0] == pytest.approx(float(values[1]), rel=1e-6)
+
+
+def project(head: Categorical, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Bin by bin, atom by atom."""
+    support, out = np.linspace(head.low, head.high, head.bins), np.zeros((len(y), head.bins))
+    step = support[1] - support[0]
+    for row in range(len(y)):
+        for atom, mass in zip(np.clip(y[row], head.low, head.high), weight[row], strict=True):
+            below = min(int((atom - head.low) / step), head.bins - 2)
+            share = (atom - support[below]) / step
+            out[row, below] += mass * (1 - share)
+            out[row, below + 1] += mass * share
+    return out
+
+
+def test_the_projection_onto_bins_keeps_mass_and_mean():
+    head = Categorical(-2.0, 3.0, 11)
+    y = RNG.uniform(-1.9, 2.9, (6, 4)).astype(np.float32)
+    y[0] = [-2.0, 3.0, 0.5, 0.0]
+    weight = RNG.dirichlet(np.ones(4), 6).astype(np.float32)
+    found = np.asarray(head.projection(jnp.asarray(y), jnp.asarray(weight)))
+    np.testing.assert_allclose(found, project(head, y, weight), atol=1e-5)
+    np.testing.assert_allclose(found @ head.support, (y * weight).sum(1), atol=1e-5)
+    far = np.asarray(head.projection(jnp.asarray([[-9.0, 9.0]]), jnp.asarray([[0.25, 0.75]])))
+    assert far[0, 0] == 0.25 and far[0, -1] == 0.75
+    assert head.outside(jnp.asarray([[-9.0, 1.0]]), jnp.asarray([[0.25, 0.75]])) == 0.25
+
+
+def test_cross_entropy_is_least_at_the_target():
+    head = Categorical(-2.0, 3.0, 6)
+    y, weight = jnp.asarray([[-1.3, 2.1]]), jnp.asarray([[0.4, 0.6]])
+    target = head.projection(y, weight)
+    best = jnp.log(target + 1e-9)[None]
+    gradient = jax.grad(lambda outputs: head.loss(outputs, y, weight).sum())(best)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
+    assert head.mean(best[0])[0] == pytest.approx(-1.3 * 0.4 + 2.1 * 0.6, abs=1e-4)
+    worse = [best + 0.1 * jnp.asarray(RNG.normal(size=best.shape), jnp.float32) for _ in range(5)]
+    assert all(head.loss(outputs, y, weight).sum() > head.loss(best, y, weight).sum() for outputs in worse)
+
+
+def test_quantile_regression_finds_the_quantiles():
+    """Of a uniform distribution over [0, 10 000], where Huber's kink at 1 is nothing: z_i = τ_i · 10 000."""
+    head = Quantiles(5)
+    y = jnp.linspace(0, 10_000, 4001)[None]
+    weight = jnp.full_like(y, 1 / y.size)
+    outputs = (jnp.arange(5) + 0.5)[None, None] / 5 * 10_000
+    slope = jax.grad(lambda outputs: head.loss(outputs, y, weight).sum())
+    np.testing.assert_allclose(slope(outputs), 0.0, atol=1e-4)
+    assert (slope(outputs + 500) > 0.005).all() and (slope(outputs - 500) < -0.005).all()
+    assert head.mean(outputs)[0, 0] == pytest.approx(5_000)
+
+
+def test_pools_of_an_ensemble():
+    atoms, weight = RNG.normal(size=(3, 4, 5)).astype(np.float32), RNG.dirichlet(np.ones(5), (3, 4)).astype(np.float32)
+    chosen, mass = LeastMean()(jnp.asarray(atoms), jnp.asarray(weight))
+    least = (atoms * weight).sum(-1).argmin(0)
+    np.testing.assert_array_equal(chosen, atoms[least, np.arange(4)])
+    np.testing.assert_array_equal(mass, weight[least, np.arange(4)])
+    kept, even = Truncated(2)(jnp.asarray(atoms), jnp.asarray(weight))
+    np.testing.assert_array_equal(kept, np.sort(np.moveaxis(atoms, 0, 1).reshape(4, 15), axis=1)[:, :9])
+    np.testing.assert_allclose(even, 1 / 9, rtol=1e-6)
+
+
+def test_bellman_of_returns_moves_every_atom():
+    """y_k = r + γ (1 − terminated)(z_k − β log π), with the probabilities of the critic of least mean."""
+    head, rows = Categorical(-1.0, 1.0, 3), batch()
+    critic = QNetwork(2, BOX, (4,), KEY, n_critics=2, head=head)
+    log_prob = jnp.linspace(-2, 2, ROWS)
+    nets = Components(critic=critic, log_temperature=jnp.log(0.5))
+    data = BellmanOfReturns(0.9)(nets, rows, Greedy(rows.action, log_prob, jnp.zeros(ROWS, bool)), KEY)
+    alive = 1 - np.asarray(rows.terminated, float)
+    z = np.linspace(-1, 1, 3)[None] - 0.5 * np.asarray(log_prob)[:, None]
+    np.testing.assert_allclose(data.y, np.asarray(rows.reward)[:, None] + 0.9 * alive[:, None] * z, atol=1e-5)
+    outputs = np.asarray(critic.outputs(rows.next_obs, rows.action))
+    probability = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
+    least = (probability @ head.support).argmin(0)
+    np.testing.assert_allclose(data.weight, probability[least, np.arange(ROWS)], rtol=1e-4)
+    np.testing.assert_allclose(OneValue().mean(outputs[..., :1]), outputs[..., 0])
+
+
+@pytest.mark.parametrize("bound", [None, 2.0])
+def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return(bound):
+    rewards, ended = RNG.normal(1, 2, (50, 2)).astype(np.float32), RNG.random((50, 2)) < 0.1
+    scale, running, seen = ReturnScale.start(2, 0.9, bound), np.zeros(2), []
+    assert scale.scale == 1
+    for reward, end in zip(rewards, ended, strict=True):
+        scale = scale.update(reward, end)
+        running = 0.9 * running + reward
+        seen.append(running.copy())
+        running = np.where(end, 0, running)
+    expected = np.std(seen)
+    if bound is not None:
+        expected = max(expected, np.abs(seen).max() / bound)
+    assert scale.scale == pytest.approx(expected, rel=1e-4)
+    alone = ReturnScale.start(1, 0.9, bound).over(rewards[:, 0], ended[:, 0], np.zeros(50, bool))
+    one = ReturnScale.start(1, 0.9, bound)
+    for reward, end in zip(rewards[:, :1], ended[:, :1], strict=True):
+        one = one.update(reward, end)
+    assert alone.scale == pytest.approx(float(one.scale), rel=1e-4)
+
+
+def test_rewards_that_never_vary_are_left_as_they_are():
+    scale = ReturnScale.start(1, 0.9, None)
+    for _ in range(5):
+        scale = scale.update(np.zeros(1, np.float32), np.zeros(1, bool))
+    assert scale.scale == 1
