@@ -40,6 +40,7 @@ def train(
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
     start: Agent | str | Path | None = None,
+    preset: str | None = None,
     **settings: object,
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
@@ -54,8 +55,9 @@ def train(
     box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
     early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report. It is
     evaluated after each report (every 1 000 steps, and at evaluations). Training starts with the networks of `start`,
-    an agent or its folder. Further settings are the algorithm's and the training loop's
-    (`fittedq list ALGORITHM` shows them); an unknown one raises `UserError` and names the nearest.
+    an agent or its folder. `preset` names settings with which the algorithm was published (`fittedq list` shows them
+    with their sources). Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM` shows
+    them), and override the preset's; an unknown one raises `UserError` and names the nearest.
     """
     schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
     folder = None if out is None else place(out, "out")
@@ -70,6 +72,7 @@ def train(
         data=None if data is None else Dataset.of(data, "data"),
         action_set=action_set,
         start=_agent(start),
+        preset=preset,
     )
     return _to_the_end(run, stop_when, progress)
 
@@ -89,14 +92,15 @@ def fit(
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
     start: Agent | str | Path | None = None,
+    preset: str | None = None,
     **settings: object,
 ) -> Agent:
     """Learn from logged transitions alone (a `Dataset` or its folder) and return the last agent.
 
     `steps` are iterations of a fitted method (by default 40), or updates of the others (by default 50 000). With
     `eval_env` the agent is evaluated there every `eval_every` steps; nothing is learned from that. `action_set` narrows
-    the dataset's box for the controller, as in `train`; the rows stay. `algorithm`, `stop_when` and `start` are
-    `train`'s.
+    the dataset's box for the controller, as in `train`; the rows stay. `algorithm`, `stop_when`, `start` and `preset`
+    are `train`'s; what a preset says of collecting is left out.
     `features=` (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and
     `FitSettings`'.
     """
@@ -114,6 +118,7 @@ def fit(
         eval_env=eval_env,
         action_set=action_set,
         start=_agent(start),
+        preset=preset,
     )
     return _to_the_end(run, stop_when, progress)
 
@@ -135,6 +140,7 @@ def stream(
     eval_every: int | None = None,
     eval_episodes: int = 5,
     gap_every: int = 0,
+    preset: str | None = None,
     **settings: object,
 ) -> Reports:
     """`train`, or without `env` `fit`, as a generator of reports: `for report in fittedq.stream(...)`.
@@ -161,6 +167,7 @@ def stream(
         eval_env=eval_env,
         action_set=action_set,
         start=_agent(start),
+        preset=preset,
     )
     return _told(run, run.reports(stop_when), progress, depth=2)
 

@@ -42,6 +42,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "n_critics": {"about": "size of the critic ensemble", "low": 1},
     "n_target_critics": {"about": "critics in the target's minimum, drawn anew for each batch", "low": 1},
     "policy_critic": {"about": "critic that the policy climbs", "choices": POLICY_CRITICS},
+    "policy_delay": {"about": "critic updates per policy update, d", "low": 1, "high": 2**31 - 1},
     "policy_epochs": {"about": "passes over its data in each fit of the policy", "low": 1},
     "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
     "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},

@@ -3,6 +3,7 @@
 a  ~ π(· | s)                                                       collect
 y  = r + γ (1 − terminated) (min_j q̄_j(s', a') − β log π(a' | s')), a' ~ π(· | s'), π live
 θ_j ← θ_j − α ∇ mean (q_j(s, a) − y)²,  all j                       regress
+every `policy_delay` updates:
 w ← w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)],  a ~ π(· | s)  improve
 log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                   temperature
 θ̄ follows softly
@@ -10,6 +11,7 @@ log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,6 +43,7 @@ class SAC(NetworkAlgorithm):
     n_critics: int = shared("n_critics", 2)
     n_target_critics: int = shared("n_target_critics", 2)
     policy_critic: str = shared("policy_critic", "min")
+    policy_delay: int = shared("policy_delay", 1)
     temperature: float | None = setting(None, "a fixed temperature β; none: it is tuned", above=0.0)
     initial_temperature: float = shared("initial_temperature", 1.0)
     temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
@@ -56,13 +59,15 @@ class SAC(NetworkAlgorithm):
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics(subset=self.n_target_critics))
+        improve = Improve(POLICY_CRITICS[self.policy_critic])
+        later = functools.partial(Update, every=self.policy_delay)
         updates = (
             Update("critic", Regress(target), self.descend(self.critic_learning_rate)),
-            Update("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)),
+            later("policy", improve, self.descend(self.policy_learning_rate)),
         )
         if self.temperature is None:
             tune = TuneTemperature(target_entropy(self.target_entropy, action_set))
-            updates += (Update("log_temperature", tune, self.descend(self.temperature_learning_rate)),)
+            updates += (later("log_temperature", tune, self.descend(self.temperature_learning_rate)),)
         return FQI(greedy=PolicyAction(), updates=updates, sync=Sync(critic=Polyak(self.tau)))
 
     def exploration(self) -> AbstractExploration:

@@ -37,7 +37,7 @@ class TD3(NetworkAlgorithm):
     n_critics: int = shared("n_critics", 2)
     n_target_critics: int = shared("n_target_critics", 2)
     policy_critic: str = shared("policy_critic", "first")
-    policy_delay: int = setting(2, "critic updates per policy update, d", low=1, high=2**31 - 1)
+    policy_delay: int = shared("policy_delay", 2)
     smoothing_sigma: float = setting(0.2, "target smoothing σ, in half-widths of the box", low=0.0)
     smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
     noise_sigma: float = shared("noise_sigma", 0.1)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fittedq.algorithms import REGISTRY, find, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.presets import Preset, presets, presets_of
 from fittedq.runs.progress import console
 from fittedq.settings import in_words, setting_fields
 from fittedq.template.fqi import ABSENT
@@ -34,7 +35,9 @@ class List:
         if self.algorithm is None:
             installed, faults = plugins()
             for cls in (*REGISTRY.values(), *installed.values()):
-                print(json.dumps(_about(cls)) if self.json else f"{cls.name:<14} {cls.title}")
+                print(json.dumps(_about(cls) | _presets(cls)) if self.json else f"{cls.name:<14} {cls.title}")
+            if not self.json:
+                print("\nPresets, for --preset NAME:", *map(_preset, presets().values()), sep="\n")
             for fault in faults:
                 print(f"warning: {fault}", file=sys.stderr)
         elif self.json:
@@ -46,6 +49,14 @@ class List:
 
 def _about(cls: type[AbstractAlgorithm]) -> dict[str, str]:
     return {"name": cls.name, "title": cls.title, **cls().describe()}
+
+
+def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
+    return {"presets": [dataclasses.asdict(preset) for preset in presets_of(cls)]}
+
+
+def _preset(preset: Preset) -> str:
+    return f"{preset.name:<14} {preset.algorithm}: {preset.title}\n{'':<14} {preset.source}"
 
 
 def _settings(algorithm: str) -> list[dict[str, Any]]:
@@ -89,6 +100,10 @@ def _show(algorithm: str) -> None:
         shown = (_word(row[where]) if where in row["has"] else ABSENT for where in ("online", "from_data"))
         table.add_row(row["setting"], *shown, row["meaning"])
     console(to_errors=False).print(table)
+    for preset in presets_of(find(algorithm)):
+        words = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())
+        differs = "" if preset.differs is None else f" Not as published: {preset.differs}."
+        print(f"\n--preset {preset.name}: {preset.title} ({preset.source}).{differs}", words, sep="\n")
 
 
 def _word(value: object) -> str:

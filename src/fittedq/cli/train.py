@@ -54,9 +54,12 @@ class Train(NamesEnv, LimitsActions):
     seed: int = 0
     """Seed of networks, actions, batches and episodes."""
     out: MaybePath = None
-    """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED."""
+    """Run folder; by default runs/ALGORITHM-ENV-SEED, or runs/ALGORITHM-DATA-SEED; a preset's name stands for its
+    algorithm's."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting of the algorithm or of training; `fittedq list ALGORITHM` shows them. May be given often."""
+    preset: MaybeWord = None
+    """Settings with which the algorithm was published; `fittedq list` shows them. --set overrides them."""
     eval_every: MaybeInt = None
     """Steps between evaluations (default: 5 000, or 10 iterations), whose episodes have seeds of their own. 0: none."""
     eval_episodes: int = 5
@@ -86,7 +89,7 @@ class Train(NamesEnv, LimitsActions):
         else:
             schedule = Schedule(steps=100_000 if self.steps is None else self.steps, **given)
         source = self.env or Path(str(self.data)).name
-        folder = self.out or Path("runs") / f"{self.algorithm}-{folder_name(source)}-{self.seed}"
+        folder = self.out or Path("runs") / f"{self.preset or self.algorithm}-{folder_name(source)}-{self.seed}"
         env = None if self.env is None else self.named(self.env)
         eval_env = self.named(self.eval_env) if self.eval_env is not None or self.env is None else None
         run = Run(
@@ -100,6 +103,7 @@ class Train(NamesEnv, LimitsActions):
             eval_env=eval_env,
             action_set=self.limits(),
             start=None if self.start is None else find_agent(self.start),
+            preset=self.preset,
         )
         return follow(run, self.stop_when, as_json=self.json)
 

@@ -26,6 +26,7 @@ KEPT = {
     "data": "what was learned so far is from there",
     "seed": "its random numbers go on from the checkpoint",
     "action_set": "the networks act inside it",
+    "preset": "it named the settings that the run began with; change them one by one",
     "gamma": "it says what q is: all that was learned would be q of another problem",
     "activation": "the weights were learned under it",
     "optimizer": "its state is part of the checkpoint",

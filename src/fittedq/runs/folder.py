@@ -43,6 +43,7 @@ KINDS_OF_SETTINGS: dict[str, Any] = {
     "steps": int,
     "settings": dict,
     "history": list,
+    "preset": str | None,
 }
 """What `config.json` holds under each name, before anything is made of it."""
 

@@ -21,6 +21,7 @@ from fittedq.actions.limits import Limits
 from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.presets import preset_for
 from fittedq.algorithms.saved import as_saved
 from fittedq.approx.models import KnownModel
 from fittedq.data.dataset import Dataset
@@ -50,7 +51,8 @@ GAP_STATES = 64
 class Run:
     """An algorithm, a source of data and a trainer, put together and checked; with a folder where one is wanted.
 
-    The source is an environment, a dataset, or an environment whose replay starts with a dataset.
+    The source is an environment, a dataset, or an environment whose replay starts with a dataset. `settings` override
+    those of the `preset`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Run:
         eval_env: AnyEnv | None = None,
         action_set: AbstractActionSet | Limits | None = None,
         start: Agent | None = None,
+        preset: str | None = None,
     ):
         keep_programs()
         cls = algorithms.class_of(algorithm)
@@ -78,8 +81,10 @@ class Run:
             self.eval_plant = self.eval_plant.single()
         choice = choose(algorithms.asked_for(algorithm), self.plant)
         given, loop_given = split_settings(settings or {}, cls, choice.settings)
-        named = {field.name for field in setting_fields(choice.settings)}
-        usual = {name: value for name, value in cls.training.items() if name in named}
+        published = {} if preset is None else preset_for(preset, algorithm).settings
+        given, self._preset = _named(published, cls) | given, preset
+        # What has no meaning from a dataset, such as how data are collected, is left out.
+        usual = _named({**cls.training, **published}, choice.settings)
         self.train_settings = choice.settings(**usual | loop_given)
         self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
         self.data = None if data is None else data.limited(action_set)
@@ -183,6 +188,7 @@ class Run:
             "settings": self._saved | as_json(self.train_settings),
             "versions": versions(),
             **({} if self._origin_of_start is None else {"start": self._origin_of_start}),
+            **({} if self._preset is None else {"preset": self._preset}),
         }
 
     def agent(self) -> Agent:
@@ -418,6 +424,12 @@ class Run:
     def _origin(self) -> dict[str, Any]:
         assert self.folder is not None
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"]}
+
+
+def _named(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Those of `values` that are settings of `cls`."""
+    names = {field.name for field in setting_fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _in_a_run(algorithm: AbstractAlgorithm, updates: int) -> AbstractAlgorithm:
