@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
+    from fittedq.algorithms.tqc import TQC
     from fittedq.algorithms.xqc import XQC
     from fittedq.api import fit, load, resume, stream, train
     from fittedq.approx.batch_norm import BatchNormMlp
@@ -125,6 +126,7 @@ __all__ = [
     "SAC",
     "SVG",
     "TD3",
+    "TQC",
     "XQC",
     "AbstractActionSet",
     "AbstractAlgorithm",
@@ -288,6 +290,7 @@ _HOMES = {
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
+    "fittedq.algorithms.tqc": "TQC",
     "fittedq.algorithms.xqc": "XQC",
     "fittedq.api": "fit load resume stream train",
     "fittedq.approx.batch_norm": "BatchNormMlp",

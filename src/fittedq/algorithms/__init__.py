@@ -18,11 +18,12 @@ from fittedq.algorithms.sac_v import SACValue
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
+from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
 from fittedq.errors import UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
-    cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, XQC)
+    cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, XQC)
 }
 
 

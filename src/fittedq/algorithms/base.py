@@ -39,6 +39,7 @@ OPTIMIZERS: dict[str, Optimizer] = {"adam": optax.adam, "rprop": partial(optax.r
 SHARED: dict[str, dict[str, Any]] = {
     "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
     "hidden": {"about": "widths of the hidden layers", "low": 1},
+    "policy_hidden": {"about": "widths of the policy's hidden layers; none means half the critics'", "low": 1},
     "n_critics": {"about": "size of the critic ensemble", "low": 1},
     "n_target_critics": {"about": "critics in the target's minimum, drawn anew for each batch", "low": 1},
     "policy_critic": {"about": "critic that the policy climbs", "choices": POLICY_CRITICS},
@@ -46,6 +47,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "policy_epochs": {"about": "passes over its data in each fit of the policy", "low": 1},
     "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
     "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},
+    "half_entropy": {"about": "H̄ in nats; none means −m/2 nats in the unit box"},
+    "policy_delay": {"about": "critic updates per policy update, d", "low": 1, "high": 2**31 - 1},
+    "bins": {"about": "bins of the return's distribution", "low": 2},
+    "value_low": {"about": "the lowest bin, in scaled rewards"},
+    "value_high": {"about": "the highest bin, in scaled rewards"},
     "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
 }
 """The meaning and the range of settings that several methods have."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.arrays import Arr, namespace
+from fittedq.errors import UserError
 
 
 class AbstractHead(eqx.Module):
@@ -69,6 +70,13 @@ class Categorical(AbstractHead):
     low: float = eqx.field(static=True, default=-5.0)
     high: float = eqx.field(static=True, default=5.0)
     bins: int = eqx.field(static=True, default=101)
+
+    def __check_init__(self) -> None:
+        if self.low >= self.high:
+            raise UserError(
+                f"setting value_low: found {self.low:g}, expected a number below value_high, which is {self.high:g}; "
+                "they are the ends of the bins."
+            )
 
     @property
     def outputs(self) -> int:
