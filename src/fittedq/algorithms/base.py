@@ -48,7 +48,6 @@ SHARED: dict[str, dict[str, Any]] = {
     "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
     "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},
     "half_entropy": {"about": "H̄ in nats; none means −m/2 nats in the unit box"},
-    "policy_delay": {"about": "critic updates per policy update, d", "low": 1, "high": 2**31 - 1},
     "bins": {"about": "bins of the return's distribution", "low": 2},
     "value_low": {"about": "the lowest bin, in scaled rewards"},
     "value_high": {"about": "the highest bin, in scaled rewards"},
