@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+import fittedq
 from fittedq.actions.base import Box
 from fittedq.algorithms.xqc import XQC
 from fittedq.approx.batch_norm import EPSILON, RENORM_AFTER, BatchNormMlp
@@ -17,6 +20,7 @@ from fittedq.approx.host import host_view, to_host
 from fittedq.approx.net import in_batch, taken
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
 from fittedq.data.statistics import ReturnScale
+from fittedq.errors import UserError
 from fittedq.template.fits import Descend
 from fittedq.template.losses import Regress, RegressReturns
 from fittedq.template.targets import Bellman, BellmanOfReturns, LeastMean, MinOverCritics, Truncated
@@ -265,3 +269,42 @@ def test_rewards_that_never_vary_are_left_as_they_are():
     for _ in range(5):
         scale = scale.update(np.zeros(1, np.float32), np.zeros(1, bool))
     assert scale.scale == 1
+
+
+SMALL = {"hidden": (8,), "bins": 11, "policy_delay": 1, "value_low": -50.0, "value_high": 50.0}
+SHORT = {"random_steps": 60, "updates_per_step": 1.0, "batch_size": 16}
+UNSCALED = SHORT | {"scale_rewards": False}
+
+
+def short_run(env: str = "Pendulum-v1", **settings) -> fittedq.Agent:
+    return fittedq.train("xqc", env, steps=80, eval_every=0, progress=False, **SMALL | settings)
+
+
+def test_an_agents_values_are_in_the_rewards_unit(tmp_path):
+    """Pendulum's rewards are some −6, its returns deviate by more: what the networks hold is in another unit."""
+    agent = short_run(**SHORT)
+    assert agent.reward_scale > 3
+    obs, action = RNG.normal(size=(5, 3)).astype(np.float32), RNG.uniform(-2, 2, (5, 1)).astype(np.float32)
+    inner = np.asarray(host_view(agent.nets.critic).least(obs, action))
+    np.testing.assert_allclose(agent.value(obs, action), agent.reward_scale * inner, rtol=1e-5)
+    agent.save(tmp_path / "agent")
+    for other in (fittedq.load(tmp_path / "agent"), copy.deepcopy(agent)):
+        np.testing.assert_array_equal(other.value(obs, action), agent.value(obs, action))
+    with pytest.raises(UserError, match="scale_rewards to true"):
+        short_run(start=agent, **UNSCALED)
+    with pytest.raises(UserError, match="give both one shape"):  # the same numbers, but of other bins
+        short_run(start=agent, **SHORT | {"value_low": -60.0})
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
+def test_rewards_are_divided_before_they_are_learned_from(env):
+    """One update on the same rows: a critic that learned from r/σ holds what one of the other unit does not."""
+    plain, scaled = short_run(env, **UNSCALED), short_run(env, **SHORT)
+    assert plain.reward_scale == 1.0
+    assert scaled.reward_scale > 3
+    assert not np.array_equal(plain.nets.critic.net.bias, scaled.nets.critic.net.bias)
+
+
+def test_targets_beyond_the_bins_are_told():
+    with pytest.warns(RuntimeWarning, match=r"outside its bins.*set value_low and value_high wider"):
+        short_run(**UNSCALED | {"value_low": -1.0, "value_high": 1.0})

@@ -9,6 +9,8 @@ import numpy as np
 
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.approx.batch_norm import BatchNormMlp
+from fittedq.approx.heads import AbstractHead
 from fittedq.approx.networks import Mlp
 from fittedq.arrays import Tree
 from fittedq.errors import UserError
@@ -32,6 +34,11 @@ def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Ag
     if (agent.moments is not None) != normalizes:
         reads = "normalized observations" if agent.moments is not None else "observations in their own units"
         raise _refused(f"its networks read {reads}; set normalize_obs to {str(not normalizes).lower()}.")
+    if agent.nets.critic is not None and (agent.reward_scale != 1.0) != trainer.watch.scaled:
+        learned = "scaled rewards" if agent.reward_scale != 1.0 else "rewards in their own unit"
+        raise _refused(
+            f"its critics learned from {learned}; set scale_rewards to {str(not trainer.watch.scaled).lower()}."
+        )
     trainer.begin_with(_fitting(trainer.nets(), algorithm, agent), agent.moments)
 
 
@@ -47,7 +54,7 @@ def _fitting(nets: Components, algorithm: AbstractAlgorithm, agent: Agent) -> Co
             raise _refused(f"it is of {agent.algorithm.name} and has no {name}, which {algorithm.name} learns.")
         theirs = to_arrays(f"nets/{name}", others)
         own = getattr(sized(nets, theirs), name)
-        same = type(own) is type(others) and _activations(own) == _activations(others)
+        same = type(own) is type(others) and _meanings(own) == _meanings(others)
         if not same or _shapes(to_arrays(f"nets/{name}", own)) != _shapes(theirs):
             raise _refused(f"its {name} is {_described(others)}, this run's {_described(own)}; give both one shape.")
         nets = nets.replace(name, from_arrays(f"nets/{name}", own, theirs))
@@ -55,8 +62,16 @@ def _fitting(nets: Components, algorithm: AbstractAlgorithm, agent: Agent) -> Co
 
 
 def _activations(part: Tree) -> list[Any]:
-    found = jax.tree.leaves(part, is_leaf=lambda node: isinstance(node, Mlp))
-    return [node.activation for node in found if isinstance(node, Mlp)]
+    return [node.activation for node in _nodes(part) if isinstance(node, Mlp | BatchNormMlp)]
+
+
+def _meanings(part: Tree) -> list[Any]:
+    """What numbers of the same shape could mean different things by: activations, and the heads of critics."""
+    return _activations(part) + [node for node in _nodes(part) if isinstance(node, AbstractHead)]
+
+
+def _nodes(part: Tree) -> list[Any]:
+    return jax.tree.leaves(part, is_leaf=lambda node: isinstance(node, Mlp | BatchNormMlp | AbstractHead))
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:

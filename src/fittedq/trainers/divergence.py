@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet, Box
-from fittedq.algorithms.base import AbstractAlgorithm, NetworkAlgorithm
+from fittedq.algorithms.base import AbstractAlgorithm, GradientAlgorithm
 from fittedq.approx.host import host_view
 from fittedq.approx.trees import TreeCritic
 from fittedq.errors import UserError
@@ -37,7 +37,7 @@ class Watch:
     """The rewards that a run has seen, and what there is to say of them and of its figures: each sentence once."""
 
     def __init__(self, algorithm: AbstractAlgorithm, fqi: FQI, action_set: AbstractActionSet, scaled: bool = False):
-        self.scale, self._scaled = 1.0, scaled
+        self.scale, self.scaled = 1.0, scaled
         """What rewards are divided by before they are learned from, and whether they are."""
         self._algorithm, self._fqi, self._action_set = algorithm, fqi, action_set
         self.low, self.high = math.inf, -math.inf
@@ -112,7 +112,7 @@ class Watch:
         share = figures.get("critic/outside", 0.0)
         if share > OUTSIDE:
             low, high = figures["critic/target_low"], figures["critic/target_high"]
-            bound = "" if not self._scaled else ", or return_bound to the larger of value_high and −value_low"
+            bound = "" if not self.scaled else ", or return_bound to the larger of value_high and −value_low"
             self.say(
                 "bins",
                 f"{share:.0%} of the critic's targets lie outside its bins: their means reach from {low:.3g} to "
@@ -169,9 +169,10 @@ class Watch:
 
     def _judge_steps(self) -> None:
         """Adam's first step moves every weight by the learning rate; in a layer they start within ±1/√(its inputs)."""
-        if not isinstance(self._algorithm, NetworkAlgorithm) or not isinstance(self._algorithm.optimizer, str):
+        if not isinstance(self._algorithm, GradientAlgorithm) or not isinstance(self._algorithm.optimizer, str):
             return
-        start = max(self._algorithm.hidden, default=1) ** -0.5
+        hidden = [width for _, widths in self._algorithm.layers(1, 1) for width in widths[1:-1]]
+        start = max(hidden, default=1) ** -0.5
         for update in self._fqi.updates:
             name, rate = self._rate(update.component)
             steps = update.component in ("critic", "policy") and isinstance(update.fit, Descend)
@@ -189,7 +190,7 @@ class Watch:
         return next(((name, settings[name]) for name in names if name in settings), ("the learning rate", None))
 
     def _judge_rewards(self) -> None:
-        if self._scaled:
+        if self.scaled:
             return
         if self._reach > OVERFLOW:
             why = f"the squares of such errors overflow 32-bit floats (above {OVERFLOW:.2g})"
