@@ -271,7 +271,7 @@ def test_rewards_that_never_vary_are_left_as_they_are():
     assert scale.scale == 1
 
 
-SMALL = {"hidden": (8,), "bins": 11, "policy_delay": 1, "value_low": -50.0, "value_high": 50.0}
+SMALL = {"hidden": (8,), "bins": 11, "policy_delay": 1, "value_low": -300.0, "value_high": 300.0}
 SHORT = {"random_steps": 60, "updates_per_step": 1.0, "batch_size": 16}
 UNSCALED = SHORT | {"scale_rewards": False}
 
@@ -293,7 +293,7 @@ def test_an_agents_values_are_in_the_rewards_unit(tmp_path):
     with pytest.raises(UserError, match="scale_rewards to true"):
         short_run(start=agent, **UNSCALED)
     with pytest.raises(UserError, match="give both one shape"):  # the same numbers, but of other bins
-        short_run(start=agent, **SHORT | {"value_low": -60.0})
+        short_run(start=agent, **SHORT | {"value_low": -400.0})
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
