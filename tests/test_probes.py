@@ -39,6 +39,8 @@ COLD["xqc"] = {"value_low": -4.0, "value_high": 4.0, "bins": 41, "policy_delay":
 COLD["xqc"]["critic_learning_rate"] = Linear(5e-3, 1e-4, LONGER["xqc"][0])
 COLD["tqc"] = {"n_critics": 2, "quantiles": 5, "drop": 0, "policy_hidden": (32, 32), "initial_temperature": 0.02}
 COLD["tqc"]["temperature_learning_rate"] = 1e-6
+COLD["simba"] = {"policy_hidden": (32,), "optimizer": "adam", "initial_temperature": 0.02}
+COLD["simba"]["temperature_learning_rate"] = 1e-6
 # On a line a grid finds what a search finds, sooner.
 COLD["explicit_fqi"] = {"maximizer": "grid"}
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.nfqca import NFQCA
     from fittedq.algorithms.sac import SAC
     from fittedq.algorithms.sac_v import SACValue
+    from fittedq.algorithms.simba import SimBa
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from fittedq.approx.models import GaussianModel, KnownModel
     from fittedq.approx.net import AbstractNet
     from fittedq.approx.networks import DeterministicPolicy, Mlp, QNetwork, TanhGaussianPolicy, VNetwork
+    from fittedq.approx.residual import ResidualMlp
     from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
     from fittedq.diagnose.gap import Gap
@@ -230,11 +232,13 @@ __all__ = [
     "Regress",
     "RegressReturns",
     "Report",
+    "ResidualMlp",
     "Rollout",
     "RolloutBellman",
     "Run",
     "SACValue",
     "Schedule",
+    "SimBa",
     "SmoothBellman",
     "SmoothFQI",
     "Smoothed",
@@ -287,6 +291,7 @@ _HOMES = {
     "fittedq.algorithms.nfqca": "NFQCA",
     "fittedq.algorithms.sac": "SAC",
     "fittedq.algorithms.sac_v": "SACValue",
+    "fittedq.algorithms.simba": "SimBa",
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
@@ -299,6 +304,7 @@ _HOMES = {
     "fittedq.approx.models": "GaussianModel KnownModel",
     "fittedq.approx.net": "AbstractNet",
     "fittedq.approx.networks": "DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
+    "fittedq.approx.residual": "ResidualMlp",
     "fittedq.approx.trees": "Forest TreeCritic",
     "fittedq.data.dataset": "Dataset",
     "fittedq.diagnose.gap": "Gap",

@@ -15,6 +15,7 @@ from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.sac import SAC
 from fittedq.algorithms.sac_v import SACValue
+from fittedq.algorithms.simba import SimBa
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
@@ -23,7 +24,8 @@ from fittedq.algorithms.xqc import XQC
 from fittedq.errors import UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
-    cls.name: cls for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, XQC)
+    cls.name: cls
+    for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, SimBa, XQC)
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
@@ -34,7 +35,14 @@ POLICY_CRITICS: dict[str, AbstractCombine] = {
 
 
 # Rprop's own largest step, 50, drives a squashed policy into saturation, where no gradient brings it back.
-OPTIMIZERS: dict[str, Optimizer] = {"adam": optax.adam, "rprop": partial(optax.rprop, max_step_size=0.1)}
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": optax.adam,
+    "adamw": partial(
+        optax.adamw, weight_decay=1e-2, mask=lambda params: jax.tree.map(lambda leaf: np.ndim(leaf) > 0, params)
+    ),
+    "rprop": partial(optax.rprop, max_step_size=0.1),
+}
+"""`adamw` takes the share 1e-2 · rate off every array at each step, and nothing off a number such as log β."""
 
 SHARED: dict[str, dict[str, Any]] = {
     "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
@@ -51,6 +59,12 @@ SHARED: dict[str, dict[str, Any]] = {
     "bins": {"about": "bins of the return's distribution", "low": 2},
     "value_low": {"about": "the lowest bin, in scaled rewards"},
     "value_high": {"about": "the highest bin, in scaled rewards"},
+    "optimizer": {
+        "about": "how gradients become steps",
+        "choices": ("adam", "adamw"),
+        "takes": Callable,
+        "to_act": False,
+    },
     "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
 }
 """The meaning and the range of settings that several methods have."""
@@ -161,9 +175,7 @@ class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     n_critics: int = shared("n_critics", 1)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
-    optimizer: str | Optimizer = setting(
-        "adam", "how gradients become steps", choices=("adam",), takes=Callable, to_act=False
-    )
+    optimizer: str | Optimizer = shared("optimizer", "adam")
     """In Python also a function of the learning rate, such as `optax.adamw`."""
     tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
 

@@ -23,6 +23,7 @@ from fittedq.algorithms.soft import NetworkKind, SoftAlgorithm
 from fittedq.approx.batch_norm import BatchNormMlp
 from fittedq.approx.heads import Categorical
 from fittedq.approx.networks import Mlp
+from fittedq.approx.residual import ResidualMlp, of_blocks
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI
 from fittedq.template.rates import Linear, Rate
@@ -32,8 +33,10 @@ NETS: dict[str, NetworkKind] = {
     "batch": NetworkKind(BatchNormMlp, by_batch=True),
     "renorm": NetworkKind(functools.partial(BatchNormMlp, renorm=True), by_batch=True),
     "layer": NetworkKind(functools.partial(Mlp, layer_norm=True)),
+    "residual": NetworkKind(ResidualMlp, of_blocks),
 }
-"""Networks by what normalizes them; those of a batch keep their weights on the unit sphere."""
+"""Networks by what normalizes them. Those of a batch keep their weights on the unit sphere, and residual ones have a
+block for each of `hidden`, normalized by layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class XQC(SoftAlgorithm):
     title: ClassVar[str] = "Soft actor-critic, batch-normalized, distributional critics"
     training: ClassVar[Mapping[str, Any]] = {"updates_per_step": 2.0, "random_steps": 5_000, "scale_rewards": True}
 
-    normalization: str = setting("batch", "what normalizes the layers: batch, renorm or layer", choices=NETS)
+    normalization: str = setting("batch", "what normalizes the layers: batch, renorm, layer or residual", choices=NETS)
     bins: int = shared("bins", 101)
     value_low: float = shared("value_low", -5.0)
     value_high: float = shared("value_high", 5.0)

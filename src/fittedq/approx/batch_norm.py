@@ -8,19 +8,17 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.net import AbstractNet
 from fittedq.approx.networks import Activation, activated
+from fittedq.approx.sphere import orthogonal, unit
 from fittedq.arrays import Arr, namespace
 
 MOMENTUM, EPSILON = 0.99, 1e-3
 """What is kept of the running statistics at each batch, and what is added to a variance."""
 RENORM_AFTER, MOST_RATIO, MOST_SHIFT = 100_000, 3.0, 5.0
 """Renormalization (Ioffe 2017): batches before it begins, the greatest σ_B/σ and |μ_B − μ|/σ that it corrects."""
-
-
-ORTHOGONAL_STEPS = 20
 
 
 class Statistics(eqx.Module):
@@ -67,7 +65,7 @@ class BatchNormMlp(AbstractNet):
     ):
         layers = list(itertools.pairwise(sizes))
         keys = jax.random.split(key, len(layers))
-        self.weights = tuple(_orthogonal(key, lead, *layer) for key, layer in zip(keys, layers, strict=True))
+        self.weights = tuple(unit(orthogonal(key, lead, *layer)) for key, layer in zip(keys, layers, strict=True))
         self.bias = jnp.zeros((*lead, 1, sizes[-1]))
         widths = sizes[:-1]
         self.gains = tuple(jnp.ones((*lead, 1, width)) for width in widths)
@@ -109,7 +107,7 @@ class BatchNormMlp(AbstractNet):
     def projected(self) -> BatchNormMlp:
         if not self.spherical:
             return self
-        return eqx.tree_at(lambda net: net.weights[:-1], self, tuple(_unit(weight) for weight in self.weights[:-1]))
+        return eqx.tree_at(lambda net: net.weights[:-1], self, tuple(unit(weight) for weight in self.weights[:-1]))
 
     def _product(self, x: Float[Arr, "... i"], layer: int) -> Float[Arr, "... w"]:
         """What layer `layer` normalizes: x itself for the first, else x W."""
@@ -143,22 +141,3 @@ class BatchNormMlp(AbstractNet):
         ratio, offset = jax.lax.stop_gradient((ratio, offset))
         deviation = deviation / ratio
         return mean - deviation * offset, deviation**2 - EPSILON
-
-
-def _unit(weight: Float[Arr, "... i o"]) -> Float[Arr, "... i o"]:
-    """Every unit's weights, a column, at length 1."""
-    return weight / jnp.maximum(jnp.sqrt((weight**2).sum(-2, keepdims=True)), 1e-12)
-
-
-def _orthogonal(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
-    """Nearly orthonormal columns, or rows where they are fewer, then columns of length 1.
-
-    X ← (3 X − X Xᵀ X) / 2 takes all singular values towards 1: products alone, where a compiled QR would call LAPACK.
-    """
-    start = jax.random.normal(key, (*lead, rows, columns))
-    start = start / jnp.sqrt((start**2).sum((-1, -2), keepdims=True))
-
-    def step(_: Int[Arr, ""], x: Float[Arr, "*lead i o"]) -> Float[Arr, "*lead i o"]:
-        return 1.5 * x - 0.5 * x @ (jnp.swapaxes(x, -1, -2) @ x)
-
-    return _unit(jax.lax.fori_loop(0, ORTHOGONAL_STEPS, step, start))

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.arrays import Arr, Tree
+from fittedq.arrays import Arr, Tree, namespace
 from fittedq.types import Part
 
 
@@ -38,6 +38,27 @@ class AbstractNet(eqx.Module):
     @abc.abstractmethod
     def projected(self) -> AbstractNet:
         """The network with its weights back in the set where they are kept; itself where there is none."""
+
+
+class AbstractRowNet(AbstractNet):
+    """A network in which no row depends on another, with or without a batch."""
+
+    weights: eqx.AbstractVar[tuple[Float[Arr, "*lead _ _"], ...]]
+
+    @property
+    def members(self) -> int:
+        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
+
+    def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], None]:
+        return self(x, key), None
+
+    def taking(self, statistics: Tree) -> AbstractRowNet:
+        return self
+
+    def _for_members(self, x: Float[Arr, "... i"]) -> Float[Arr, "... i"]:
+        """x once per member: left to broadcasting, XLA makes one wide product and transposes its result."""
+        lead = self.weights[0].shape[:-2]
+        return namespace(x, self.weights[0]).broadcast_to(x, (*lead, *x.shape[-2:])) if lead else x
 
 
 Activation = str | Callable[[Arr], Arr]

@@ -19,7 +19,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.heads import AbstractHead, OneValue
 from fittedq.approx.host import refuse_forked
-from fittedq.approx.net import AbstractNet, Activation, Make, Passed, in_batch
+from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, in_batch
 from fittedq.arrays import Arr, Index, Tree, namespace
 from fittedq.bellman import squashed_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
@@ -50,11 +50,20 @@ def activated(activation: Activation, x: Float[Arr, "..."]) -> Float[Arr, "..."]
     return np.asarray(activation(x), x.dtype)
 
 
+def layer_normalized(
+    x: Float[Arr, "... w"], gain: Float[Arr, "*lead 1 w"], shift: Float[Arr, "*lead 1 w"]
+) -> Float[Arr, "... w"]:
+    """gain · (x − mean) / √(variance + 1e-5) + shift, over each row."""
+    centered = x - x.mean(-1, keepdims=True)
+    scale = namespace(x, gain).sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
+    return centered / scale * gain + shift
+
+
 LOG_STD_RANGE = (-20.0, 2.0)
 """Clamp of log σ, as in the authors' code of SAC."""
 
 
-class Mlp(AbstractNet):
+class Mlp(AbstractRowNet):
     """x ← activation(norm(dropout(x W + b))) per hidden layer, then x W + b.
 
     Leading axes of the leaves make an ensemble: weights [*lead, in, out], biases [*lead, 1, out]. Weights and biases
@@ -92,25 +101,12 @@ class Mlp(AbstractNet):
         self.shifts = tuple(jnp.zeros((*lead, 1, width)) for width in hidden)
         self.activation, self.dropout = activation, dropout
 
-    @property
-    def members(self) -> int:
-        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
-
-    def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], None]:
-        return self(x, key), None
-
-    def taking(self, statistics: Tree) -> Mlp:
-        return self
-
     def projected(self) -> Mlp:
         return self
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         xp = namespace(x, self.weights[0])
-        last, lead = len(self.weights) - 1, self.weights[0].shape[:-2]
-        if lead:
-            # One product per member; left to broadcasting, XLA makes one wide product and transposes its result.
-            x = xp.broadcast_to(x, (*lead, *x.shape[-2:]))
+        last, x = len(self.weights) - 1, self._for_members(x)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = xp.matmul(x, weight) + bias
             if layer == last:
@@ -119,9 +115,7 @@ class Mlp(AbstractNet):
                 keep = jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.dropout, x.shape)
                 x = xp.where(keep, x / (1 - self.dropout), 0)
             if self.gains:
-                centered = x - x.mean(-1, keepdims=True)
-                scale = xp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
-                x = centered / scale * self.gains[layer] + self.shifts[layer]
+                x = layer_normalized(x, self.gains[layer], self.shifts[layer])
             x = activated(self.activation, x)
         return x
 
