@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fittedq.actions.base import Box
+from fittedq.approx.batch_norm import BatchNormMlp
 from fittedq.bellman import gaussian_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Transition
 
@@ -122,8 +123,11 @@ def noiseless(problem, size: int = 256, seed: int = 0) -> Transition:
 
 
 def with_value(network, value: float):
-    """The same perceptron with output ≡ value."""
-    last = jnp.full_like(network.net.biases[-1], value)
-    return eqx.tree_at(
-        lambda n: (n.net.weights[-1], n.net.biases[-1]), network, (jnp.zeros_like(network.net.weights[-1]), last)
-    )
+    """The same network with output ≡ value."""
+
+    def last(network):
+        net = network.net
+        return net.weights[-1], net.bias if isinstance(net, BatchNormMlp) else net.biases[-1]
+
+    weight, bias = last(network)
+    return eqx.tree_at(last, network, (jnp.zeros_like(weight), jnp.full_like(bias, value)))

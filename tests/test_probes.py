@@ -12,6 +12,7 @@ import pytest
 from fittedq.algorithms import DDPG, REGISTRY
 from fittedq.envs.native import auto_reset
 from fittedq.problems.probes import PROBES, AbstractProbe, ActionReward, DelayedAction, DelayedReward, Endless, OneStep
+from fittedq.settings import setting_fields
 from fittedq.template.rates import Linear
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.learner import Learner
@@ -32,7 +33,7 @@ COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
 """At β = .02 the entropy moves no q* by more than .05."""
 # So few updates teach no model whose slope can be relied on: with rollouts the policy's action depends on the seed.
 COLD["svg"] = {"temperature": 0.02, "horizon": "0", "model_hidden": (8,)}
-LONGER = {"xqc": (2_000, 256)}
+LONGER = dict.fromkeys(("xqc", "crossq"), (2_000, 256))
 """Updates and batches of those that normalize by the batch: the noise of a small one flattens q at the ends."""
 # Bins as wide as the probes' values need; running statistics follow a network once its steps are small.
 COLD["xqc"] = {"value_low": -4.0, "value_high": 4.0, "bins": 41, "policy_delay": 1}
@@ -41,6 +42,12 @@ COLD["tqc"] = {"n_critics": 2, "quantiles": 5, "drop": 0, "policy_hidden": (32, 
 COLD["tqc"]["temperature_learning_rate"] = 1e-6
 COLD["simba"] = {"policy_hidden": (32,), "optimizer": "adam", "initial_temperature": 0.02}
 COLD["simba"]["temperature_learning_rate"] = 1e-6
+COLD["crossq"] = {
+    "policy_hidden": (32, 32),
+    "initial_temperature": 0.02,
+    "policy_delay": 1,
+    "critic_learning_rate": COLD["xqc"]["critic_learning_rate"],
+}
 # On a line a grid finds what a search finds, sooner.
 COLD["explicit_fqi"] = {"maximizer": "grid"}
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.
@@ -70,7 +77,10 @@ def uniform_transitions(probe: type[AbstractProbe]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fresh_learner(request):
     """A learner at its first state, compiled once for all probes."""
-    algorithm = REGISTRY[request.param](**SETTINGS | COLD.get(request.param, {}))
+    cls = REGISTRY[request.param]
+    settings = SETTINGS | COLD.get(request.param, {})
+    named = {field.name for field in setting_fields(cls)}
+    algorithm = cls(**{name: value for name, value in settings.items() if name in named})
     updates, batch = LONGER.get(request.param, (UPDATES, BATCH))
     fqi, state = initial_state(algorithm, 1, OneStep().action_set, batch, seed=0)
     first = jax.tree.map(np.array, state)
@@ -84,14 +94,15 @@ def fresh_learner(request):
     return fresh
 
 
-# Those that solve a maximization for every target take their time, and those that learn from large batches.
-SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "xqc")
+# Those that solve a maximization for every target take their time, and those that learn from large batches: of these
+# one is enough.
+SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", *LONGER)
 CASES = [
     pytest.param(
         name,
         probe,
         id=f"{name}-{probe.__name__}",
-        marks=[pytest.mark.slow] if name in SOLVING and probe is not DelayedAction else [],
+        marks=[pytest.mark.slow] if name == "crossq" or (name in SOLVING and probe is not DelayedAction) else [],
     )
     for name in REGISTRY
     for probe in PROBES

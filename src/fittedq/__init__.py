@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.amortized_fqi import AmortizedFQI
     from fittedq.algorithms.base import AbstractAlgorithm, GradientAlgorithm, NetworkAlgorithm
     from fittedq.algorithms.composed import Composed
+    from fittedq.algorithms.crossq import CrossQ
     from fittedq.algorithms.ddpg import DDPG
     from fittedq.algorithms.explicit_fqi import ExplicitFQI
     from fittedq.algorithms.fitted import FittedAlgorithm, SolvingAlgorithm
@@ -75,9 +76,10 @@ if TYPE_CHECKING:
         Improve,
         Regress,
         RegressReturns,
+        RegressTogether,
         TuneTemperature,
     )
-    from fittedq.template.rates import Linear
+    from fittedq.template.rates import Adam, Linear
     from fittedq.template.rollout import (
         AbstractTail,
         CriticTail,
@@ -156,6 +158,7 @@ __all__ = [
     "AbstractTarget",
     "AbstractValue",
     "ActingStatus",
+    "Adam",
     "Agent",
     "AmortizedFQI",
     "BatchNormMlp",
@@ -173,6 +176,7 @@ __all__ = [
     "Copy",
     "CriticTail",
     "CrossEntropy",
+    "CrossQ",
     "Custom",
     "Dataset",
     "Descend",
@@ -231,6 +235,7 @@ __all__ = [
     "RadialBasis",
     "Regress",
     "RegressReturns",
+    "RegressTogether",
     "Report",
     "ResidualMlp",
     "Rollout",
@@ -285,6 +290,7 @@ _HOMES = {
     "fittedq.algorithms.amortized_fqi": "AmortizedFQI",
     "fittedq.algorithms.base": "AbstractAlgorithm GradientAlgorithm NetworkAlgorithm",
     "fittedq.algorithms.composed": "Composed",
+    "fittedq.algorithms.crossq": "CrossQ",
     "fittedq.algorithms.ddpg": "DDPG",
     "fittedq.algorithms.explicit_fqi": "ExplicitFQI",
     "fittedq.algorithms.fitted": "FittedAlgorithm SolvingAlgorithm",
@@ -329,8 +335,10 @@ _HOMES = {
     "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend GrowTrees LeastSquares",
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
-    "fittedq.template.losses": "AbstractLoss AbstractRegression Imitate Improve Regress RegressReturns TuneTemperature",
-    "fittedq.template.rates": "Linear",
+    "fittedq.template.losses": (
+        "AbstractLoss AbstractRegression Imitate Improve Regress RegressReturns RegressTogether TuneTemperature"
+    ),
+    "fittedq.template.rates": "Adam Linear",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.crossq import CrossQ
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.nfqca import NFQCA
@@ -25,7 +26,7 @@ from fittedq.errors import UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
     cls.name: cls
-    for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, SimBa, XQC)
+    for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, SimBa, CrossQ, XQC)
 }
 
 

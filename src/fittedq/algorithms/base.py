@@ -23,7 +23,7 @@ from fittedq.settings import check_settings, setting
 from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
-from fittedq.template.rates import Linear, Optimizer, Rate, scheduled
+from fittedq.template.rates import Adam, Linear, Optimizer, Rate, scheduled
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractCritic, Components, Controller, Transition, needed
 
@@ -36,7 +36,7 @@ POLICY_CRITICS: dict[str, AbstractCombine] = {
 
 # Rprop's own largest step, 50, drives a squashed policy into saturation, where no gradient brings it back.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": optax.adam,
+    "adam": Adam(),
     "adamw": partial(
         optax.adamw, weight_decay=1e-2, mask=lambda params: jax.tree.map(lambda leaf: np.ndim(leaf) > 0, params)
     ),
@@ -63,8 +63,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "about": "how gradients become steps",
         "choices": ("adam", "adamw"),
         "takes": Callable,
+        "kinds": (Adam,),
         "to_act": False,
     },
+    "tau": {"about": "Polyak rate τ of the frozen copies", "above": 0.0, "high": 1.0},
     "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
 }
 """The meaning and the range of settings that several methods have."""
@@ -176,8 +178,7 @@ class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")
     optimizer: str | Optimizer = shared("optimizer", "adam")
-    """In Python also a function of the learning rate, such as `optax.adamw`."""
-    tau: float = setting(0.005, "Polyak rate τ of the frozen copies", above=0.0, high=1.0)
+    """Also `Adam(b1)`, and in Python a function of the learning rate, such as `optax.adamw`."""
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -201,6 +202,7 @@ class NetworkAlgorithm(GradientAlgorithm, abc.ABC):
     """The settings of methods on one kind of network, the perceptron. Subclasses are final, and each is one page."""
 
     hidden: tuple[int, ...] = shared("hidden", (256, 256))
+    tau: float = shared("tau", 0.005)
     layer_norm: bool = setting(False, "layer norm in the critics")
     dropout: float = setting(0.0, "dropout rate in the critics", low=0.0, below=1.0)
 

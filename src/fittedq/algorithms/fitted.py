@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import OPTIMIZERS, NetworkAlgorithm, Rules, learning_rate, shared
+from fittedq.algorithms.base import OPTIMIZERS, SHARED, NetworkAlgorithm, Rules, learning_rate, shared
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
@@ -96,9 +96,7 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
     critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
     policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
-    optimizer: str | Optimizer = setting(
-        "adam", "how gradients become steps", choices=OPTIMIZERS, takes=Callable, to_act=False
-    )
+    optimizer: str | Optimizer = setting("adam", **dict(SHARED["optimizer"], choices=OPTIMIZERS))
     epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
     minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
     held_out: float = setting(

@@ -22,9 +22,10 @@ from fittedq.algorithms.base import learning_rate, shared
 from fittedq.algorithms.soft import NetworkKind, SoftAlgorithm
 from fittedq.approx.heads import OneValue
 from fittedq.approx.residual import ResidualMlp, of_blocks
-from fittedq.template.fqi import FQI
+from fittedq.template.fqi import FQI, Polyak, Sync
+from fittedq.template.losses import RegressReturns
 from fittedq.template.rates import Optimizer, Rate
-from fittedq.template.targets import LeastMean
+from fittedq.template.targets import BellmanOfReturns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class SimBa(SoftAlgorithm):
     critic_learning_rate: Rate = learning_rate(1e-4, "the critics")
     policy_learning_rate: Rate = learning_rate(1e-4, "the policy")
     temperature_learning_rate: Rate = learning_rate(1e-4, "log β")
+    tau: float = shared("tau", 0.005)
     initial_temperature: float = shared("initial_temperature", 0.01)
     target_entropy: float | None = shared("half_entropy", None)
 
@@ -53,4 +55,5 @@ class SimBa(SoftAlgorithm):
         return OneValue()
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        return self.soft_template(action_set, LeastMean(), entropy=-0.5)
+        regress = RegressReturns(BellmanOfReturns(self.gamma))
+        return self.soft_template(action_set, regress, Sync(critic=Polyak(self.tau)), entropy=-0.5)

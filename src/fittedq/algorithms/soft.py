@@ -25,11 +25,10 @@ from fittedq.algorithms.base import (
 from fittedq.approx.heads import AbstractHead
 from fittedq.approx.net import Make
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
-from fittedq.template.fqi import FQI, Polyak, Sync, Update
+from fittedq.template.fqi import FQI, Sync, Update
 from fittedq.template.greedy import PolicyAction
-from fittedq.template.losses import Improve, RegressReturns, TuneTemperature
+from fittedq.template.losses import Improve, Loss, TuneTemperature
 from fittedq.template.rates import Rate
-from fittedq.template.targets import AbstractPool, BellmanOfReturns
 from fittedq.types import Components
 
 Widths = tuple[int, ...]
@@ -97,19 +96,18 @@ class SoftAlgorithm(GradientAlgorithm, abc.ABC):
             log_temperature=jnp.asarray(math.log(self.initial_temperature)),
         )
 
-    def soft_template(self, action_set: AbstractActionSet, pool: AbstractPool, entropy: float) -> FQI:
-        """Regress all critics on the pooled returns, improve the policy, tune β to `entropy` · m nats."""
-        returns = BellmanOfReturns(self.gamma, pool, together=self.network_kind.by_batch)
+    def soft_template(self, action_set: AbstractActionSet, regress: Loss, sync: Sync, entropy: float) -> FQI:
+        """Regress all critics, improve the policy, tune β to `entropy` · m nats."""
         tune = TuneTemperature(target_entropy(self.target_entropy, action_set, per_action=entropy))
         later = functools.partial(Update, every=self.policy_delay)
         return FQI(
             greedy=PolicyAction(),
             updates=(
-                Update("critic", RegressReturns(returns), self.descend(self.critic_learning_rate)),
+                Update("critic", regress, self.descend(self.critic_learning_rate)),
                 later("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)),
                 later("log_temperature", tune, self.descend(self.temperature_learning_rate)),
             ),
-            sync=Sync(critic=Polyak(self.tau)),
+            sync=sync,
         )
 
     def exploration(self) -> AbstractExploration:

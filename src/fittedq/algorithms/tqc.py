@@ -25,8 +25,9 @@ from fittedq.approx.heads import Quantiles
 from fittedq.approx.networks import Mlp
 from fittedq.errors import UserError
 from fittedq.settings import setting
-from fittedq.template.fqi import FQI
-from fittedq.template.targets import Truncated
+from fittedq.template.fqi import FQI, Polyak, Sync
+from fittedq.template.losses import RegressReturns
+from fittedq.template.targets import BellmanOfReturns, Truncated
 
 
 def _keep_some(algorithm: TQC) -> None:
@@ -51,6 +52,7 @@ class TQC(SoftAlgorithm):
     quantiles: int = setting(25, "quantiles of the return that each critic learns", low=1)
     drop: int = setting(2, "largest quantiles a critic that the target leaves out", low=0)
     policy_critic: str = shared("policy_critic", "mean")
+    tau: float = shared("tau", 0.005)
 
     @property
     def network_kind(self) -> NetworkKind:
@@ -61,4 +63,5 @@ class TQC(SoftAlgorithm):
         return Quantiles(self.quantiles)
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        return self.soft_template(action_set, Truncated(self.drop), entropy=-1.0)
+        regress = RegressReturns(BellmanOfReturns(self.gamma, Truncated(self.drop)))
+        return self.soft_template(action_set, regress, Sync(critic=Polyak(self.tau)), entropy=-1.0)

@@ -25,9 +25,10 @@ from fittedq.approx.heads import Categorical
 from fittedq.approx.networks import Mlp
 from fittedq.approx.residual import ResidualMlp, of_blocks
 from fittedq.settings import setting
-from fittedq.template.fqi import FQI
+from fittedq.template.fqi import FQI, Polyak, Sync
+from fittedq.template.losses import RegressReturns
 from fittedq.template.rates import Linear, Rate
-from fittedq.template.targets import LeastMean
+from fittedq.template.targets import BellmanOfReturns
 
 NETS: dict[str, NetworkKind] = {
     "batch": NetworkKind(BatchNormMlp, by_batch=True),
@@ -55,6 +56,7 @@ class XQC(SoftAlgorithm):
     policy_learning_rate: Rate = learning_rate(Linear(3e-4, 3e-5), "the policy")
     temperature_learning_rate: Rate = learning_rate(Linear(3e-4, 3e-5), "log β")
     policy_delay: int = shared("policy_delay", 3)
+    tau: float = shared("tau", 0.005)
     initial_temperature: float = shared("initial_temperature", 0.01)
     target_entropy: float | None = shared("half_entropy", None)
 
@@ -67,4 +69,5 @@ class XQC(SoftAlgorithm):
         return Categorical(self.value_low, self.value_high, self.bins)
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        return self.soft_template(action_set, LeastMean(), entropy=-0.5)
+        regress = RegressReturns(BellmanOfReturns(self.gamma, together=self.network_kind.by_batch))
+        return self.soft_template(action_set, regress, Sync(critic=Polyak(self.tau)), entropy=-0.5)

@@ -14,6 +14,7 @@ from fittedq.approx.net import AbstractNet
 from fittedq.approx.networks import Activation, activated
 from fittedq.approx.sphere import orthogonal, unit
 from fittedq.arrays import Arr, namespace
+from fittedq.errors import UserError
 
 MOMENTUM, EPSILON = 0.99, 1e-3
 """What is kept of the running statistics at each batch, and what is added to a variance."""
@@ -39,7 +40,8 @@ class BatchNormMlp(AbstractNet):
     however long one trains. With `renorm`, after many batches, what a batch's statistics differ from the running ones
     is put back: ẑ = r (z − μ_B)/σ_B + d, r = σ_B/σ, d = (μ_B − μ)/σ.
 
-    Weights start orthogonal. Source: Bhatt et al. 2024 (CrossQ); Palenicek et al. 2025 (XQC); Ioffe 2017 (renorm).
+    Weights start orthogonal where they are spherical, else normal with variance 1/fan_in.
+    Source: Bhatt et al. 2024 (CrossQ); Palenicek et al. 2025 (XQC); Ioffe 2017 (renorm).
     """
 
     weights: tuple[Float[Arr, "*lead _ _"], ...]
@@ -65,7 +67,8 @@ class BatchNormMlp(AbstractNet):
     ):
         layers = list(itertools.pairwise(sizes))
         keys = jax.random.split(key, len(layers))
-        self.weights = tuple(unit(orthogonal(key, lead, *layer)) for key, layer in zip(keys, layers, strict=True))
+        first = _spherical if spherical else _normal
+        self.weights = tuple(first(key, lead, *layer) for key, layer in zip(keys, layers, strict=True))
         self.bias = jnp.zeros((*lead, 1, sizes[-1]))
         widths = sizes[:-1]
         self.gains = tuple(jnp.ones((*lead, 1, width)) for width in widths)
@@ -88,6 +91,11 @@ class BatchNormMlp(AbstractNet):
         self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None
     ) -> tuple[Float[Arr, "... b o"], Statistics]:
         del key
+        if x.shape[-2] < 2:
+            raise UserError(
+                f"setting batch_size: found {x.shape[-2]}, expected at least 2, because layers are normalized by the "
+                "batch."
+            )
         means, variances = [], []
         for layer in range(len(self.weights)):
             z = self._product(x, layer)
@@ -141,3 +149,13 @@ class BatchNormMlp(AbstractNet):
         ratio, offset = jax.lax.stop_gradient((ratio, offset))
         deviation = deviation / ratio
         return mean - deviation * offset, deviation**2 - EPSILON
+
+
+def _spherical(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
+    """Orthogonal columns of length 1."""
+    return unit(orthogonal(key, lead, rows, columns))
+
+
+def _normal(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
+    """Columns of length 1 on average."""
+    return jax.random.normal(key, (*lead, rows, columns)) / rows**0.5

@@ -22,7 +22,7 @@ from fittedq.approx.host import refuse_forked
 from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, in_batch
 from fittedq.arrays import Arr, Index, Tree, namespace
 from fittedq.bellman import squashed_log_prob
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue
+from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Part
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     # `where` rather than `maximum`: its derivative at 0 is 0 and costs one select.
@@ -181,7 +181,12 @@ def _(component: QNetwork, *inputs: Arr, key: PRNGKeyArray | None = None) -> tup
 
 def _passed(component: Tree, x: Float[Arr, "b i"], key: PRNGKeyArray | None) -> tuple[Tree, Tree]:
     outputs, statistics = component.net.by_batch(x, key)
-    return eqx.tree_at(lambda component: component.net, component, Passed(outputs)), statistics
+    return answering(component, outputs), statistics
+
+
+def answering(component: Part, outputs: Float[Arr, "... b o"]) -> Part:
+    """A component whose network has passed over its batch, with these outputs."""
+    return eqx.tree_at(lambda component: component.net, component, Passed(outputs))
 
 
 class VNetwork(AbstractValue):

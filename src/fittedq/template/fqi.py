@@ -42,7 +42,7 @@ class Update(eqx.Module):
 
     @property
     def target(self) -> AbstractTarget | None:
-        """What labels D, where the loss is a regression."""
+        """What labels, where the loss is a regression."""
         return self.loss.target if isinstance(self.loss, AbstractRegression) else None
 
     def label(
@@ -198,6 +198,7 @@ MISSING = {
     "greedy": "an action at s', and the template has no greedy step",
     "solver": "actions that a solver found, and the greedy step solves nowhere",
     "dataset": "a whole dataset, as fitted iterations have it, and sees a batch at a time",
+    "batches": "batches, to label each anew, and finds a whole dataset, whose labels stay while it is fitted",
 }
 """What a slot needs beside components, in words."""
 
@@ -249,6 +250,7 @@ class FQI(eqx.Module):
                     f"sync of {name}: found {written(rule)}, expected Copy(): over a whole dataset a frozen copy is "
                     "that of the iteration before."
                 )
+        self._refuse({"batches"})
         if nets.critic is None:
             raise UserError("the template has no critic, which iterations over a whole dataset fit.")
         if nets.log_temperature is not None and self.greedy is not None:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.approx.heads import AbstractHead
 from fittedq.approx.net import in_batch
-from fittedq.approx.networks import QNetwork
+from fittedq.approx.networks import QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
@@ -60,19 +61,19 @@ Loss: TypeAlias = AbstractLoss[Tree, Tree]
 """Of any component, on any D."""
 
 
-class AbstractRegression(AbstractLoss[Component, Labelled]):
-    """A loss between f(x) and y, D = {(x, y)} as `target` labels it."""
+class AbstractRegression(AbstractLoss[Component, D]):
+    """A loss between f(x) and y, as `target` labels x."""
 
     target: eqx.AbstractVar[AbstractTarget]
 
-    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        return self.target(nets, batch, greedy, key)
 
-
-class Regress(AbstractRegression[Tree]):
+class Regress(AbstractRegression[Tree, Labelled]):
     """Σ_j mean_D (f_j(x) − y)²: every member of an ensemble is regressed on the same y."""
 
     target: AbstractTarget
+
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        return self.target(nets, batch, greedy, key)
 
     def __call__(
         self, component: Tree, nets: Components, data: Labelled, key: PRNGKeyArray
@@ -83,7 +84,7 @@ class Regress(AbstractRegression[Tree]):
         return loss, {"loss": loss, **metrics}
 
 
-class RegressReturns(AbstractRegression[QNetwork]):
+class RegressReturns(AbstractRegression[QNetwork, Labelled]):
     """Σ_j mean_D ℓ(f_j(x), y), ℓ the loss of the critic's head: squared error, cross-entropy, quantile regression.
 
     Networks that normalize by a batch do so by D's own statistics, its inputs `beside` included, and take them in.
@@ -91,33 +92,79 @@ class RegressReturns(AbstractRegression[QNetwork]):
 
     target: AbstractTarget
 
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        return self.target(nets, batch, greedy, key)
+
     def __call__(
         self, component: QNetwork, nets: Components, data: Labelled, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
-        y, weight = (data.y[:, None], jnp.ones_like(data.y[:, None])) if data.weight is None else (data.y, data.weight)
-        inputs = _all_inputs(data)
+        inputs = data.inputs if data.beside is None else _joined(data.inputs, data.beside)
         passed, statistics = in_batch(component, *inputs, key=key)
-        outputs = passed.outputs(*inputs)[:, : len(y)]
-        loss = jnp.sum(jnp.mean(component.head.loss(outputs, y, weight), axis=-1))
-        q = component.head.mean(outputs)
-        target = (y * weight).sum(-1)
-        metrics: Metrics = {
-            "loss": loss,
-            "mean": jnp.mean(q),
-            "max_abs": jnp.max(jnp.abs(q)),
-            "target": jnp.mean(target),
-            "target_low": jnp.min(target),
-            "target_high": jnp.max(target),
-            "outside": component.head.outside(y, weight),
-        }
+        loss, metrics = _regressed(component.head, passed.outputs(*inputs)[:, : len(data.y)], data)
         return loss, with_statistics(metrics, statistics)
 
 
-def _all_inputs(data: Labelled) -> tuple[Float[Arr, "_ _"], ...]:
-    """The inputs of D, and those beside them."""
-    if data.beside is None:
-        return data.inputs
-    return tuple(jnp.concatenate(parts) for parts in zip(data.inputs, data.beside, strict=True))
+class Unlabelled(eqx.Module):
+    """A batch and the actions at its next states, for a loss that makes the labels itself."""
+
+    batch: Transition
+    greedy: Greedy
+
+
+class RegressTogether(AbstractRegression[QNetwork, Unlabelled]):
+    """Σ_j mean ℓ(f_j(s, a), y), y as `target` makes it of f(s', a'): f passes over (s, a) and (s', a') as one batch.
+
+    ℓ is the loss of the critic's head. No gradient passes through y. No frozen critic is asked: y comes from the same
+    pass, and is normalized by the same statistics. So y changes with every gradient step.
+    Source: Bhatt et al. 2024 (CrossQ), section 3.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"greedy", "batches"})
+    target: AbstractTarget
+
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Unlabelled:
+        return Unlabelled(batch, needed(greedy))
+
+    def __call__(
+        self, component: QNetwork, nets: Components, data: Unlabelled, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        outputs, labelled, statistics = self.passed(component, nets, data, key)
+        loss, metrics = _regressed(component.head, outputs, labelled)
+        return loss, with_statistics(metrics, statistics)
+
+    def passed(
+        self, component: QNetwork, nets: Components, data: Unlabelled, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, "n b K"], Labelled, Tree]:
+        """(outputs at (s, a), D, statistics of the batch), of one pass."""
+        pass_key, label_key = jax.random.split(key)
+        batch, greedy, rows = data.batch, data.greedy, len(data.batch.reward)
+        inputs = _joined((batch.obs, batch.action), (batch.next_obs, greedy.action))
+        passed, statistics = in_batch(component, *inputs, key=pass_key)
+        outputs = passed.outputs(*inputs)
+        there = nets.replace("critic", answering(component, outputs[:, rows:]))
+        labelled = self.target(there, batch, greedy, label_key)
+        return outputs[:, :rows], jax.lax.stop_gradient(labelled), statistics
+
+
+def _joined(here: tuple[Float[Arr, "_ _"], ...], there: tuple[Float[Arr, "_ _"], ...]) -> tuple[Float[Arr, "_ _"], ...]:
+    """Inputs of two batches as those of one."""
+    return tuple(jnp.concatenate(parts) for parts in zip(here, there, strict=True))
+
+
+def _regressed(head: AbstractHead, outputs: Float[Arr, "n b K"], data: Labelled) -> tuple[Float[Arr, ""], Metrics]:
+    """(Σ_j mean_D ℓ(f_j(x), y), figures)."""
+    y, weight = (data.y[:, None], jnp.ones_like(data.y[:, None])) if data.weight is None else (data.y, data.weight)
+    loss = jnp.sum(jnp.mean(head.loss(outputs, y, weight), axis=-1))
+    q, target = head.mean(outputs), (y * weight).sum(-1)
+    return loss, {
+        "loss": loss,
+        "mean": jnp.mean(q),
+        "max_abs": jnp.max(jnp.abs(q)),
+        "target": jnp.mean(target),
+        "target_low": jnp.min(target),
+        "target_high": jnp.max(target),
+        "outside": head.outside(y, weight),
+    }
 
 
 class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):

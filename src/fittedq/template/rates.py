@@ -1,11 +1,12 @@
 # pyright: reportMissingTypeStubs=false, reportUnnecessaryIsInstance=false
-"""Learning rates: a number, or a schedule over the updates of a run."""
+"""Learning rates, a number or a schedule over the updates of a run; and the optimizers that take them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,20 @@ class Linear:
         if self.updates is None:
             return self.first
         return self.first + (self.last - self.first) * jnp.minimum(count / self.updates, 1.0)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """A learning rate → Adam with these decays. Source: Kingma & Ba 2015."""
+
+    b1: float = setting(0.9, "decay of the gradient's running mean", low=0.0, below=1.0)
+    b2: float = setting(0.999, "decay of its running square", low=0.0, below=1.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, rate: Scalar) -> optax.GradientTransformation:
+        return optax.adam(cast("float", rate), self.b1, self.b2)
 
 
 def over(rate: Rate, updates: int) -> Rate:

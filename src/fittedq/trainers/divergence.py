@@ -18,7 +18,7 @@ from fittedq.errors import UserError
 from fittedq.settings import as_dict
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FAULTS, FQI, LearnerState
-from fittedq.template.rates import Rate, first_rate, words
+from fittedq.template.rates import Adam, Rate, first_rate, words
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, AbstractCritic, Components, needed
 
@@ -169,7 +169,9 @@ class Watch:
 
     def _judge_steps(self) -> None:
         """Adam's first step moves every weight by the learning rate; in a layer they start within ±1/√(its inputs)."""
-        if not isinstance(self._algorithm, GradientAlgorithm) or not isinstance(self._algorithm.optimizer, str):
+        if not isinstance(self._algorithm, GradientAlgorithm):
+            return
+        if not isinstance(self._algorithm.optimizer, str | Adam):
             return
         hidden = [width for _, widths in self._algorithm.layers(1, 1) for width in widths[1:-1]]
         start = max(hidden, default=1) ** -0.5
