@@ -35,7 +35,7 @@ def test_the_table_of_methods_is_as_their_templates_are() -> None:
 
 
 def test_a_template_is_written_as_code_has_it() -> None:
-    said = TD3(n_target_critics=3).describe()
+    said = TD3(n_critics=3, n_target_critics=3).describe()
     assert said == {
         "buffer": "FIFO replay",
         "greedy": "Smoothed(PolicyAction, sigma=0.2, clip=0.5)",
@@ -80,7 +80,8 @@ def overrides(cls: type) -> list[str]:
     for name, attribute in vars(cls).items():
         bases = [vars(base)[name] for base in cls.__mro__[1:] if ours(base) and name in vars(base)]
         concrete = [base for base in bases if function_of(base) and not getattr(base, "__isabstractmethod__", False)]
-        made = name.startswith("__") and name not in ("__call__", "__check_init__", "__post_init__")
+        # Every `__check_init__` of a module runs, those of its bases too: none is hidden.
+        made = name.startswith("__") and name not in ("__call__", "__post_init__")
         if concrete and function_of(attribute) and not made:
             hidden.append(f"{cls.__name__}.{name}")
     return hidden

@@ -142,7 +142,7 @@ def test_the_policys_loss_is_the_divergence_to_boltzmann_less_the_smooth_value()
 
     # v_β as smooth FQI labels it, with γ = 1 and r = 0.
     row = Transition(obs[:1], obs[:1], jnp.zeros(1), obs[:1], jnp.zeros(1, bool), jnp.zeros(1, bool))
-    smooth = SmoothBellman(1.0, BETA, Quadrature(65))(nets, row, None, KEY).y
+    smooth = SmoothBellman(0.5, BETA, Quadrature(65))(nets, row, None, KEY).y / 0.5
     edge = np.linspace(-1, 2, 30_001)
     action = (edge[1:] + edge[:-1]) / 2
     unit = np.arctanh(np.clip((edge - 0.5) / 1.5, -1 + 1e-15, 1 - 1e-15))

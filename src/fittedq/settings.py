@@ -147,7 +147,7 @@ def check_counts(arguments: object) -> None:
         settle(arguments, field.name, whole(getattr(arguments, field.name), field.name, field.metadata["low"]))
 
 
-TYPE_WORDS = {
+TYPE_WORDS: Mapping[object, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false for each"),
@@ -321,7 +321,10 @@ def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
         made[field] = float(value) if type(value) is int and type(fields.get(field)) is float else value
         if type(made[field]) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER:
             return f"{field} = {value!r}"
-    return kind(**made)
+    try:
+        return kind(**made)
+    except UserError as error:
+        return str(error)
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:

@@ -14,9 +14,10 @@ from jaxtyping import Float
 
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
+from fittedq.slots import NOT_NEGATIVE, AbstractSlot
 
 
-class AbstractExploration(eqx.Module):
+class AbstractExploration(AbstractSlot):
     """Noise scales with the half-width of the box: σ = 0.1 means a tenth of it in every dimension."""
 
     @abc.abstractmethod
@@ -43,7 +44,7 @@ class OwnNoise(AbstractExploration):
 class Gaussian(AbstractExploration):
     """η_t = σ ε_t, ε_t ~ N(0, 1); σ is the standard deviation. Source: Fujimoto et al. 2018."""
 
-    sigma: float = eqx.field(static=True)
+    sigma: float = eqx.field(static=True, metadata=NOT_NEGATIVE)
 
     def step(self, state: Float[Arr, "b m"], normal: Float[Arr, "b m"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b m"]]:
         return state, self.sigma * normal
@@ -62,10 +63,11 @@ class OrnsteinUhlenbeck(AbstractExploration):
 
     reversion: float = eqx.field(static=True, default=0.15)
     mean: float = eqx.field(static=True, default=0.0)
-    sigma: float = eqx.field(static=True, default=0.2)
+    sigma: float = eqx.field(static=True, default=0.2, metadata=NOT_NEGATIVE)
     dt: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self) -> None:
+        super().__check_init__()
         if not 0 < self.reversion * self.dt < 2:
             raise UserError(
                 f"Ornstein–Uhlenbeck noise: reversion · dt is {self.reversion * self.dt:g}, expected a number between "

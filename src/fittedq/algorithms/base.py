@@ -19,7 +19,7 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
 from fittedq.errors import UserError
-from fittedq.settings import check_settings, setting
+from fittedq.settings import check_settings, setting, settle
 from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
@@ -93,6 +93,18 @@ def target_entropy(asked: float | None, action_set: AbstractActionSet, per_actio
 
 Rules = tuple[Callable[[Any], None], ...]
 """Functions of an algorithm."""
+
+
+def _targets_have_their_critics(method: GradientAlgorithm) -> None:
+    asked = getattr(method, "n_target_critics", None)
+    if asked is None or asked <= method.n_critics:
+        return
+    if asked != getattr(type(method), "n_target_critics", None):
+        raise UserError(
+            f"setting n_target_critics: found {asked} with n_critics = {method.n_critics}, expected at most as many; "
+            "raise n_critics too."
+        )
+    settle(method, "n_target_critics", method.n_critics)
 
 
 class AbstractAlgorithm(abc.ABC):
@@ -169,7 +181,7 @@ class AbstractAlgorithm(abc.ABC):
 class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings of methods whose networks take gradient steps."""
 
-    rules: ClassVar[Rules] = (check_settings,)
+    rules: ClassVar[Rules] = (check_settings, _targets_have_their_critics)
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)

@@ -12,8 +12,8 @@ from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError
+from fittedq.slots import parts
 from fittedq.template.fqi import FQI
-from fittedq.template.slots import parts
 from fittedq.types import Components
 
 Networks = Callable[[int, AbstractActionSet, PRNGKeyArray], Components]

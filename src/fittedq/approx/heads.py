@@ -12,9 +12,10 @@ from jaxtyping import Float
 
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
+from fittedq.slots import AbstractSlot
 
 
-class AbstractHead(eqx.Module):
+class AbstractHead(AbstractSlot):
     """K outputs → a distribution Σ_k w_k δ(z_k) of the return."""
 
     @property

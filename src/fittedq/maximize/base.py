@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
+from fittedq.slots import AbstractSlot
 from fittedq.types import AbstractCritic
 
 
@@ -87,7 +88,7 @@ Critic = TypeVar("Critic", bound=AbstractCritic, contravariant=True)
 """The critics that a maximizer reads: any, or those of one class."""
 
 
-class AbstractMaximizer(eqx.Module, Generic[Critic]):
+class AbstractMaximizer(AbstractSlot, Generic[Critic]):
     """max_{a ∈ A(s)} q(s, a) for every state of a batch, q = min_j q_j (`AbstractCritic.least`).
 
     `starts` hold k ≥ 1 actions per state. One that `needs_starts` searches from all of them, and its answer is never

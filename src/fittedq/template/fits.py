@@ -20,6 +20,7 @@ from fittedq.approx.net import projected, taken
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import Arr, Scalar, Tree, at, strong
 from fittedq.errors import UserError
+from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, AbstractSlot
 from fittedq.template.losses import STATISTICS, Loss, Metrics
 from fittedq.template.targets import Labelled
 from fittedq.types import Components
@@ -63,7 +64,7 @@ class Fitted(NamedTuple):
     figures: dict[str, float]
 
 
-class AbstractFit(eqx.Module):
+class AbstractFit(AbstractSlot):
     """How one component is fitted to its D, in a compiled update and over all of a dataset."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -95,7 +96,7 @@ class AbstractFit(eqx.Module):
         """What fits all of a dataset's D and tells how far it is; it keeps the programs that are compiled for it."""
 
 
-class Budget(eqx.Module):
+class Budget(AbstractSlot):
     """How many gradient steps one fit may take.
 
     `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step. Over a dataset a share
@@ -103,10 +104,10 @@ class Budget(eqx.Module):
     lower one end the fit. `reset` starts each fit from the first parameters instead of the last ones.
     """
 
-    epochs: int = eqx.field(static=True, default=1)
-    minibatch: int | None = eqx.field(static=True, default=None)
-    held_out: float = eqx.field(static=True, default=0.0)
-    patience: int | None = eqx.field(static=True, default=None)
+    epochs: int = eqx.field(static=True, default=1, metadata=COUNT)
+    minibatch: int | None = eqx.field(static=True, default=None, metadata=COUNT)
+    held_out: float = eqx.field(static=True, default=0.0, metadata=BELOW_ONE)
+    patience: int | None = eqx.field(static=True, default=None, metadata=COUNT)
     reset: bool = eqx.field(static=True, default=False)
 
     @property
@@ -122,7 +123,7 @@ class Descend(AbstractFit):
     Π keeps the weights of networks that have a set for them in it, such as the unit sphere (`AbstractNet.projected`).
     """
 
-    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    optimizer: optax.GradientTransformation = eqx.field(static=True, metadata={"such": "optax.adam(3e-4)"})
     budget: Budget = Budget()
 
     def init(self, component: Tree) -> Tree:
@@ -296,8 +297,8 @@ class LeastSquares(AbstractOwnFit):
     With `centers` the features are radial ones around so many rows of the dataset, drawn before the first fit.
     """
 
-    ridge: float = eqx.field(static=True, default=0.0)
-    centers: int | None = eqx.field(static=True, default=None)
+    ridge: float = eqx.field(static=True, default=0.0, metadata=NOT_NEGATIVE)
+    centers: int | None = eqx.field(static=True, default=None, metadata=COUNT)
 
     def prepared(
         self, component: LinearCritic, inputs: tuple[Float[np.ndarray, "b s"], Float[np.ndarray, "b m"]]

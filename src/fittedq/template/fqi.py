@@ -23,22 +23,22 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
-from fittedq.errors import UserError
+from fittedq.errors import UserError, nearest
+from fittedq.slots import COUNT, RATE, AbstractSlot, parts, written
 from fittedq.template.fits import AbstractFit, Refit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import AbstractRegression, Loss, Metrics
-from fittedq.template.slots import parts, written
 from fittedq.template.targets import AbstractTarget
 from fittedq.types import COMPONENTS, Components, Greedy, Transition
 
 
-class Update(eqx.Module):
+class Update(AbstractSlot):
     """One regression: label D, then fit one component to it; on every `every`-th call of `learn`, counted from one."""
 
-    component: str = eqx.field(static=True)
+    component: str = eqx.field(static=True, metadata={"choices": COMPONENTS})
     loss: Loss
     fit: AbstractFit
-    every: int = eqx.field(static=True, default=1)
+    every: int = eqx.field(static=True, default=1, metadata=COUNT)
 
     @property
     def target(self) -> AbstractTarget | None:
@@ -93,7 +93,7 @@ class Tick(eqx.Module):
         return (rate if due else 0.0) if isinstance(due, bool) else jnp.where(due, rate, 0.0)
 
 
-class AbstractFollow(eqx.Module):
+class AbstractFollow(AbstractSlot):
     """How a frozen copy follows its live component: θ̄ ← rate · θ + (1 − rate) · θ̄, θ always the newest."""
 
     @abc.abstractmethod
@@ -111,7 +111,7 @@ class Copy(AbstractFollow):
 class Periodic(AbstractFollow):
     """θ̄ ← θ every `period` calls. Source: chapter, "Deep Deterministic Policy Gradient"."""
 
-    period: int = eqx.field(static=True)
+    period: int = eqx.field(static=True, metadata=COUNT)
 
     def rate(self, tick: Tick) -> Scalar:
         return tick.choose(self.period, 1.0)
@@ -120,14 +120,14 @@ class Periodic(AbstractFollow):
 class Polyak(AbstractFollow):
     """θ̄ ← τ θ + (1 − τ) θ̄, every `every`-th call."""
 
-    tau: float = eqx.field(static=True)
-    every: int = eqx.field(static=True, default=1)
+    tau: float = eqx.field(static=True, metadata=RATE)
+    every: int = eqx.field(static=True, default=1, metadata=COUNT)
 
     def rate(self, tick: Tick) -> Scalar:
         return tick.choose(self.every, self.tau)
 
 
-class Sync(eqx.Module):
+class Sync(AbstractSlot):
     """Which components have frozen copies, and how each follows; those without are read live."""
 
     critic: AbstractFollow | None = None
@@ -208,7 +208,7 @@ def _needs(part: eqx.Module) -> set[str]:
     return set(getattr(part, "needs", ())) | ({"dataset"} if getattr(part, "on_host", False) else set())
 
 
-class FQI(eqx.Module):
+class FQI(AbstractSlot):
     """Fitted Q-iteration: one greedy step, the updates in order, one sync rule."""
 
     updates: tuple[Update, ...]
@@ -216,21 +216,34 @@ class FQI(eqx.Module):
     greedy: AbstractGreedy | None = None
     """None where no target needs an action at s' (a value network stands in)."""
 
-    def __check_init__(self):
-        """A UserError for a slot that needs what no other slot gives."""
+    def __check_init__(self) -> None:
+        """A UserError for a slot that needs what no other slot gives, or what there is not."""
+        super().__check_init__()
+        known = (*COMPONENTS, *MISSING)
+        for part in parts((self.greedy, self.updates)):
+            for name in sorted(_needs(part).difference(known)):
+                raise UserError(f"{type(part).__name__}: needs: found {name!r}; {nearest(name, known)}")
         absent = {"greedy": self.greedy is None, "solver": not isinstance(self.greedy, AbstractSolving)}
         self._refuse({name for name in absent if absent[name]})
 
     def check(self, nets: Components) -> None:
-        """A UserError for a slot that needs a component that is absent."""
+        """A UserError for a slot that needs a component that is absent, or says itself that these are not for it."""
         absent = {name for name, part in nets.parts().items() if part is None}
         self._refuse(absent)
+        if isinstance(nets.log_temperature, float | int):
+            raise UserError(
+                f"log_temperature: found the number {nets.log_temperature}, expected an array, such as "
+                f"jnp.asarray({nets.log_temperature})."
+            )
         for name in COMPONENTS:
             updated = any(update.component == name for update in self.updates)
             if name in absent and (updated or getattr(self.sync, name) is not None):
                 raise UserError(
                     f"{name}: there is none among the components, and the template fits it or has it followed."
                 )
+        for part in parts((self.greedy, self.updates)):
+            if (check := getattr(part, "check_components", None)) is not None:
+                check(nets)
 
     def check_batches(self) -> None:
         """A UserError for a slot that needs a whole dataset, where a method learns from batches."""

@@ -18,10 +18,11 @@ from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, random_starts, refuse_misfit
 from fittedq.maximize.choose import auto
+from fittedq.slots import NOT_NEGATIVE, SHARE, AbstractSlot
 from fittedq.types import AbstractCritic, Components, Greedy, needed
 
 
-class AbstractGreedy(eqx.Module):
+class AbstractGreedy(AbstractSlot):
     """(networks, s') → an action near argmax_a q(s', a).
 
     `nets` holds the frozen copy of a component where there is one, else the live component. `needs` names the
@@ -52,8 +53,8 @@ class Smoothed(AbstractGreedy):
 
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     inner: AbstractGreedy
-    sigma: float = eqx.field(static=True)
-    clip: float = eqx.field(static=True)
+    sigma: float = eqx.field(static=True, metadata=NOT_NEGATIVE)
+    clip: float = eqx.field(static=True, metadata=NOT_NEGATIVE)
 
     def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
         inner_key, noise_key = jax.random.split(key)
@@ -100,7 +101,7 @@ class Solved(AbstractSolving):
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     maximizer: AbstractMaximizer[Any] | None = None
-    random_starts: int = eqx.field(static=True, default=4)
+    random_starts: int = eqx.field(static=True, default=4, metadata=NOT_NEGATIVE)
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer[Any]] = eqx.field(static=True, default=auto)
 
     def actions_at_once(self, size: int) -> int:
@@ -163,10 +164,10 @@ class PartlySolved(AbstractSolving):
     """
 
     solver: Solved
-    share: float = eqx.field(static=True)
-    count: int | None = eqx.field(static=True, default=None)
-    rule: str = eqx.field(static=True, default="uniform")
-    max_age: int = eqx.field(static=True, default=0)
+    share: float = eqx.field(static=True, metadata=SHARE)
+    count: int | None = eqx.field(static=True, default=None, metadata=NOT_NEGATIVE)
+    rule: str = eqx.field(static=True, default="uniform", metadata={"choices": ("uniform", "gap")})
+    max_age: int = eqx.field(static=True, default=0, metadata=NOT_NEGATIVE)
     amortized: PolicyAction = PolicyAction()
 
     def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:

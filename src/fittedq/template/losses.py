@@ -16,6 +16,7 @@ from fittedq.approx.net import in_batch
 from fittedq.approx.networks import QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
+from fittedq.slots import AbstractSlot
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
 
@@ -34,7 +35,7 @@ Component = TypeVar("Component")
 D = TypeVar("D")
 
 
-class AbstractLoss(eqx.Module, Generic[Component, D]):
+class AbstractLoss(AbstractSlot, Generic[Component, D]):
     """`label` gets the frozen components laid over the live ones. The call gets the component that is fitted, and
     the live ones."""
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from fittedq.approx.models import GaussianModel
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, td_target, value_range
+from fittedq.slots import BELOW_ONE, NOT_NEGATIVE, SHARE, AbstractSlot
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
 from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
@@ -26,7 +27,7 @@ Carry = tuple[Float[Arr, "b s"], Float[Arr, "b"], Float[Arr, "b"]]
 Keys = tuple[PRNGKeyArray, PRNGKeyArray]
 
 
-class AbstractTail(eqx.Module):
+class AbstractTail(AbstractSlot):
     """What stands for the rewards after the horizon."""
 
     @abc.abstractmethod
@@ -69,15 +70,15 @@ class NoTail(AbstractTail):
         return jnp.zeros(obs.shape[0], obs.dtype)
 
 
-class Rollout(eqx.Module):
+class Rollout(AbstractSlot):
     """J_n(s) = Σ_{t<n} γᵗ c_t (r_t − β log π(a_t | s_t)) + γⁿ c_n tail(s_n), c_t the chance of not having terminated.
 
     s_{t+1}, r_t from the model, a_t ~ π(· | s_t); differentiable in the policy. Where the components hold a horizon,
     n is that, and `horizon` the most it may be.
     """
 
-    horizon: int = eqx.field(static=True)
-    gamma: float = eqx.field(static=True)
+    horizon: int = eqx.field(static=True, metadata=NOT_NEGATIVE)
+    gamma: float = eqx.field(static=True, metadata=SHARE)
     tail: AbstractTail
 
     def actions_at_once(self, size: int) -> int:
@@ -173,7 +174,7 @@ class RolloutBellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) J̄_n(s'))}: model-based value expansion (Feinberg et al. 2018)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
-    gamma: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     rollout: Rollout
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:

@@ -18,6 +18,8 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
+from fittedq.errors import UserError
+from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, AbstractSlot
 from fittedq.types import AbstractCritic, Components, Greedy, Transition, needed
 
 
@@ -34,7 +36,7 @@ class Labelled(eqx.Module):
     beside: tuple[Float[Arr, "b _"], ...] | None = None
 
 
-class AbstractCombine(eqx.Module):
+class AbstractCombine(AbstractSlot):
     """How an ensemble's values become one."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
@@ -51,7 +53,13 @@ class MinOverCritics(AbstractCombine):
     Source: Fujimoto et al. 2018, section 4 (two critics); Chen et al. 2021 (REDQ: two of ten).
     """
 
-    subset: int | None = eqx.field(static=True, default=None)
+    subset: int | None = eqx.field(static=True, default=None, metadata=COUNT)
+
+    def check_components(self, nets: Components) -> None:
+        """A UserError where there are fewer critics than the subset has."""
+        size = needed(nets.critic).size
+        if self.subset is not None and self.subset > size:
+            raise UserError(f"MinOverCritics: subset: found {self.subset}, expected at most the {size} there are.")
 
     def __call__(
         self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
@@ -80,7 +88,7 @@ class MeanOverCritics(AbstractCombine):
         return jnp.mean(critic(obs, action, key), axis=0)
 
 
-class AbstractTarget(eqx.Module):
+class AbstractTarget(AbstractSlot):
     """T_q: `nets` holds the frozen copy of a component where there is one, else the live component.
 
     `needs` names what a slot reads, as `FQI` checks it: components, `greedy`, or a whole `dataset`.
@@ -153,7 +161,7 @@ class Bellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
-    gamma: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     combine: AbstractCombine
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
@@ -166,7 +174,7 @@ class Bellman(AbstractTarget):
         return value_range(reward, self.gamma, entropy_bonus(nets))
 
 
-class AbstractPool(eqx.Module):
+class AbstractPool(AbstractSlot):
     """How the distributions of an ensemble become one."""
 
     @abc.abstractmethod
@@ -192,7 +200,7 @@ class Truncated(AbstractPool):
     Source: Kuznetsov et al. 2020 (TQC), section 3.
     """
 
-    drop: int = eqx.field(static=True, default=2)
+    drop: int = eqx.field(static=True, default=2, metadata=NOT_NEGATIVE)
 
     def __call__(
         self, atoms: Float[Arr, "n b k"], weight: Float[Arr, "n b k"]
@@ -211,7 +219,7 @@ class BellmanOfReturns(AbstractTarget):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "greedy"})
-    gamma: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     pool: AbstractPool = LeastMean()
     together: bool = eqx.field(static=True, default=False)
 
@@ -232,7 +240,7 @@ class BellmanFromValue(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v̄(s'))}. Source: Haarnoja et al. 2018, eq. 8."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
-    gamma: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy, key
@@ -264,7 +272,7 @@ class SoftValue(AbstractTarget):
         return -math.inf, math.inf
 
 
-class AbstractNodes(eqx.Module):
+class AbstractNodes(AbstractSlot):
     """a_k and log weights w_k of an integral over the box around A(s): ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
 
     @abc.abstractmethod
@@ -276,7 +284,7 @@ class AbstractNodes(eqx.Module):
 class Quadrature(AbstractNodes):
     """The product of Gauss–Legendre rules of `points` nodes per dimension: for m ≤ 2."""
 
-    points: int = eqx.field(static=True, default=17)
+    points: int = eqx.field(static=True, default=17, metadata=COUNT)
 
     def actions_at_once(self, size: int) -> int:
         return self.points**size
@@ -294,7 +302,7 @@ class Quadrature(AbstractNodes):
 class UniformSamples(AbstractNodes):
     """`count` actions drawn uniformly from the box, each of weight |box| / count."""
 
-    count: int = eqx.field(static=True, default=64)
+    count: int = eqx.field(static=True, default=64, metadata=COUNT)
 
     def actions_at_once(self, size: int) -> int:
         return self.count
@@ -328,8 +336,8 @@ class SmoothBellman(AbstractTarget):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
-    gamma: float = eqx.field(static=True)
-    temperature: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
+    temperature: float = eqx.field(static=True, metadata=POSITIVE)
     nodes: AbstractNodes
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:

@@ -24,6 +24,7 @@ from fittedq.maximize.base import (
     step_scale,
     value_and_gradient,
 )
+from fittedq.slots import NOT_NEGATIVE, POSITIVE
 from fittedq.types import AbstractCritic
 
 
@@ -38,8 +39,8 @@ class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
 
     needs_starts: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
-    steps: int = eqx.field(static=True, default=50)
-    learning_rate: float = eqx.field(static=True, default=0.5)
+    steps: int = eqx.field(static=True, default=50, metadata=NOT_NEGATIVE)
+    learning_rate: float = eqx.field(static=True, default=0.5, metadata=POSITIVE)
     power: float = eqx.field(static=True, default=1.5)
     momentum: float = eqx.field(static=True, default=0.8)
     square_decay: float = eqx.field(static=True, default=0.99)

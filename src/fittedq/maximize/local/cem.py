@@ -13,6 +13,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status, a_key, best, comparable, given, search_rows
+from fittedq.slots import COUNT, POSITIVE
 from fittedq.types import AbstractCritic
 
 
@@ -27,8 +28,8 @@ class CrossEntropy(AbstractMaximizer[AbstractCritic]):
     on_host: ClassVar[bool] = False
     population: int = eqx.field(static=True, default=64)
     elites: int = eqx.field(static=True, default=8)
-    iterations: int = eqx.field(static=True, default=10)
-    spread: float = eqx.field(static=True, default=1.0)
+    iterations: int = eqx.field(static=True, default=10, metadata=COUNT)
+    spread: float = eqx.field(static=True, default=1.0, metadata=POSITIVE)
 
     def __post_init__(self):
         if not 1 <= self.elites <= self.population:

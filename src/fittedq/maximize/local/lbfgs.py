@@ -24,6 +24,7 @@ from fittedq.maximize.base import (
     step_scale,
     value_and_gradient,
 )
+from fittedq.slots import COUNT, NOT_NEGATIVE, POSITIVE
 from fittedq.types import AbstractCritic
 
 
@@ -52,9 +53,9 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
 
     needs_starts: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
-    steps: int = eqx.field(static=True, default=50)
-    memory: int = eqx.field(static=True, default=5)
-    first_step: float = eqx.field(static=True, default=1.0)
+    steps: int = eqx.field(static=True, default=50, metadata=NOT_NEGATIVE)
+    memory: int = eqx.field(static=True, default=5, metadata=COUNT)
+    first_step: float = eqx.field(static=True, default=1.0, metadata=POSITIVE)
     sufficient: float = eqx.field(static=True, default=1e-4)
     tolerance: float = eqx.field(static=True, default=1e-3)
 
