@@ -24,6 +24,7 @@ from fittedq.runs.changes import check_same_networks
 from fittedq.runs.checkpoint import newest_first
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.resume import reopened
+from fittedq.runs.run import Run
 
 pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
 
@@ -53,6 +54,12 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def begun(run: Run) -> None:
+    """What a resume changes is written down, and no step taken."""
+    run.start()
+    run.close()
 
 
 def agents(*folders: Path) -> list[dict[str, np.ndarray]]:
@@ -148,7 +155,7 @@ def test_a_finished_run_takes_changes_with_more_steps_only(straight: Path, tmp_p
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
     with pytest.raises(UserError, match="has taken 60 of 60 steps, so the changes would have no effect"):
         reopened(copy, changes={"critic_learning_rate": 1e-4})
-    reopened(copy, changes={"critic_learning_rate": 1e-4, "steps": 70}).close()
+    begun(reopened(copy, changes={"critic_learning_rate": 1e-4, "steps": 70}))
     (line,) = read_signed(copy / "config.json")["history"]
     assert line == {"step": 60, "critic_learning_rate": [1e-3, 1e-4], "steps": [60, 70]}
 
@@ -192,7 +199,7 @@ def test_a_tolerance_that_ended_a_run_can_be_lowered(tmp_path: Path) -> None:
     ],
 )
 def test_a_history_that_does_not_add_up_is_told(copy: Path, history: list[Any], fault: str) -> None:
-    reopened(copy, changes={"critic_learning_rate": 1e-4}).close()
+    begun(reopened(copy, changes={"critic_learning_rate": 1e-4}))
     assert verify(copy) == ("run", [])
     config = read_signed(copy / "config.json")
     write_signed(copy / "config.json", config | {"history": history})

@@ -39,8 +39,7 @@ class Resume(TrustsFile):
         run = reopened(self.run_folder, steps=self.steps, changes=changes, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
-            print(f"Continuing {self.run_folder} {at}.", file=sys.stderr)
-            return follow(run, self.stop_when, as_json=self.json)
+            return follow(run, self.stop_when, as_json=self.json, first=f"Continuing {self.run_folder} {at}.")
         try:
             completed = run.complete()
         finally:

@@ -113,12 +113,14 @@ def folder_name(text: str) -> str:
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", text).strip("-. ")[:80] or "env"
 
 
-def follow(run: Run, stop_when: str | None, *, as_json: bool) -> int:
-    """Execute a run in sight of its user: progress, Ctrl-C, a summary; the exit code."""
+def follow(run: Run, stop_when: str | None, *, as_json: bool, first: str | None = None) -> int:
+    """Execute a run in sight of its user: the `first` line, progress, Ctrl-C, a summary; the exit code."""
     assert run.folder is not None
     with interruptible(then=f"continue from what was saved: fittedq resume {run.folder.path}") as stop:
         reports = run.reports(stop_when, stop=lambda: bool(stop))
         terminal = console()
+        if first is not None:
+            terminal.print(first, soft_wrap=True)
         for note in run.notes:
             terminal.print(f"note: {note}", soft_wrap=True)
         _warn(terminal, run.warn())

@@ -78,7 +78,7 @@ def reopened(
         run.folder = opened
         different = _differences(run, config, {**looks, **settings})
         run.restore()
-        _write_changes(run, config, different)
+        run.changes = _changes(run, config, different)
         undone.pop_all()
         return run
 
@@ -97,14 +97,14 @@ def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) 
     return {name: now["settings"][name] for name in before} | looks
 
 
-def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> None:
-    """A line of the run's history for `changes`, more steps and other versions."""
-    step, steps, folder = run.trainer.step, run.schedule.steps, run.folder
-    assert folder is not None
+def _changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What the next line of the run's history holds: `changes`, more steps and other versions."""
+    step, steps = run.trainer.step, run.schedule.steps
+    assert run.folder is not None
     if changes and step >= steps:
         raise UserError(
-            f"run folder {folder.path} has taken {step} of {steps} steps, so the changes would have no effect; give "
-            "more steps too.",
+            f"run folder {run.folder.path} has taken {step} of {steps} steps, so the changes would have no effect; "
+            "give more steps too.",
             argument="set",
         )
     if steps > max(step, config["steps"]):
@@ -120,8 +120,7 @@ def _write_changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any])
         run.notes.append(
             "The installed versions of its libraries are not those that the run had: its figures may differ."
         )
-    if changes:
-        folder.change(step, changes)
+    return changes
 
 
 def _saved_algorithm(

@@ -110,6 +110,8 @@ class Run:
             raise
         self.folder = None if folder is None else RunFolder(folder)
         self.best: float | None = None
+        self.changes: dict[str, Any] = {}
+        """What a resume changes; it is written where the run goes on."""
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self._warned = 0
@@ -220,11 +222,16 @@ class Run:
         return new
 
     def start(self) -> None:
-        """Claim the run folder, unless that was done."""
-        if self.folder is not None and not self.folder.claimed:
+        """Claim the run folder, or write down there what a resume changes, unless that was done."""
+        if self.folder is None:
+            return
+        if not self.folder.claimed:
             self.folder.create(self.config())
             if self._origin_of_start is not None:
                 self._save()  # no file but this one knows what it begins with
+        if self.changes:
+            self.folder.change(self.trainer.step, self.changes)
+            self.changes = {}
 
     def restore(self) -> None:
         """Continue from the folder's last whole checkpoint, or from the start where none was reached."""
@@ -249,8 +256,8 @@ class Run:
             self.notes.append(f"{lines} of {self.folder.metrics_file} could not be read: left out.")
 
     def reports(self, stop_when: str | Rule | None = None, stop: Callable[[], bool] = never) -> Reports:
-        """Claim the folder, then `execute` up to the first report after which `stop_when`, a condition in words or a
-        function of the report, is true; a wrong one is refused before anything is written."""
+        """`start`, then `execute` up to the first report after which `stop_when`, a condition in words or a function of
+        the report, is true; a wrong one is refused before anything is written."""
         try:
             if isinstance(stop_when, str):
                 known = {} if self.folder is None else self.folder.figures()
@@ -274,6 +281,7 @@ class Run:
         seconds, interval, start, compiled = 0.0, 0.0, time.perf_counter(), compile_seconds()
         before = (trainer.step, trainer.updates)
         try:
+            self.start()
             for progress in advance_to(trainer, schedule.steps, self._report_every(), stop):
                 self._compiling = compile_seconds() - compiled
                 interval += max(time.perf_counter() - start - self._compiling, 0.0)
@@ -323,6 +331,7 @@ class Run:
                 return False
         except UserError:
             pass
+        self.start()
         self._finish()
         return True
 
