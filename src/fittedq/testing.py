@@ -12,7 +12,7 @@ import numpy as np
 from fittedq.acting.noise import explore
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.agent import Agent
-from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
 from fittedq.approx.host import host_view
 from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
@@ -29,13 +29,21 @@ BOX = Box((-0.1, -3.0), (0.7, 2.0))
 def conforms(algorithm: AbstractAlgorithm, action_set: AbstractActionSet = BOX, obs_size: int = 3) -> None:
     """Raise AssertionError, with a sentence, unless the method does what training relies on.
 
-    `learn` is pure and deterministic, compiles once, moves what it fits and nothing else, and goes on from a saved
-    state bit for bit. Frozen copies follow by the sync rule alone; no gradient passes through labels. Actions are
-    finite and inside the set for observations of any size, on the host as on the device. Take tiny networks: it
-    compiles two programs.
+    Files hold all of its settings. `learn` is pure and deterministic, compiles once, moves what it fits and nothing
+    else, and goes on from a saved state bit for bit. Frozen copies follow by the sync rule alone; no gradient passes
+    through labels. Actions are finite and inside the set for observations of any size, on the host as on the device.
+    Take tiny networks: it compiles two programs.
     """
+    if not isinstance(algorithm, AbstractAlgorithm):
+        raise UserError(f"found {algorithm!r}, expected a method as an object, such as Mine().", argument="algorithm")
+    check_saves_whole(type(algorithm))
     batches = _batches(4, obs_size, action_set)
     fqi, state = initial_state(algorithm, obs_size, action_set, BATCH, seed=1)
+    _expect(
+        len({_program(fqi, state, batches[0]) for _ in range(2)}) == 1,
+        "learn is another program each time it is compiled: a slot reads what changes beside its arguments, such as "
+        "np.random; draw from the key that it is given",
+    )
     traced: list[int] = []
 
     def counted(state: LearnerState, batch: Transition) -> LearnerState:
@@ -65,6 +73,10 @@ def conforms(algorithm: AbstractAlgorithm, action_set: AbstractActionSet = BOX, 
         matter = not _equal(learn(far, batches[1]).nets, states[2].nets)
         _expect(matter, "frozen copies do not matter to what is learned")
     _check_actions(algorithm, states[-1].nets, action_set, obs_size)
+
+
+def _program(fqi: FQI, state: LearnerState, batch: Transition) -> str:
+    return jax.jit(lambda state, batch: fqi.learn(state, batch)).lower(state, batch).as_text()
 
 
 def _check_components(fqi: FQI, states: list[LearnerState]) -> None:

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any, cast
 
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
-from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
 from fittedq.algorithms.crossq import CrossQ
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
@@ -104,7 +104,10 @@ def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:
 def asked_for(algorithm: Asked) -> AbstractAlgorithm | type[AbstractAlgorithm]:
     """The algorithm itself, where it was given, else its class."""
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-    return algorithm if issubclass(cls, AbstractAlgorithm) else find(algorithm)  # pyright: ignore
+    if not issubclass(cls, AbstractAlgorithm):
+        return find(algorithm)  # pyright: ignore
+    check_saves_whole(cls)
+    return algorithm  # pyright: ignore
 
 
 def made(algorithm: Asked, settings: Mapping[str, Any]) -> AbstractAlgorithm:

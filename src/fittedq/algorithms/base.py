@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import numpy as np
 import optax
@@ -18,8 +20,9 @@ from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
+from fittedq.code import sketch
 from fittedq.errors import UserError
-from fittedq.settings import check_settings, setting, settle
+from fittedq.settings import check_settings, code_fields, setting, setting_fields, settle
 from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
@@ -93,6 +96,35 @@ def target_entropy(asked: float | None, action_set: AbstractActionSet, per_actio
 
 Rules = tuple[Callable[[Any], None], ...]
 """Functions of an algorithm."""
+
+
+def check_saves_whole(cls: type[AbstractAlgorithm]) -> None:
+    """A UserError where a class has what no file would hold: a field that is no setting, or one that is ignored.
+
+    A module, such as `Composed`, is code as a whole, and its sketch has every field.
+    """
+    if issubclass(cls, eqx.Module):
+        return
+    settings = {field.name for field in (*setting_fields(cls), *code_fields(cls))}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.name not in settings:
+            raise UserError(
+                f"{cls.__name__}: its field {field.name!r} is no setting, so a saved run would lose it; write "
+                f'{field.name}: … = setting({sketch(field.default)}, "what it means").'
+            )
+    for base in (base for base in cls.__mro__ if "__dataclass_fields__" not in vars(base)):
+        hints = vars(base).get("__annotations__", {}) if base is cls else {}
+        added = {name for name, hint in hints.items() if "ClassVar" not in str(hint)}
+        ignored = sorted(settings.intersection(vars(base)) | added)
+        if ignored:
+            raise UserError(
+                f"{base.__name__}: {', '.join(ignored)} would be ignored, for the class is no dataclass of its own; "
+                "write @dataclass(frozen=True, kw_only=True) above it."
+            )
+
+
+def _saves_whole(method: GradientAlgorithm) -> None:
+    check_saves_whole(type(method))
 
 
 def _targets_have_their_critics(method: GradientAlgorithm) -> None:
@@ -181,7 +213,7 @@ class AbstractAlgorithm(abc.ABC):
 class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings of methods whose networks take gradient steps."""
 
-    rules: ClassVar[Rules] = (check_settings, _targets_have_their_critics)
+    rules: ClassVar[Rules] = (_saves_whole, check_settings, _targets_have_their_critics)
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)

@@ -73,6 +73,7 @@ class Categorical(AbstractHead):
     bins: int = eqx.field(static=True, default=101)
 
     def __check_init__(self) -> None:
+        super().__check_init__()
         if self.low >= self.high:
             raise UserError(
                 f"setting value_low: found {self.low:g}, expected a number below value_high, which is {self.high:g}; "
