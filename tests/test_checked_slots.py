@@ -140,4 +140,4 @@ def test_a_number_in_place_of_an_array_is_one_sentence() -> None:
 
 def test_a_file_cannot_ask_a_solver_for_what_its_class_refuses() -> None:
     with pytest.raises(UserError, match=r"FILE: setting maximizer: found .*points.*; it is damaged"):
-        from_json(fittedq.ExplicitFQI, {"maximizer": {"kind": "Grid", "points": 1}}, {}, "FILE", to_act=True)
+        from_json(fittedq.ExplicitFQI, {"maximizer": {"kind": "Grid", "points": 1}}, {}, "FILE")

@@ -129,7 +129,7 @@ def test_a_run_resumes_in_the_middle_of_its_schedule(
     run = reopened(tmp_path / "run", steps=12)
     assert "critic_learning_rate stays at 0 from update 8 on" in " ".join(run.notes)
     run.close()
-    later = fittedq.resume(tmp_path / "run")
+    later = fittedq.resume(tmp_path / "run", steps=12)
     np.testing.assert_array_equal(*(jax.tree.leaves(one.nets.critic)[0] for one in (later, resumed)))
     assert not np.array_equal(*(jax.tree.leaves(one.nets.policy)[0] for one in (later, resumed)))
 
@@ -188,11 +188,11 @@ def test_a_maximizer_is_named_in_words_too() -> None:
 
 def test_what_a_file_says_of_a_schedule_is_checked() -> None:
     ends = {"first": 1.0, "last": 0.0}
-    read = from_json(TD3, {"critic_learning_rate": {"kind": "Linear", **ends}}, {}, "FILE", to_act=True)
+    read = from_json(TD3, {"critic_learning_rate": {"kind": "Linear", **ends}}, {}, "FILE")
     assert read == {"critic_learning_rate": Linear(1.0, 0.0)}
     for wrong in ({"first": 1.0}, ends | {"first": -1.0}, ends | {"power": 2}, ends | {"updates": 1.5}):
         with pytest.raises(UserError, match=r"FILE: setting critic_learning_rate: found .*; it is damaged"):
-            from_json(TD3, {"critic_learning_rate": {"kind": "Linear", **wrong}}, {}, "FILE", to_act=True)
+            from_json(TD3, {"critic_learning_rate": {"kind": "Linear", **wrong}}, {}, "FILE")
 
 
 def test_a_schedule_or_an_optimizer_of_the_users_is_code(log: Path, tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 import fittedq
+from fittedq import ExplicitFQI, Linear
 from fittedq.cli.main import main
+from fittedq.cli.verify import verify
 from fittedq.errors import UserError
 from fittedq.files import read_signed
+from fittedq.runs.changes import check_code_kept
+from fittedq.settings import held
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +51,39 @@ def test_a_command_that_is_refused_says_nothing_of_going_on(run: Path, capsys: p
     assert (run / "config.json").read_bytes() == before
     assert main([*command[:-1], "step > 7"]) == 0
     assert read_signed(run / "config.json")["history"] == [{"step": 5, "tau": [0.005, 0.5], "steps": [5, 8]}]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (lambda k: 1e-3 if k < 5 else 1e-4, "cannot be compiled"),
+        (lambda k: jnp.where(k < 40, 1e-3, jnp.nan), "is nan in update 49"),
+        (lambda k: -1e-3, "is -0.001 in update 0"),
+        (lambda k: "fast", "it returned 'fast'"),
+    ],
+    ids=["branches", "nan", "negative", "word"],
+)
+def test_a_schedule_that_cannot_be_followed_changes_nothing(run: Path, rate: Any, said: str) -> None:
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError, match=said):
+        fittedq.resume(run, steps=100, set={"critic_learning_rate": rate})
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_schedule_that_is_code_is_replaced_and_every_time_told(run: Path) -> None:
+    def constant(rate: float) -> Any:
+        return lambda k: rate + 0.0 * k
+
+    rates = [constant(1e-3), constant(1e-4), Linear(1e-3, 1e-4, updates=1), constant(1e-5), 1e-3]
+    for steps, rate in enumerate(rates, start=6):
+        agent = fittedq.resume(run, steps=steps, set={"critic_learning_rate": rate})
+        assert agent.algorithm.critic_learning_rate is rate  # type: ignore[attr-defined]
+    told = [line["critic_learning_rate"] for line in read_signed(run / "config.json")["history"]]
+    assert [held(rate, (Linear,)) for rate in (1e-3, *rates)] == [told[0][0], *(after for _, after in told)]
+    assert verify(run) == ("run", [])
+
+
+@pytest.mark.parametrize("name", ["features", "approximator"])
+def test_code_that_networks_are_made_of_is_not_replaced(name: str) -> None:
+    with pytest.raises(UserError, match=f"a run keeps its {name}: it is code"):
+        check_code_kept(ExplicitFQI(), {name: {"code": "Mine()"}}, {name: len})

@@ -226,7 +226,7 @@ def test_a_maximizer_of_ours_is_data_and_one_of_the_users_is_code(tmp_path: Path
 )
 def test_what_a_file_says_of_a_maximizer_is_checked(saved: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"FILE: setting maximizer: found .*; it is damaged"):
-        from_json(ExplicitFQI, {"maximizer": saved}, {}, "FILE", to_act=True)
+        from_json(ExplicitFQI, {"maximizer": saved}, {}, "FILE")
 
 
 def wave(x: Any) -> Any:

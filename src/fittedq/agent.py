@@ -375,7 +375,7 @@ class Agent:
 def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mapping[str, Any]) -> Agent:
     """The agent that `Agent._described` tells of; `where` it was found, for sentences."""
     try:
-        algorithm = restored(saved["algorithm"], saved["settings"], code, where, to_act=True)
+        algorithm = restored(saved["algorithm"], saved["settings"], code, where)
         refuse_unknown(code, code_names(algorithm))
         obs_size, action_set = int(saved["obs_size"]), action_set_of(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)

@@ -8,7 +8,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -258,13 +258,12 @@ def _parse_value(text: str) -> object:
 
 
 def from_json(
-    cls: type, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, to_act: bool
+    cls: type, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, idle: Set[str] = frozenset()
 ) -> dict[str, Any]:
     """The settings of `cls` that `as_json` wrote into the file at `where`, with their `code` given again.
 
-    An agent, which is to act only, goes without the code that only training needs.
+    Of the `idle` ones, code may be missing: they are by default then.
     """
-    idle = training_only(cls) if to_act else set()
     kinds = {field.name: field.metadata["kinds"] for field in setting_fields(cls)}
     return {
         name: _read(name, value, code, where, kinds.get(name, ()))

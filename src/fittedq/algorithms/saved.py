@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from fittedq.algorithms import find, registered
@@ -43,9 +43,17 @@ def _likeness(algorithm: AbstractAlgorithm | type[AbstractAlgorithm]) -> str:
 
 
 def restored(
-    name: str, saved: Mapping[str, Any], code: Mapping[str, Any], where: str, *, to_act: bool
+    name: str,
+    saved: Mapping[str, Any],
+    code: Mapping[str, Any],
+    where: str,
+    *,
+    idle: Callable[[type], Set[str]] = training_only,
 ) -> AbstractAlgorithm:
-    """The algorithm of which `as_saved` told the file at `where`, its code given again; an agent's is only `to_act`."""
+    """The algorithm of which `as_saved` told the file at `where`, its code given again.
+
+    It goes without the code of its class's `idle` settings: an agent, which is only to act, without training's.
+    """
     settings = dict(saved)
     about, given = settings.pop("algorithm", None), code.get("algorithm")
     cls = given if isinstance(given, type) else type(given)
@@ -64,5 +72,5 @@ def restored(
                 )
         return given
     cls = find(name) if given is None else given
-    (settings,) = split_settings(from_json(cls, settings, code, where, to_act=to_act), cls)
+    (settings,) = split_settings(from_json(cls, settings, code, where, idle=idle(cls)), cls)
     return cls(**settings)

@@ -14,7 +14,7 @@ from fittedq.algorithms import made
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError, nearest
 from fittedq.runs.schedule import Schedule
-from fittedq.settings import held, is_code
+from fittedq.settings import held, is_code, setting_fields, training_only
 from fittedq.trainers.state import to_arrays
 
 ANOTHER = "begin another run; `start` takes the networks of this one along"
@@ -35,7 +35,6 @@ KEPT = {
     "replay_size": "the replay was laid out with it",
 }
 """Why these stay. What shapes or starts the networks is found out by making them (`check_same_networks`)."""
-CODE = "it is code, given again as it was"
 
 
 def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,13 +43,30 @@ def split_changes(given: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[
     for name, value in given.items():
         if name not in looks and name not in settings and name not in KEPT:
             raise UserError(f"{name!r} is unknown; {nearest(name, [*looks, *settings])}", argument="set")
-        why = CODE if is_code(settings.get(name)) else KEPT.get(name)
-        if why is not None and held(value) != settings.get(name, config.get(name)):
-            raise UserError(f"a run keeps its {name}: {why}; {ANOTHER}.", argument="set")
+        if name in KEPT and held(value) != settings.get(name, config.get(name)):
+            raise _kept(name, KEPT[name])
     return (
         {name: value for name, value in given.items() if name in looks},
         {name: value for name, value in given.items() if name in settings},
     )
+
+
+def replaceable(cls: type) -> set[str]:
+    """The settings of `cls` whose code a resume may replace: only training needs it, and the checkpoint has no part of
+    it."""
+    return (training_only(cls) & {field.name for field in setting_fields(cls)}) - KEPT.keys()
+
+
+def check_code_kept(algorithm: AbstractAlgorithm, saved: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """A UserError where `changes` put anything else in the place of other code than that."""
+    for name, value in changes.items():
+        code = saved.get(name)
+        if is_code(code) and name not in replaceable(type(algorithm)) and held(value) != code:
+            raise _kept(name, "it is code, given again as it was")
+
+
+def _kept(name: str, why: str) -> UserError:
+    return UserError(f"a run keeps its {name}: {why}; {ANOTHER}.", argument="set")
 
 
 def check_same_networks(
@@ -64,10 +80,7 @@ def check_same_networks(
     for name, value in before.items():
         then = _first_networks(made(algorithm, {name: value}), obs_size, action_set)
         if now.keys() != then.keys() or not all(np.array_equal(now[leaf], then[leaf]) for leaf in now):
-            raise UserError(
-                f"a run keeps its {name}: its networks began with it, and are part of the checkpoint; {ANOTHER}.",
-                argument="set",
-            )
+            raise _kept(name, "its networks began with it, and are part of the checkpoint")
 
 
 def _first_networks(

@@ -19,11 +19,11 @@ from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, check_needed, name_of
 from fittedq.errors import UserError
 from fittedq.files import versions
-from fittedq.runs.changes import check_same_networks, split_changes
+from fittedq.runs.changes import check_code_kept, check_same_networks, replaceable, split_changes
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.settings import as_dict, from_json, setting_fields
+from fittedq.settings import as_dict, from_json, is_code, setting_fields
 from fittedq.template.rates import Linear
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 
@@ -88,13 +88,15 @@ def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) 
     now = run.config()
     before = {name: value for name, value in config["settings"].items() if now["settings"].get(name, value) != value}
     own = {field.name for field in setting_fields(type(run.algorithm))}
-    saved = {name: value for name, value in before.items() if name in own}
-    then = from_json(type(run.algorithm), saved, {}, "the run", to_act=False)
+    # Code that may be replaced is no part of the networks.
+    saved = {name: value for name, value in before.items() if name in own and not is_code(value)}
+    then = from_json(type(run.algorithm), saved, {}, "the run")
     check_same_networks(run.algorithm, then, run.trainer.obs_size, run.trainer.action_set)
     if asked.get("eval_every") and not now["eval_every"]:
         raise UserError("found no environment to evaluate in; the run has none.", argument="eval_every")
     looks = {name: now[name] for name in asked if name in now and name != "steps" and now[name] != config.get(name)}
-    return {name: now["settings"][name] for name in before} | looks
+    code = {name: value for name, value in now["settings"].items() if name in asked and is_code(value)}
+    return {name: now["settings"][name] for name in before} | code | looks
 
 
 def _changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +132,9 @@ def _saved_algorithm(
     loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in setting_fields(cls)}
     saved: dict[str, Any] = config["settings"]
     own = {name: value for name, value in saved.items() if name not in loops}
-    algorithm = restored(config["algorithm"], own, code, where, to_act=False)
+    algorithm = restored(config["algorithm"], own, code, where, idle=lambda cls: replaceable(cls) & changes.keys())
     refuse_unknown(code, code_names(algorithm))
+    check_code_kept(algorithm, saved, changes)
     algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})
     return algorithm, {name: value for name, value in {**saved, **changes}.items() if name in loops}
 

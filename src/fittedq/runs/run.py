@@ -40,7 +40,7 @@ from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_settings, whole
-from fittedq.template.rates import Linear, over
+from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
 
@@ -442,8 +442,11 @@ def _named(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
 
 
 def _in_a_run(algorithm: AbstractAlgorithm, updates: int) -> AbstractAlgorithm:
-    """The algorithm, its schedules over so many updates where they say no number of their own."""
+    """The algorithm, its schedules over so many updates where they say no number of their own; others are checked."""
     settings = as_dict(algorithm)
+    for field in setting_fields(type(algorithm)):
+        if Linear in field.metadata["kinds"] and callable(settings[field.name]):
+            check_schedule(field.name, settings[field.name], updates)
     now = {name: over(value, updates) for name, value in settings.items() if isinstance(value, Linear)}
     return algorithms.made(algorithm, {name: value for name, value in now.items() if value != settings[name]})
 

@@ -1,11 +1,13 @@
-# pyright: reportMissingTypeStubs=false, reportUnnecessaryIsInstance=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
 """Learning rates, a number or a schedule over the updates of a run; and the optimizers that take them."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import jax
@@ -68,12 +70,31 @@ def over(rate: Rate, updates: int) -> Rate:
 
 def first_rate(rate: Rate) -> float:
     """The rate of the first update."""
-    return float(_first(rate))
+    return float(_at(rate, 0))
 
 
-def _first(rate: Rate) -> Scalar:
-    """That, in a program that is being compiled too; a UserError where it is no number."""
-    value = rate(np.zeros((), np.int32)) if callable(rate) else rate
+def check_schedule(name: str, rate: Rate, updates: int) -> None:
+    """A UserError unless the function `rate`, setting `name`, is a rate at both ends of a run and can be compiled."""
+    if isinstance(rate, Linear):
+        return
+    for k in (0, updates - 1):
+        value = float(_at(rate, k))
+        if not 0 <= value < math.inf:
+            raise UserError(
+                f"setting {name}: {words(rate)} is {value:g} in update {k:,}, expected a finite number of at least 0."
+            )
+    try:
+        jax.eval_shape(partial(_at, rate), jax.ShapeDtypeStruct((), np.int32))
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+        raise UserError(
+            f"setting {name}: {words(rate)} cannot be compiled: it asks what k is, which is known in training only; "
+            "write jnp.where(k < …) for `if k < …`, or take one of optax's schedules."
+        ) from None
+
+
+def _at(rate: Rate, k: Scalar) -> Scalar:
+    """The rate of update k, in a program that is being compiled too; a UserError where it is no number."""
+    value = rate(np.asarray(k, np.int32) if isinstance(k, int) else k) if callable(rate) else rate
     if not isinstance(value, float | int | np.generic | np.ndarray | jax.Array) or np.shape(value):
         raise UserError(f"learning rate {words(rate)}: it returned {value!r}, expected a number for each update.")
     return value
@@ -93,7 +114,7 @@ def scheduled(optimizer: Optimizer, rate: Rate) -> optax.GradientTransformation:
         return _made(optimizer, rate)
 
     def init(params: Tree) -> Tree:
-        return _made(optimizer, _first(rate)).init(params)
+        return _made(optimizer, _at(rate, 0)).init(params)
 
     def update(updates: Tree, state: Tree, params: Tree = None, *, count: Scalar, **_: Scalar) -> tuple[Tree, Tree]:
         """`count` is as in `Tick`: from one."""
