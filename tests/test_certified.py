@@ -412,7 +412,7 @@ def merged(net: FoldedNetwork, state: np.ndarray, center: np.ndarray, radius: np
     layers = net.runs(state[first]).enclose(center[first], radius[first])
     reach = np.abs(center[first]) + radius[first]
     locals_ = [net.local(int(state[row]), layers, number, reach[number]) for number, row in enumerate(first)]
-    return Runs.of(net.activation, locals_, counts)
+    return Runs.of(net.activation, net.reading, locals_, counts)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from fittedq.approx.dense import DenseNet, Layer, Terms, dense
 from fittedq.approx.net import AbstractNet
 from fittedq.approx.networks import Activation, activated
 from fittedq.approx.sphere import orthogonal, unit
@@ -149,6 +151,36 @@ class BatchNormMlp(AbstractNet):
         ratio, offset = jax.lax.stop_gradient((ratio, offset))
         deviation = deviation / ratio
         return mean - deviation * offset, deviation**2 - EPSILON
+
+
+FOLDED_ROUNDINGS = 64
+"""Of a term of a folded layer, beyond a sum's: two normalizations (√, /, ·, +), with room for a device's own √."""
+
+
+@dense.register
+def _(net: BatchNormMlp) -> DenseNet:
+    """BN(z) = z s + t, s = gain/√(σ² + 1e-3), t = shift − μ s, is a part of the layer before it:
+    BN(x W) = x (W s) + t. The input's, s₀ and t₀, is a part of the first layer: x (s₀ W s) + (t₀ W s + t).
+
+    The network itself evaluates x s₀ − μ₀ s₀ and z s + (shift − μ s) in its own precision, and where |μ| is far above
+    σ the differences cancel: it errs by the sizes of what is subtracted, not of what is left. `Terms` has the sizes.
+    """
+    running = net.statistics
+    scales = [
+        np.asarray(gain[0] / np.sqrt(v[0] + EPSILON)) for gain, v in zip(net.gains, running.variance, strict=True)
+    ]
+    away = [mean[0] * scale for mean, scale in zip(running.mean, scales, strict=True)]
+    layers = []
+    for weight, scale, shift, moved in zip(net.weights, scales[1:], net.shifts, away[1:], strict=False):
+        scaled, first = np.asarray(weight * scale), not layers
+        bias, size = np.asarray(shift[0] - moved), np.abs(shift[0]) + np.abs(moved)
+        if first:
+            bias, size = bias - away[0] @ scaled, size + np.abs(away[0]) @ np.abs(scaled)
+            scaled = scales[0][:, None] * scaled
+        # Inputs that are zero are terms as well once μ s is subtracted.
+        more = FOLDED_ROUNDINGS + len(weight) * first
+        layers.append(Layer(scaled, bias, terms=Terms(np.abs(scaled), size, more)))
+    return DenseNet(tuple(layers), Layer(np.asarray(net.weights[-1]), np.asarray(net.bias[0])), net.activation)
 
 
 def _spherical(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:

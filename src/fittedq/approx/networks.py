@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.dense import DenseNet, Layer, dense
 from fittedq.approx.heads import AbstractHead, OneValue
 from fittedq.approx.host import refuse_forked
 from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, in_batch
@@ -118,6 +119,14 @@ class Mlp(AbstractRowNet):
                 x = layer_normalized(x, self.gains[layer], self.shifts[layer])
             x = activated(self.activation, x)
         return x
+
+
+@dense.register
+def _(net: Mlp) -> DenseNet:
+    layers = [Layer(weight, bias[0]) for weight, bias in zip(net.weights, net.biases, strict=True)]
+    norms = [{"gain": gain[0], "shift": shift[0]} for gain, shift in zip(net.gains, net.shifts, strict=True)]
+    hidden = [layer._replace(**norm) for layer, norm in zip(layers, norms or [{}] * (len(layers) - 1), strict=False)]
+    return DenseNet(tuple(hidden), layers[-1], net.activation)
 
 
 VALUE = OneValue()

@@ -178,13 +178,15 @@ def _sampled_values(critic: AbstractCritic, obs: np.ndarray, action_set: Abstrac
 CHEAP_STARTS, CHEAP_STEPS = 4, 25
 
 
-def gap_figures(nets: Components, obs: Float[np.ndarray, "b s"]) -> dict[str, float]:
+def gap_figures(nets: Components, obs: Float[np.ndarray, "b s"], unit: float = 1.0) -> dict[str, float]:
     """A lower bound of the gap by a local solver, in one compiled call: median and 95th percentile over `obs`.
+
+    `unit` is the critic's, in the rewards' own.
 
     Starts are the policy's action and random ones that are the same each time. Nothing is proven from above.
     """
     key = jax.random.key_data(jax.random.key(0))
-    gap = np.asarray(_local_gap(jax.tree.map(jnp.asarray, (nets.critic, nets.policy)), jnp.asarray(obs), key))
+    gap = unit * np.asarray(_local_gap(jax.tree.map(jnp.asarray, (nets.critic, nets.policy)), jnp.asarray(obs), key))
     return {"gap/lower_median": float(np.median(gap)), "gap/lower_p95": float(np.quantile(gap, 0.95))}
 
 

@@ -407,7 +407,7 @@ class Run:
         if not every or progress.fraction > 0 or not _crossed(every, before, progress.step):
             return {}
         obs = self.trainer.seen_obs(GAP_STATES)
-        return gap_figures(nets, obs) if len(obs) else {}
+        return gap_figures(nets, obs, self.trainer.reward_scale) if len(obs) else {}
 
     def _finish(self) -> None:
         if self.folder is None:

@@ -15,14 +15,16 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
+from fittedq.approx.dense import Layer
 from fittedq.approx.host import to_host
 from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer, Solution, Status, misfit
 from fittedq.maximize.highs import Program, Sparse, highs_module, solve_program
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, members_of, perceptron
+from fittedq.maximize.proofs.bounds import FoldedNetwork, Network, dense_of, members_of, unproven
 from fittedq.maximize.proofs.combine import combination
+from fittedq.maximize.proofs.readings import Reading, reading
 from fittedq.maximize.proofs.relax import Relaxation, relaxation
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
 from fittedq.types import AbstractCritic
@@ -148,23 +150,30 @@ class MilpArgmax(AbstractMaximizer[QNetwork]):
 def _(maximizer: MilpArgmax, critic: QNetwork, action_set: AbstractActionSet) -> str | None:
     del maximizer
     highs_module()
-    obs = np.zeros((0, perceptron(critic).weights[0].shape[-2] - action_set.size), np.float32)
-    if action_set.region(obs) is None:
+    net, head = dense_of(critic), reading(critic.head)
+    if net is None or head is None:
+        return unproven(critic)
+    width = (*net.layers, net.last)[0].weight.shape[0]
+    if action_set.region(np.zeros((0, width - action_set.size), np.float32)) is None:
         return f"no inequalities describe the action set {type(action_set).__name__}"
-    net = perceptron(critic)
-    return _no_program(relaxation(net.activation), bool(net.gains), len(net.weights) - 1)
+    return _no_program(relaxation(net.activation), net.layers, head)
 
 
-def _no_program(activation: Relaxation, layer_norm: bool, hidden: int) -> str | None:
+def _no_program(activation: Relaxation, layers: Sequence[Layer], head: Reading) -> str | None:
     """Why no mixed-integer linear program is such a network, or None."""
+    if not head.linear:
+        return (
+            "found a critic whose value is the mean of a softmax (Categorical), which is not piecewise linear; use "
+            "`certified`, which bounds it"
+        )
     if activation.kink is None:
         return (
             "found an activation that is not piecewise linear, expected relu or leaky_relu; use `certified`, which "
             "bounds smooth ones"
         )
-    if layer_norm:
+    if any(layer.gain is not None for layer in layers):
         return "found layer norm, which is not piecewise linear; use `certified`, which bounds it"
-    if hidden < 1:
+    if not layers:
         return (
             "found a critic without a hidden layer, expected one at least; q is linear in a, so use "
             "`integer_quadratic` with a LinearCritic"
@@ -179,8 +188,7 @@ def _check_piecewise_linear(members: Sequence[Network], action_size: int) -> Non
                 f"milp: found an action set of {action_size} dimensions, expected {len(member.center)}, those of the "
                 "critic."
             )
-        layer_norm = any(layer.gain is not None for layer in member.layers)
-        if why := _no_program(member.activation, layer_norm, len(member.layers)):
+        if why := _no_program(member.activation, member.layers, member.reading):
             raise UserError(f"milp: {why}.")
 
 

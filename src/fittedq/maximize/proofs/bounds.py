@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from fittedq.approx.heads import OneValue
-from fittedq.approx.host import to_host
-from fittedq.approx.networks import Mlp, QNetwork
+from fittedq.approx.dense import DenseNet, Layer, Matrix, Terms, Vector, dense
+from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
+from fittedq.maximize.proofs.readings import Line, MeanOutput, Outputs, Reading, reading
 from fittedq.maximize.proofs.relax import Band, Relaxation, relaxation
 
 LAYER_NORM_EPSILON = 1e-5
@@ -33,21 +34,9 @@ SLOPE_ACTIONS, SLOPE_WIDTH = 5, 96
 """Action dimensions from which, and widths up to which, those steps are worth their time: boxes multiply with the
 dimensions, a step's cost grows with the width."""
 
-Vector = Float[np.ndarray, "_"]
-Matrix = Float[np.ndarray, "_ _"]
-
-
-class Layer(NamedTuple):
-    """z = x · weight + bias, then, where `gain` is not None, gain · (z − mean z) / sqrt(var z + 1e-5) + shift."""
-
-    weight: Matrix
-    bias: Vector
-    gain: Vector | None = None
-    shift: Vector | None = None
-
 
 class Network(NamedTuple):
-    """One critic as float64 arrays, over [obs, action] in the environment's units; `last` has one output.
+    """One critic as float64 arrays, over [obs, action] in the environment's units; `reading` makes q of the outputs.
 
     `unit` is the rounding unit of the arithmetic the critic itself is evaluated in.
     """
@@ -58,6 +47,7 @@ class Network(NamedTuple):
     unit: float
     center: Vector
     half_width: Vector
+    reading: Reading
 
 
 def members_of(critic: object, obs_size: int, action_size: int, activation: str) -> tuple[Network, ...]:
@@ -88,55 +78,51 @@ def members_of(critic: object, obs_size: int, action_size: int, activation: str)
         2.0**-24 if single else 2.0**-53,
         np.zeros(action_size),
         np.ones(action_size),
+        MeanOutput(),
     )
     return (_finite(network),)
 
 
-def perceptron(critic: QNetwork) -> Mlp:
-    """The critic's network, or a UserError where nothing is proven of its kind."""
-    if not isinstance(critic.net, Mlp) or not isinstance(critic.head, OneValue):
-        raise UserError(
-            f"certified maximum: found a critic on {type(critic.net).__name__} with {type(critic.head).__name__}, "
-            "expected a perceptron (Mlp) of one value; nothing is proven of others."
+def unproven(critic: QNetwork) -> str | None:
+    """Why nothing is proven of this kind of critic, or None. It reads shapes only."""
+    if dense_of(critic) is None or reading(critic.head) is None:
+        return (
+            f"found a critic on {type(critic.net).__name__} with the head {type(critic.head).__name__}, of which no "
+            "sound bound is known; expected dense layers (Mlp, BatchNormMlp) and OneValue, Quantiles or Categorical"
         )
-    return critic.net
+    return None
+
+
+def dense_of(critic: QNetwork) -> DenseNet | None:
+    """The first member with zeros for weights: what it is made of."""
+    return dense(jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:]), critic.net))
 
 
 def _members(critic: QNetwork, obs_size: int) -> tuple[Network, ...]:
-    net, box = to_host(perceptron(critic)), critic.action_set
-    if net.weights[0].shape[1] != obs_size + box.size:
-        raise UserError(
-            f"certified maximum: found observations of {obs_size} numbers, expected "
-            f"{net.weights[0].shape[1] - box.size}, those of the critic."
-        )
-    unit = float(np.finfo(net.weights[0].dtype).eps) / 2
+    if why := unproven(critic):
+        raise UserError(f"certified maximum: {why}; a local maximizer (ProjectedAscent) gives values without a proof.")
+    box, head = critic.action_set, reading(critic.head)
+    assert head is not None
+    unit = float(np.finfo(jax.tree.leaves(critic.net)[0].dtype).eps) / 2
     members = []
     for member in range(critic.size):
-        arrays = [
-            [np.asarray(leaf[member], float) for leaf in leaves]
-            for leaves in (net.weights, net.biases, net.gains, net.shifts)
-        ]
-        layers = [Layer(weight, bias[0]) for weight, bias in zip(arrays[0], arrays[1], strict=True)]
-        for number, (gain, shift) in enumerate(zip(arrays[2], arrays[3], strict=True)):
-            layers[number] = layers[number]._replace(gain=gain[0], shift=shift[0])
-        members.append(
-            _finite(
-                Network(
-                    tuple(layers[:-1]),
-                    layers[-1],
-                    relaxation(net.activation),
-                    unit,
-                    np.asarray(box.center),
-                    np.asarray(box.half_width),
-                )
+        net = dense(jax.tree.map(lambda leaf, member=member: np.asarray(leaf[member], float), critic.net))
+        assert net is not None
+        first = (*net.layers, net.last)[0].weight
+        if first.shape[0] != obs_size + box.size:
+            raise UserError(
+                f"certified maximum: found observations of {obs_size} numbers, expected {first.shape[0] - box.size}, "
+                "those of the critic."
             )
-        )
+        sides = np.asarray(box.center), np.asarray(box.half_width)
+        network = Network(net.layers, head.folded(net.last), relaxation(net.activation), unit, *sides, head)
+        members.append(_finite(network))
     return tuple(members)
 
 
 def _finite(network: Network) -> Network:
     for number, layer in enumerate((*network.layers, network.last)):
-        if not all(np.isfinite(array).all() for array in layer if array is not None):
+        if not all(np.isfinite(array).all() for array in layer[:4] if array is not None):
             raise UserError(f"certified maximum: layer {number} of the critic has a weight that is not finite.")
     return network
 
@@ -241,11 +227,15 @@ class Upper(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A network of the action alone, but for its first bias; `absolute` are the sizes of the weights."""
+    """A network of the action alone, but for its first bias; `absolute` are the sizes of the weights, the last too."""
 
     layers: tuple[Layer, ...]
     last: Layer
     absolute: tuple[Matrix, ...]
+
+    def at(self, number: int) -> Layer:
+        """Layer `number`, the last one after the hidden ones."""
+        return self.layers[number] if number < len(self.layers) else self.last
 
 
 class PieceAtState(NamedTuple):
@@ -266,22 +256,24 @@ class Runs:
     def __init__(
         self,
         activation: Relaxation,
+        reading: Reading,
         pieces: Sequence[Piece],
         counts: Sequence[int],
         offset: Float[np.ndarray, "b n"],
         margins: Float[np.ndarray, "b l"],
         own: Float[np.ndarray, "b"],
     ):
-        self.activation, self.offset, self.margins, self.own = activation, offset, margins, own
+        self.activation, self.reading = activation, reading
+        self.offset, self.margins, self.own = offset, margins, own
         ends = np.cumsum(counts)
         self.runs = [
             (piece, int(end - count), int(end)) for piece, count, end in zip(pieces, counts, ends, strict=True)
         ]
-        depth = len(pieces[0].layers)
-        self.widths = [max(piece.layers[number].weight.shape[1] for piece in pieces) for number in range(depth)]
+        self.depth = len(pieces[0].layers)
+        self.widths = [max(piece.at(number).weight.shape[1] for piece in pieces) for number in range(self.depth + 1)]
 
     @staticmethod
-    def of(activation: Relaxation, locals_: Sequence[PieceAtState], counts: Sequence[int]) -> Runs:
+    def of(activation: Relaxation, reading: Reading, locals_: Sequence[PieceAtState], counts: Sequence[int]) -> Runs:
         """Runs of `counts` boxes; neighbours under the same weights are one."""
         width = max(len(local.offset) for local in locals_)
         offset = np.zeros((len(locals_), width))
@@ -296,14 +288,14 @@ class Runs:
                 lengths.append(count)
         margins, own = np.stack([local.margins for local in locals_]), np.array([local.own for local in locals_])
         repeated = (np.repeat(array, counts, axis=0) for array in (offset, margins, own))
-        return Runs(activation, pieces, lengths, *repeated)
+        return Runs(activation, reading, pieces, lengths, *repeated)
 
     def product(self, x: np.ndarray, number: int, absolute: bool = False) -> np.ndarray:
         """x · weight of layer `number` along the last axis."""
         rows, n = int(np.prod(x.shape[1:-1])), x.shape[-1]
         flat, out = x.reshape(len(x) * rows, n), np.empty((len(x) * rows, self.widths[number]))
         for piece, start, end in self.runs:
-            weight = piece.absolute[number] if absolute else piece.layers[number].weight
+            weight = piece.absolute[number] if absolute else piece.at(number).weight
             part = slice(start * rows, end * rows)
             np.matmul(flat[part, : weight.shape[0]], weight, out=out[part, : weight.shape[1]])
             out[part, weight.shape[1] :] = 0
@@ -316,7 +308,7 @@ class Runs:
         width = self.widths[number - 1] if number else self.runs[0][0].layers[0].weight.shape[0]
         out = np.empty((len(x), width))
         for piece, start, end in self.runs:
-            weight = piece.absolute[number] if absolute else piece.layers[number].weight
+            weight = piece.absolute[number] if absolute else piece.at(number).weight
             np.matmul(x[start:end, : weight.shape[1]], weight.T, out=out[start:end, : weight.shape[0]])
             out[start:end, weight.shape[0] :] = 0
         return out
@@ -324,20 +316,12 @@ class Runs:
     def bias(self, number: int) -> Float[np.ndarray, "b n"]:
         """The bias of layer `number`, box by box."""
         if len(self.runs) == 1:
-            return self.runs[0][0].layers[number].bias[None]
+            return self.runs[0][0].at(number).bias[None]
         out = np.zeros((len(self.own), self.widths[number]))
         for piece, start, end in self.runs:
-            bias = piece.layers[number].bias
+            bias = piece.at(number).bias
             out[start:end, : len(bias)] = bias
         return out
-
-    def last(self) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b"]]:
-        """The last layer's weight and bias, box by box."""
-        weight, bias = np.zeros((len(self.own), self.widths[-1])), np.empty(len(self.own))
-        for piece, start, end in self.runs:
-            weight[start:end, : len(piece.last.weight)] = piece.last.weight[:, 0]
-            bias[start:end] = piece.last.bias[0]
-        return weight, bias
 
     def values(self, action: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b"]:
         """q, but for rounding."""
@@ -345,8 +329,7 @@ class Runs:
         for number, layer in enumerate(self.runs[0][0].layers):
             z = self.product(h, number) + (self.offset if number == 0 else self.bias(number))
             h = self.activation.value(_normalized(layer, z)[0])
-        weight, bias = self.last()
-        return _dot(h, weight) + bias
+        return self.reading.value(self.product(h, self.depth) + self.bias(self.depth))
 
     def enclose(self, center: Float[np.ndarray, "b m"], radius: Float[np.ndarray, "b m"]) -> list[Enclosure]:
         """Every hidden layer over the boxes center ± radius, from the first to the last."""
@@ -370,6 +353,17 @@ class Runs:
                 band = self.activation.band(norm.low, norm.high)
             layers.append(Enclosure(radius, slope, size, middle, error, spread, band, norm))
         return layers
+
+    def outputs(self, layers: list[Enclosure]) -> Outputs:
+        """The outputs over the boxes of `layers`."""
+        inner, inner_error = self.activated(layers[-1])
+        form, error = self.product(inner, self.depth), self.product(inner_error, self.depth, absolute=True)
+        middle = form[:, -1] + self.bias(self.depth)
+        return Outputs(layers[0].radius, form[:, :-1], middle, error + self.margins[:, -1, None])
+
+    def line(self, layers: list[Enclosure]) -> Line:
+        """A line above q as a function of the outputs."""
+        return self.reading.above(len(self.own), None if self.reading.linear else self.outputs(layers))
 
     def first_slope(self) -> Float[np.ndarray, "b m n"]:
         """The first layer's weight, box by box."""
@@ -411,10 +405,10 @@ class Runs:
         one. The least bound that was met counts. Source: Xu et al. 2021, with a step of our own.
         """
         if slope_steps is None:
-            worth_it = layers[0].radius.shape[1] >= SLOPE_ACTIONS and max(self.widths) <= SLOPE_WIDTH
+            worth_it = layers[0].radius.shape[1] >= SLOPE_ACTIONS and max(self.widths[:-1]) <= SLOPE_WIDTH
             slope_steps = SLOPE_STEPS if worth_it else 0
-        below = [self.activation.slope_below(layer.band) for layer in layers]
-        upper, incoming = self.backward(layers, below)
+        below, line = [self.activation.slope_below(layer.band) for layer in layers], self.line(layers)
+        upper, incoming = self.backward(layers, below, line)
         least = upper
         if self.activation.kink is not None and slope_steps:
             rates = [_per_half_range(*layer.range) for layer in layers]
@@ -424,14 +418,15 @@ class Runs:
                     np.clip(slope + SLOPE_DECAY**step * rate * argument, self.activation.kink, 1)
                     for slope, rate, argument in zip(below, rates, arguments, strict=True)
                 ]
-                upper, incoming = self.backward(layers, below)
+                upper, incoming = self.backward(layers, below, line)
                 least = _least(least, upper)
-        return least._replace(benefit=self.benefit(layers, incoming))
+        ceiling = Upper(line.ceiling + self.own, np.zeros_like(least.slope), least.benefit)
+        return _least(least, ceiling)._replace(benefit=self.benefit(layers, incoming, line))
 
-    def backward(self, layers: list[Enclosure], below: list[np.ndarray]) -> tuple[Upper, list[np.ndarray]]:
+    def backward(self, layers: list[Enclosure], below: list[np.ndarray], line: Line) -> tuple[Upper, list[np.ndarray]]:
         """(a linear upper bound with the slopes `below` under the activations, the weight of each layer's f(z))."""
-        weight, constant = self.last()
-        constant = constant + self.own
+        weight = self.product_back(line.slope, self.depth)
+        constant = line.constant + _dot(line.slope, self.bias(self.depth)) + self.own
         slope = np.zeros(())
         incoming = []
         for number in range(len(layers) - 1, -1, -1):
@@ -471,9 +466,9 @@ class Runs:
                 z = self.product(lines, number + 1) + self.bias(number + 1)
         return arguments
 
-    def benefit(self, layers: list[Enclosure], incoming: list[np.ndarray]) -> Float[np.ndarray, "b m"]:
+    def benefit(self, layers: list[Enclosure], incoming: list[np.ndarray], line: Line) -> Float[np.ndarray, "b m"]:
         """What halving each side promises: the error of each neuron's lines, by that side's share of its spread."""
-        benefit = np.zeros(())
+        benefit = line.benefit
         for layer, weight in zip(layers, incoming, strict=True):
             loss = np.abs(weight) * layer.band.error
             if layer.norm is not None:
@@ -496,7 +491,7 @@ class FoldedNetwork:
         low: Float[np.ndarray, "S m"],
         high: Float[np.ndarray, "S m"],
     ):
-        self.activation, self.network = network.activation, network
+        self.activation, self.reading, self.network = network.activation, network.reading, network
         first, size = network.layers[0], obs.shape[1]
         by_action = first.weight[size:] / network.half_width[:, None]
         self.offset = obs @ first.weight[:size] + first.bias - network.center @ by_action
@@ -506,7 +501,10 @@ class FoldedNetwork:
             self.offset = self.offset - self.offset.mean(axis=1, keepdims=True)
             layers = tuple(_centered(layer) for layer in layers)
         self.piece = _piece(layers, network.last)
-        self.sizes = [np.abs(layer.weight) for layer in (*network.layers, network.last)]
+        self.terms = [
+            layer.terms or Terms(np.abs(layer.weight), np.abs(layer.bias), 0)
+            for layer in (*network.layers, network.last)
+        ]
         action_size = (np.maximum(np.abs(low), np.abs(high)) + np.abs(network.center)) / network.half_width
         self.size = np.abs(np.concatenate([obs, action_size], axis=1))
         self.scaled = np.arange(self.size.shape[1]) >= size
@@ -514,9 +512,8 @@ class FoldedNetwork:
 
     def runs(self, state: Int[np.ndarray, "b"]) -> Runs:
         """The whole network over boxes of the states given."""
-        return Runs(
-            self.activation, (self.piece,), (len(state),), self.offset[state], self.margins[state], self.own[state]
-        )
+        rows = self.offset[state], self.margins[state], self.own[state]
+        return Runs(self.activation, self.reading, (self.piece,), (len(state),), *rows)
 
     def upper(
         self,
@@ -598,8 +595,9 @@ class FoldedNetwork:
             size, error = _activated(self.activation, low, high, error, unit)
             least, greatest = self.activation.range(low, high)
             middle, radius = (least + greatest) / 2, (greatest - least) / 2
-        own = SAFETY * self._product_error(len(margins), size, error, unit)[:, 0]
-        return np.stack(margins, axis=1), own
+        error, size = self._product_error(len(margins), size, error, unit), self._size(len(margins), size)
+        margins.append(SAFETY * error.max(axis=1))
+        return np.stack(margins, axis=1), SAFETY * self.reading.rounding(error, size, unit)
 
     def rounding(self, state: Int[np.ndarray, "b"], layers: list[Enclosure]) -> Float[np.ndarray, "b"]:
         """How far the critic's own arithmetic may be from q on the enclosed boxes.
@@ -615,14 +613,21 @@ class FoldedNetwork:
             if enclosure.norm is not None:
                 _, _, error = _normed(layer, enclosure.middle, enclosure.spread, error, unit)
             size, error = _activated(self.activation, *enclosure.range, error, unit)
-        return self._product_error(len(layers), size, error, unit)[:, 0]
+        error, size = self._product_error(len(layers), size, error, unit), self._size(len(layers), size)
+        outputs = None if self.reading.linear else self.runs(state).outputs(layers)
+        return self.reading.rounding(error, size, unit, outputs)
+
+    def _size(self, number: int, size: np.ndarray) -> np.ndarray:
+        """Σ of the sizes of what layer `number` adds up."""
+        weight, bias, _ = self.terms[number]
+        return size @ weight + bias
 
     def _product_error(self, number: int, size: np.ndarray, error: np.ndarray, unit: float) -> np.ndarray:
         """|fl(x W + b) − (x W + b)| where |x| ≤ size errs by `error`; the mean that layer norm subtracts included."""
         layer = (*self.network.layers, self.network.last)[number]
         # What is zero adds no rounding: a neuron that is off at every action is no term.
-        gamma = _gamma(np.count_nonzero(size + error, axis=1)[:, None] + 4, unit)
-        bias, absolute = np.abs(layer.bias), self.sizes[number]
+        absolute, bias, more = self.terms[number]
+        gamma = _gamma(np.count_nonzero(size + error, axis=1)[:, None] + 4 + more, unit)
         total = (gamma * size + (1 + gamma) * error) @ absolute + gamma * bias
         if layer.gain is None:
             return total
@@ -640,17 +645,18 @@ class FoldedNetwork:
             h = self.activation.value(z)
             if gradient:
                 slopes.append(self.activation.derivative(z) * scale)
-        value = h @ last.weight[:, 0] + last.bias[0]
+        outputs = h @ last.weight + last.bias
+        value = self.reading.value(outputs)
         if not gradient:
             return value, None
-        back = last.weight[:, 0] * slopes[-1]
+        back = (self.reading.gradient(outputs) @ last.weight.T) * slopes[-1]
         for number in range(len(slopes) - 1, 0, -1):
             back = (back @ self.piece.layers[number].weight.T) * slopes[number - 1]
         return value, back @ self.piece.layers[0].weight.T
 
 
 def _piece(layers: tuple[Layer, ...], last: Layer) -> Piece:
-    return Piece(layers, last, tuple(np.abs(layer.weight) for layer in layers))
+    return Piece(layers, last, tuple(np.abs(layer.weight) for layer in (*layers, last)))
 
 
 def _normalized(layer: Layer, z: np.ndarray) -> tuple[np.ndarray, Any]:

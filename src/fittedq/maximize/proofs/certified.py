@@ -398,8 +398,8 @@ class _BoxSearch:
         run = np.repeat(np.arange(len(taken)), counts)
         state = np.array([subtree.state for subtree in taken])
         runs = [
-            Runs.of(self.activation, [subtree.members[number] for subtree in taken], counts)
-            for number in range(len(self.members))
+            Runs.of(self.activation, member.reading, [subtree.members[number] for subtree in taken], counts)
+            for number, member in enumerate(self.members)
         ]
         _, upper, center, radius = self.bounded(runs, boxes)
         rounding = np.array([subtree.rounding for subtree in taken])

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.approx.heads import OneValue
 from fittedq.approx.host import to_host
-from fittedq.approx.networks import Mlp, QNetwork
+from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
-from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, proven
+from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, misfit, proven
+from fittedq.maximize.proofs.bounds import unproven
 from fittedq.maximize.proofs.certified import certified
 
 
@@ -54,6 +54,11 @@ class CertifiedArgmax(AbstractMaximizer[QNetwork]):
 
 @proven.register
 def _(critic: QNetwork, action_set: AbstractActionSet, effort: Effort) -> AbstractMaximizer | None:
-    del action_set
-    bounded = isinstance(critic.net, Mlp) and isinstance(critic.head, OneValue)
-    return CertifiedArgmax(**effort.named("tol", "seconds", "state_seconds")) if bounded else None
+    del critic, action_set
+    return CertifiedArgmax(**effort.named("tol", "seconds", "state_seconds"))
+
+
+@misfit.register
+def _(maximizer: CertifiedArgmax, critic: QNetwork, action_set: AbstractActionSet) -> str | None:
+    del maximizer, action_set
+    return unproven(critic)
