@@ -52,6 +52,8 @@ def main(folder: Path) -> None:
     refused("seed: found .* between 0 and 4294967295", lambda value: train(seed=value), *seeds)
     refused("seed: found .* between 0 and", lambda value: agent.evaluate("Pendulum-v1", 1, value), *seeds)
 
+    refused("preset: found", lambda value: train(preset=value), 3, ["redq"], "x")
+
     names = (3, np.nan, ["a"], b"a", "a\0b", "\ud800")
     refused("out: found .* name of a file", lambda value: train(out=value), *names)
     for use in (fittedq.load, agent.save, Dataset.open, fittedq.resume):

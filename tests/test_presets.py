@@ -109,7 +109,6 @@ def test_from_a_dataset_what_it_says_of_collecting_is_left_out() -> None:
         ("td3", "redq", "preset: redq has the settings of sac, and td3 is trained; .*: td3-2018"),
         ("nfqca", "redq", "presets: none"),
         ("sac", "red", "preset: found 'red'; .*'redq'"),
-        ("sac", 3, "preset: found 3"),
         (fittedq.SAC(gamma=0.9), "redq", "preset: found 'redq' beside an algorithm"),
     ],
 )

@@ -229,7 +229,9 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
 
 
 def _an(takes: type) -> str:
-    return "a function" if takes is Callable else f"an {takes.__name__}"
+    if takes is Callable:
+        return "a function"
+    return f"{'an' if takes.__name__[0] in 'AEIOU' else 'a'} {takes.__name__}"
 
 
 def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[str, Any]:

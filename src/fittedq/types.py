@@ -63,6 +63,20 @@ class Transition(NamedTuple):
         )
 
 
+class DrawnRows(NamedTuple):
+    """What the rows of a batch have beside their transitions, by how they were drawn; None where they have it not."""
+
+    discount: Float[Arr, "*b"] | None = None
+    """γⁿ⁻¹, where n steps lie between s and s', and the reward is the discounted sum of theirs."""
+    weight: Float[Arr, "*b"] | None = None
+    """What the error of a row counts."""
+
+    @staticmethod
+    def unpack(rows: Float[Arr, "*b width"], width: int, columns: tuple[str, ...]) -> DrawnRows | None:
+        """The columns of these names, which follow a row's own `width`."""
+        return DrawnRows(**{name: rows[..., width + place] for place, name in enumerate(columns)}) if columns else None
+
+
 Dynamics = Callable[
     [Float[Arr, "s"], Float[Arr, "m"], Float[Arr, "s"]], tuple[Float[Arr, "s"], Float[Arr, ""], Bool[Arr, ""] | bool]
 ]

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from fittedq import memory
+from fittedq.data.returns import stretch
 from fittedq.data.segments import RowLog
 
 
@@ -50,6 +51,10 @@ class Replay:
     def sample(self, rng: np.random.Generator, batches: int, batch: int) -> Float[np.ndarray, "batches batch width"]:
         """`batches` independent batches."""
         return self.rows.take(rng.integers(0, self.size, (batches, batch)), axis=0)
+
+    def take(self, numbers: Int[np.ndarray, "*b"]) -> Float[np.ndarray, "*b width"]:
+        """The rows of these numbers."""
+        return self.rows.take(numbers % self.capacity, axis=0)
 
     def content(self) -> Float[np.ndarray, "size width"]:
         """The rows held, as stored (not in order of age once the replay is full)."""
@@ -128,3 +133,13 @@ class DeviceReplay(eqx.Module):
 
     def sample(self, key: PRNGKeyArray, batch: int) -> Float[Array, "batch width"]:
         return self.rows[jax.random.randint(key, (batch,), 0, self.size)]
+
+    def stretches(
+        self, key: PRNGKeyArray, batch: int, steps: int, stride: int
+    ) -> tuple[Float[Array, "batch n width"], Bool[Array, "batch n"]]:
+        """As many rows, each with the n − 1 that may follow it (`returns.stretch`), and which of them have come."""
+        capacity = self.rows.shape[0]
+        place = jax.random.randint(key, (batch,), 0, self.size)
+        oldest = self.position - self.size
+        index, come = stretch((place - oldest) % capacity, steps, stride, self.size)
+        return self.rows[(jnp.asarray(index) + oldest) % capacity], jnp.asarray(come)

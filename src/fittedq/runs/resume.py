@@ -136,7 +136,10 @@ def _saved_algorithm(
     refuse_unknown(code, code_names(algorithm))
     check_code_kept(algorithm, saved, changes)
     algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})
-    return algorithm, {name: value for name, value in {**saved, **changes}.items() if name in loops}
+    loop = {name: value for name, value in saved.items() if name in loops}
+    return algorithm, from_json(TrainSettings, loop, {}, where) | {
+        name: value for name, value in changes.items() if name in loops
+    }
 
 
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:

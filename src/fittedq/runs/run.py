@@ -43,6 +43,7 @@ from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_
 from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
+from fittedq.trainers.settings import AbstractDrawing, in_a_run
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
@@ -90,6 +91,8 @@ class Run:
         self.data = None if data is None else data.limited(action_set)
         self.updates = max(1, self.train_settings.updates(schedule.steps))
         """Updates in all, or iterations: about how many it takes."""
+        if isinstance(self.train_settings, AbstractDrawing):
+            self.train_settings = in_a_run(self.train_settings, self.updates)
         self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), self.updates)
         self._saved = as_saved(self.algorithm)
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:

@@ -19,17 +19,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from fittedq.arrays import Scalar, Tree
+from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import polyak
 from fittedq.errors import UserError, nearest
 from fittedq.slots import COUNT, RATE, AbstractSlot, parts, written
-from fittedq.template.fits import AbstractFit, Refit
+from fittedq.template.fits import AbstractFit, Budget, Descend, Refit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
-from fittedq.template.losses import AbstractRegression, Loss, Metrics
-from fittedq.template.targets import AbstractTarget
-from fittedq.types import COMPONENTS, Components, Greedy, Transition
+from fittedq.template.losses import ERRORS, AbstractRegression, Huber, Loss, Metrics, Regress, Unlabelled
+from fittedq.template.targets import AbstractTarget, Labelled
+from fittedq.types import COMPONENTS, Components, DrawnRows, Greedy, Transition
 
 
 class Update(AbstractSlot):
@@ -46,10 +46,19 @@ class Update(AbstractSlot):
         return self.loss.target if isinstance(self.loss, AbstractRegression) else None
 
     def label(
-        self, nets: Components, frozen: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray
+        self,
+        nets: Components,
+        frozen: Components,
+        batch: Transition,
+        greedy: Greedy | None,
+        key: PRNGKeyArray,
+        drawn: DrawnRows | None = None,
     ) -> Tree:
         """D, under the frozen components."""
-        return jax.lax.stop_gradient(self.loss.label(frozen.over(nets), batch, greedy, key))
+        data = self.loss.label(frozen.over(nets), batch, greedy, key)
+        if drawn is not None and self.target is not None and isinstance(data, Labelled | Unlabelled):
+            data = data.as_drawn(self.target, batch, drawn)
+        return jax.lax.stop_gradient(data)
 
     def __call__(
         self,
@@ -61,9 +70,10 @@ class Update(AbstractSlot):
         label_key: PRNGKeyArray,
         fit_key: PRNGKeyArray,
         count: Int[Array, ""],
+        drawn: DrawnRows | None = None,
     ) -> Refit:
         """One fit of the component to this batch's D."""
-        data = self.label(nets, frozen, batch, greedy, label_key)
+        data = self.label(nets, frozen, batch, greedy, label_key, drawn)
         component = self.loss.prepare(getattr(nets, self.component), data)
         return self.fit(self.loss, component, state, nets, data, fit_key, count)
 
@@ -249,6 +259,43 @@ class FQI(AbstractSlot):
         """A UserError for a slot that needs a whole dataset, where a method learns from batches."""
         self._refuse({"dataset"})
 
+    def check_spans(self) -> None:
+        """A UserError for a slot that is right for transitions of one step only."""
+        for update in self.updates:
+            known = update.target is None or update.target.bootstraps is not None
+            if not (update.loss.spans and known):
+                part = update.loss if update.target is None else update.target
+                raise UserError(
+                    f"setting n_step: the {update.component}'s {type(part).__name__} takes transitions of one step; "
+                    "expected 1."
+                )
+
+    def check_errors(self, state: LearnerState) -> None:
+        """A UserError where the first `state` says that no error comes of each row."""
+        critic = next((update for update in self.updates if update.component == "critic"), None)
+        if critic is None or self.errors(state) is None:
+            raise UserError("setting replay: the critic's loss tells no error of a row; expected uniform.")
+        if not isinstance(critic.fit, Descend) or critic.fit.budget != Budget() or critic.every > 1:
+            raise UserError(
+                "setting replay: the critic is not fitted to each batch in one step, by which rows would be drawn; "
+                "expected uniform."
+            )
+
+    def robust(self) -> FQI:
+        """This template with Huber's loss in place of the critic's squared error."""
+
+        def robust(update: Update) -> Update:
+            if update.component != "critic":
+                return update
+            if not isinstance(update.loss, Regress):
+                raise UserError(
+                    f"setting replay: lap takes squared errors, and the critic's loss is {type(update.loss).__name__}; "
+                    "expected prioritized or uniform."
+                )
+            return dataclasses.replace(update, loss=dataclasses.replace(update.loss, error=Huber()))
+
+        return dataclasses.replace(self, updates=tuple(map(robust, self.updates)))
+
     @property
     def needs_dataset(self) -> bool:
         """Whether a slot needs a whole dataset."""
@@ -313,8 +360,10 @@ class FQI(AbstractSlot):
             nets = nets.replace(update.component, update.fit.prepared(getattr(nets, update.component), inputs))
         return nets
 
-    def init(self, nets: Components, key: PRNGKeyArray, batch: Transition) -> LearnerState:
-        """The state before the first call; `batch` gives shapes only."""
+    def init(
+        self, nets: Components, key: PRNGKeyArray, batch: Transition, drawn: DrawnRows | None = None
+    ) -> LearnerState:
+        """The state before the first call; `batch` and `drawn` give shapes only."""
         self.check(nets)
         state = LearnerState(
             nets=nets,
@@ -327,7 +376,7 @@ class FQI(AbstractSlot):
         )
         first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
         keys = [key] * (2 * len(self.updates))
-        shapes = jax.eval_shape(lambda: self._updates(state, batch, first, key, keys)[2])
+        shapes = jax.eval_shape(lambda: self._updates(state, batch, drawn, first, key, keys)[2])
 
         def zeros(leaf: jax.ShapeDtypeStruct) -> Array:
             return jnp.zeros(leaf.shape, leaf.dtype)
@@ -340,7 +389,9 @@ class FQI(AbstractSlot):
         """Calls of `learn` after which the pattern of due updates repeats."""
         return math.lcm(*(update.every for update in self.updates))
 
-    def learn(self, state: LearnerState, batch: Transition, phase: int | None = None) -> LearnerState:
+    def learn(
+        self, state: LearnerState, batch: Transition, phase: int | None = None, drawn: DrawnRows | None = None
+    ) -> LearnerState:
         """One iteration on one batch. Pure; its randomness is a function of `state.key`, which moves on.
 
         `phase`, if given, must be (state.step + 1) mod `period`: the program is then compiled without branches.
@@ -348,7 +399,7 @@ class FQI(AbstractSlot):
         tick = Tick(state.step + 1, phase, self.period)
         # One split for all: on a CPU each costs as much as a layer.
         key, greedy_key, *keys = jax.random.split(state.key, 2 + 2 * len(self.updates))
-        nets, optimizer_states, metrics = self._updates(state, batch, tick, greedy_key, keys)
+        nets, optimizer_states, metrics = self._updates(state, batch, drawn, tick, greedy_key, keys)
         frozen = self.sync(state.frozen, nets, tick)
         fault = fault_after(state.fault, tick.count, [metrics[index][name] for index, name in self.watched(metrics)])
         return LearnerState(nets, frozen, optimizer_states, metrics, key, tick.count, fault)
@@ -357,6 +408,7 @@ class FQI(AbstractSlot):
         self,
         state: LearnerState,
         batch: Transition,
+        drawn: DrawnRows | None,
         tick: Tick,
         greedy_key: PRNGKeyArray,
         keys: Sequence[PRNGKeyArray],
@@ -371,7 +423,8 @@ class FQI(AbstractSlot):
 
             def run(update: Update = update, nets: Components = nets, index: int = index) -> Refit:
                 label_key, fit_key = keys[2 * index : 2 * index + 2]
-                return update(nets, frozen, optimizer_states[index], batch, greedy, label_key, fit_key, tick.count)
+                fitted = optimizer_states[index]
+                return update(nets, frozen, fitted, batch, greedy, label_key, fit_key, tick.count, drawn)
 
             def skip(skipped: Refit = (component, optimizer_states[index], metrics[index])) -> Refit:
                 return skipped
@@ -395,4 +448,11 @@ class FQI(AbstractSlot):
             f"{update.component}/{name}": float(value)
             for update, metrics in zip(self.updates, state.metrics, strict=True)
             for name, value in metrics.items()
+            if name != ERRORS
         }
+
+    def errors(self, state: LearnerState) -> Float[Arr, "b"] | None:
+        """max_j |q_j(s, a) − y| of each row of the last batch, where rows have weights."""
+        told = zip(self.updates, state.metrics, strict=True)
+        found = (metrics[ERRORS] for update, metrics in told if update.component == "critic" and ERRORS in metrics)
+        return cast("Array | None", next(found, None))

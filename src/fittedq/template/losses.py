@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 import equinox as eqx
@@ -18,12 +19,54 @@ from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.slots import AbstractSlot
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
+from fittedq.types import AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
 
 Metrics = dict[str, Scalar]
 
 STATISTICS = "statistics"
 """The entry of a loss's metrics that is none: the batch's statistics, for the component's network to take in."""
+
+
+ERRORS = "errors"
+"""The entry of a loss's metrics that is a number for each row, not one for all: max_j |f_j(x) − y|."""
+
+
+def with_errors(metrics: Metrics, data: Labelled, error: Float[Arr, "*n b"]) -> Metrics:
+    """The metrics, with |error| of each row where rows are drawn by it."""
+    if data.importance is None:
+        return metrics
+    return metrics | {ERRORS: jnp.max(jnp.abs(error).reshape(-1, error.shape[-1]), axis=0)}
+
+
+def by_importance(each: Float[Arr, "*n b"], data: Labelled) -> Float[Arr, "*n b"]:
+    """The rows' losses, each times what its row counts."""
+    return each if data.importance is None else each * data.importance
+
+
+class AbstractError(AbstractSlot):
+    """ℓ(δ) of one error δ = f(x) − y."""
+
+    @abc.abstractmethod
+    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]: ...
+
+
+class Squared(AbstractError):
+    """ℓ(δ) = δ²."""
+
+    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]:
+        return difference**2
+
+
+class Huber(AbstractError):
+    """ℓ(δ) = δ²/2 for |δ| ≤ 1, else |δ| − 1/2.
+
+    Under rows drawn with p ∝ max(|δ|, 1)^α its expected gradient is, up to a factor, that of uniform rows under δ²/2
+    for |δ| ≤ 1 and |δ|^(1+α)/(1+α) beyond. Source: Fujimoto et al. 2020 (LAP), section 4.
+    """
+
+    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]:
+        size = jnp.abs(difference)
+        return jnp.where(size <= 1.0, 0.5 * difference**2, size - 0.5)
 
 
 def with_statistics(metrics: Metrics, statistics: Tree) -> Metrics:
@@ -41,6 +84,8 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What it reads, as `FQI` checks it."""
+    spans: ClassVar[bool] = False
+    """Whether D is right too where several steps lie between s and s'. A regression's target says that itself."""
     solved_only: ClassVar[bool] = False
     """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
@@ -69,9 +114,11 @@ class AbstractRegression(AbstractLoss[Component, D]):
 
 
 class Regress(AbstractRegression[Tree, Labelled]):
-    """Σ_j mean_D (f_j(x) − y)²: every member of an ensemble is regressed on the same y."""
+    """Σ_j mean_D ℓ(f_j(x) − y), ℓ(δ) = δ² by default: every member of an ensemble is regressed on the same y."""
 
+    spans: ClassVar[bool] = True
     target: AbstractTarget
+    error: AbstractError = Squared()
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         return self.target(nets, batch, greedy, key)
@@ -80,9 +127,10 @@ class Regress(AbstractRegression[Tree, Labelled]):
         self, component: Tree, nets: Components, data: Labelled, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
         prediction = component(*data.inputs, key)
-        loss = jnp.sum(jnp.mean((prediction - data.y) ** 2, axis=-1))
+        difference = prediction - data.y
+        loss = jnp.sum(jnp.mean(by_importance(self.error(difference), data), axis=-1))
         metrics = {"mean": jnp.mean(prediction), "max_abs": jnp.max(jnp.abs(prediction)), "target": jnp.mean(data.y)}
-        return loss, {"loss": loss, **metrics}
+        return loss, with_errors({"loss": loss, **metrics}, data, difference)
 
 
 class RegressReturns(AbstractRegression[QNetwork, Labelled]):
@@ -91,6 +139,7 @@ class RegressReturns(AbstractRegression[QNetwork, Labelled]):
     Networks that normalize by a batch do so by D's own statistics, its inputs `beside` included, and take them in.
     """
 
+    spans: ClassVar[bool] = True
     target: AbstractTarget
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
@@ -110,6 +159,11 @@ class Unlabelled(eqx.Module):
 
     batch: Transition
     greedy: Greedy
+    drawn: DrawnRows | None = None
+
+    def as_drawn(self, target: AbstractTarget, batch: Transition, drawn: DrawnRows) -> Unlabelled:
+        """As `Labelled.as_drawn`, once there are labels."""
+        return dataclasses.replace(self, drawn=drawn)
 
 
 class RegressTogether(AbstractRegression[QNetwork, Unlabelled]):
@@ -121,6 +175,7 @@ class RegressTogether(AbstractRegression[QNetwork, Unlabelled]):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"greedy", "batches"})
+    spans: ClassVar[bool] = True
     target: AbstractTarget
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Unlabelled:
@@ -144,6 +199,8 @@ class RegressTogether(AbstractRegression[QNetwork, Unlabelled]):
         outputs = passed.outputs(*inputs)
         there = nets.replace("critic", answering(component, outputs[:, rows:]))
         labelled = self.target(there, batch, greedy, label_key)
+        if data.drawn is not None:
+            labelled = labelled.as_drawn(self.target, batch, data.drawn)
         return outputs[:, :rows], jax.lax.stop_gradient(labelled), statistics
 
 
@@ -155,9 +212,9 @@ def _joined(here: tuple[Float[Arr, "_ _"], ...], there: tuple[Float[Arr, "_ _"],
 def _regressed(head: AbstractHead, outputs: Float[Arr, "n b K"], data: Labelled) -> tuple[Float[Arr, ""], Metrics]:
     """(Σ_j mean_D ℓ(f_j(x), y), figures)."""
     y, weight = (data.y[:, None], jnp.ones_like(data.y[:, None])) if data.weight is None else (data.y, data.weight)
-    loss = jnp.sum(jnp.mean(head.loss(outputs, y, weight), axis=-1))
+    loss = jnp.sum(jnp.mean(by_importance(head.loss(outputs, y, weight), data), axis=-1))
     q, target = head.mean(outputs), (y * weight).sum(-1)
-    return loss, {
+    metrics: Metrics = {
         "loss": loss,
         "mean": jnp.mean(q),
         "max_abs": jnp.max(jnp.abs(q)),
@@ -166,6 +223,7 @@ def _regressed(head: AbstractHead, outputs: Float[Arr, "n b K"], data: Labelled)
         "target_high": jnp.max(target),
         "outside": head.outside(y, weight),
     }
+    return loss, with_errors(metrics, data, q - target)
 
 
 class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
@@ -175,6 +233,7 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
     β · KL(π ‖ exp(q/β)/Z) up to a constant in w (Haarnoja et al. 2018, eq. 12).
     """
 
+    spans: ClassVar[bool] = True
     combine: AbstractCombine
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Float[Arr, "b s"]:
@@ -194,6 +253,7 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
 class TuneTemperature(AbstractLoss[Float[Arr, ""], Float[Arr, "b"]]):
     """−β · mean(log π(a' | s') + H̄), a' ~ π the action the greedy step drew: no further pass through the policy."""
 
+    spans: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     target_entropy: float = eqx.field(static=True)
 
@@ -221,6 +281,7 @@ class Imitate(AbstractLoss[AbstractPolicy, Imitated]):
     Source: chapter, "Amortized Optimization", with B_opt a mask over the rows.
     """
 
+    spans: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"greedy", "solver"})
     solved_only: ClassVar[bool] = True
 

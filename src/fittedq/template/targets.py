@@ -20,20 +20,32 @@ from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.errors import UserError
 from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, AbstractSlot
-from fittedq.types import AbstractCritic, Components, Greedy, Transition, needed
+from fittedq.types import AbstractCritic, Components, DrawnRows, Greedy, Transition, needed
 
 
 class Labelled(eqx.Module):
     """A regression set D: the inputs of a component, row by row, and the targets y.
 
     A target may be a distribution, Σ_k weight_k δ(y_k). `beside` are inputs that pass through a batch-normalized
-    network together with these, and have no target.
+    network together with these, and have no target. `importance` is what the error of a row counts; None: all the same.
     """
 
     inputs: tuple[Float[Arr, "b _"], ...]
     y: Float[Arr, "b *k"]
     weight: Float[Arr, "b k"] | None = None
     beside: tuple[Float[Arr, "b _"], ...] | None = None
+    importance: Float[Arr, "b"] | None = None
+
+    def as_drawn(self, target: AbstractTarget, batch: Transition, drawn: DrawnRows) -> Labelled:
+        """D of `target` for rows so drawn: y ← R + γⁿ⁻¹ (y − R) over n steps, R the discounted sum of their rewards.
+
+        As y − R = γ (1 − terminated) f(s'), that is R + γⁿ (1 − terminated) f(s').
+        """
+        y = self.y
+        if drawn.discount is not None and target.bootstraps:
+            reward, discount = (column.reshape(-1, *[1] * (y.ndim - 1)) for column in (batch.reward, drawn.discount))
+            y = reward + discount * (y - reward)
+        return dataclasses.replace(self, y=y, importance=drawn.weight)
 
 
 class AbstractCombine(AbstractSlot):
@@ -94,6 +106,9 @@ class AbstractTarget(AbstractSlot):
     `needs` names what a slot reads, as `FQI` checks it: components, `greedy`, or a whole `dataset`.
     """
 
+    bootstraps: ClassVar[bool | None] = None
+    """Whether y = r + γ (1 − terminated) f(s'), of which `Labelled.as_drawn` makes y over several steps; False: the
+    reward is not in it; None: neither is known."""
     clips: ClassVar[bool] = False
     """Whether labels are cut to the values that all rewards of a dataset allow."""
 
@@ -160,6 +175,7 @@ def entropy_bonus(nets: Components) -> tuple[float, float]:
 class Bellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
 
+    bootstraps: ClassVar[bool | None] = True
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     combine: AbstractCombine
@@ -218,6 +234,7 @@ class BellmanOfReturns(AbstractTarget):
     Source: Bellemare et al. 2017, eq. 7; Bhatt et al. 2024, section 3.
     """
 
+    bootstraps: ClassVar[bool | None] = True
     needs: ClassVar[frozenset[str]] = frozenset({"critic", "greedy"})
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     pool: AbstractPool = LeastMean()
@@ -239,6 +256,7 @@ class BellmanOfReturns(AbstractTarget):
 class BellmanFromValue(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v̄(s'))}. Source: Haarnoja et al. 2018, eq. 8."""
 
+    bootstraps: ClassVar[bool | None] = True
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
 
@@ -257,6 +275,7 @@ class SoftValue(AbstractTarget):
     Source: Haarnoja et al. 2018, eq. 5.
     """
 
+    bootstraps: ClassVar[bool | None] = False
     needs: ClassVar[frozenset[str]] = frozenset({"policy"})
     combine: AbstractCombine
 
@@ -335,6 +354,7 @@ class SmoothBellman(AbstractTarget):
     Source: chapter, "Soft Actor-Critic", the smooth Bellman operator.
     """
 
+    bootstraps: ClassVar[bool | None] = True
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     temperature: float = eqx.field(static=True, metadata=POSITIVE)

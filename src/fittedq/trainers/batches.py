@@ -15,6 +15,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.template.fits import STEPS_PER_CALL
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
+from fittedq.trainers.drawing import Drawing
 from fittedq.trainers.iterations import PATIENCE_SECONDS
 from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
 from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range, reward_scale
@@ -35,21 +36,22 @@ class BatchTrainer(AbstractTrainer):
         scale = reward_scale(dataset, algorithm.discount, settings)
         self._rows = Rows(dataset, settings.normalize_obs, reward_scale=scale)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-        algorithm.template(self.action_set).check_batches()
-        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
+        self._drawing = Drawing(settings, self._rows.size, algorithm.discount, self.obs_size, self.action_set.size)
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(reward_range(dataset))
-        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size)
+        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
         while self.step < until and not stop() and time.monotonic() < deadline:
             # Two shapes, so two programs: whole calls, and single updates up to the next report.
             count = STEPS_PER_CALL if until - self.step >= STEPS_PER_CALL else 1
-            picked = self._rng.integers(0, self._rows.size, (count, self._settings.batch_size))
-            rows = self._rows(picked.ravel()).reshape(*picked.shape, -1)
-            self.learner.learn(rows)
+            rows, numbers = self._drawing(
+                self._rng, count, self._rows.size, self._take, lambda rows: None, self.step, lambda numbers: 1
+            )
+            self._drawing.learn(numbers, self.learner.learn(rows))
             self.step += count
             # One call in flight at a time, or the clock would run ahead of the learner.
             self.learner.wait()
@@ -62,6 +64,9 @@ class BatchTrainer(AbstractTrainer):
         self.updates = self.step
         figures = self.examined(self.learner.host_state()) | self._figures
         return Progress(self.step, self.updates, 0, [], figures)
+
+    def _take(self, numbers: np.ndarray) -> np.ndarray:
+        return self._rows(numbers.ravel()).reshape(*numbers.shape, -1)
 
     def nets(self) -> Components:
         return self.learner.state.nets
@@ -84,12 +89,13 @@ class BatchTrainer(AbstractTrainer):
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}
         state = self.learner.host_state()
         self.watch.check(state)
-        return Snapshot(to_arrays("learner", state), meta, {})
+        return Snapshot(to_arrays("learner", state) | self._drawing.saved(), meta, {})
 
     def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
         self.step, self._figures = meta["step"], meta["figures"]
         self.updates = self.step
         self._rng.bit_generator.state = meta["rng"]
+        self._drawing.restore(self._rows.size, arrays)
         self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
         return True
 

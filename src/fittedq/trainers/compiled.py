@@ -17,6 +17,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.arrays import strong
 from fittedq.data.replay import DeviceReplay, ring_log
+from fittedq.data.returns import joined_steps
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
@@ -28,7 +29,7 @@ from fittedq.trainers.learner import MEASURED_ROWS, measured
 from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import REWARD, Components, Transition, needed
+from fittedq.types import REWARD, Components, DrawnRows, Transition, needed
 
 
 class LoopState(eqx.Module):
@@ -62,6 +63,11 @@ class CompiledTrainer(AbstractTrainer):
             raise UserError(
                 "setting asynchronous: found true, expected false for a JAX environment, which is compiled."
             )
+        if settings.rule is not None:
+            raise UserError(
+                f"setting replay: found {settings.replay}, expected uniform for a JAX environment, whose replay is "
+                "compiled; use the Gymnasium one."
+            )
         self._updates_per_step = settings.n_envs * settings.updates_per_step
         if self._updates_per_step % 1:
             raise UserError(
@@ -73,8 +79,9 @@ class CompiledTrainer(AbstractTrainer):
         self._algorithm, self._env, self._settings, self._seed = algorithm, env, settings, seed
         self._figures: dict[str, float] = {}
         self._exploration = algorithm.exploration()
-        algorithm.template(self.action_set).check_batches()
-        self._fqi, learner = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi, learner = initial_state(
+            algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings
+        )
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
@@ -132,13 +139,14 @@ class CompiledTrainer(AbstractTrainer):
         episode_return = state.episode_return + reward
 
         def update(learner: LearnerState, key: Array) -> tuple[LearnerState, None]:
-            batch = Transition.unpack(replay.sample(key, settings.batch_size), self.obs_size, action_set.size)
+            rows, drawn = self._draw(replay, key)
+            batch = Transition.unpack(rows, self.obs_size, action_set.size)
             if settings.normalize_obs:
                 obs, next_obs = moments.normalize(batch.obs), moments.normalize(batch.next_obs)
                 batch = batch._replace(obs=obs, next_obs=next_obs)
             if scale is not None:
                 batch = batch._replace(reward=batch.reward / scale.scale)
-            return self._fqi.learn(learner, batch), None
+            return self._fqi.learn(learner, batch, drawn=drawn), None
 
         now = (state.step + 1) * settings.n_envs >= settings.random_steps
         keys = jax.random.split(sample_key, int(self._updates_per_step))
@@ -160,6 +168,14 @@ class CompiledTrainer(AbstractTrainer):
         )
         finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
         return strong(state), (ended, finite, reward.min(), reward.max())
+
+    def _draw(self, replay: DeviceReplay, key: Array) -> tuple[Array, DrawnRows | None]:
+        settings = self._settings
+        if settings.n_step == 1:
+            return replay.sample(key, settings.batch_size), None
+        rows, come = replay.stretches(key, settings.batch_size, settings.n_step, settings.n_envs)
+        joint, discount = joined_steps(rows, come, self._algorithm.discount, self.obs_size, self.action_set.size)
+        return jnp.asarray(joint), DrawnRows(discount=discount)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         # Compiled loops: they end soon, and `stop` is asked between them.

@@ -20,6 +20,7 @@ from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
+from fittedq.trainers.drawing import Batches, Drawing
 from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
 from fittedq.trainers.rows import check_same_plant, evenly, normalize_rows, reward_range
 from fittedq.trainers.settings import TrainSettings
@@ -46,6 +47,9 @@ class HostTrainer(AbstractTrainer):
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         width = Transition.width(self.obs_size, self.action_set.size)
         self._replay = Replay(settings.replay_size, width)
+        self._drawing = Drawing(settings, settings.replay_size, algorithm.discount, self.obs_size, self.action_set.size)
+        self._before = 0 if data is None else len(data)
+        """Rows that were there at the start, of one environment."""
         memory.require(
             4 * settings.updates_per_call * settings.batch_size * width,
             f"settings chunk, n_envs, updates_per_step and batch_size: {settings.updates_per_call:,} batches of "
@@ -53,22 +57,24 @@ class HostTrainer(AbstractTrainer):
             "choose smaller ones",
         )
         self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
-        algorithm.template(self.action_set).check_batches()
         self._scale = None
         if settings.scale_rewards:
             self._scale = ReturnScale.start(source.n_envs, algorithm.discount, settings.return_bound)
-        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed)
+        self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
         check_model(state.nets, source.obs)
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         if data is not None:
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
-        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size)
+        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
         self._policy = self.learner.host_policy()
-        self._waiting: list[np.ndarray] = []
+        self._waiting: list[Batches] = []
         """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
-        self._no_batch = np.empty((0, settings.batch_size, width), np.float32)
+        self._no_batch = Batches(
+            np.empty((0, settings.batch_size, width + len(settings.columns)), np.float32),
+            np.empty((0, settings.batch_size), np.int64),
+        )
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         returns: list[float] = []
@@ -148,12 +154,23 @@ class HostTrainer(AbstractTrainer):
         if self._owed < per_call:
             return
         while self._owed >= per_call:
-            rows = self._replay.sample(self._rng, per_call, self._settings.batch_size)
-            self._in_units(rows)
-            self._waiting.append(rows)
+            self._waiting.append(self._draw(per_call))
             self._owed -= per_call
             if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
                 self._flush()
+
+    def _draw(self, batches: int) -> Batches:
+        settings, replay = self._settings, self._replay
+        if settings.columns:
+            return self._drawing(
+                self._rng, batches, replay.added, replay.take, self._in_units, self.updates, self._stride
+            )
+        rows = replay.sample(self._rng, batches, settings.batch_size)
+        self._in_units(rows)
+        return Batches(rows, self._no_batch.numbers)
+
+    def _stride(self, numbers: np.ndarray) -> np.ndarray:
+        return np.where(numbers < self._before, 1, self._source.n_envs)
 
     def _in_units(self, rows: np.ndarray) -> None:
         """Packed rows as the networks see them, in place."""
@@ -169,9 +186,9 @@ class HostTrainer(AbstractTrainer):
         when a run is stopped: what waits is part of the state.
         """
         if len(self._waiting) == self.learner.group > 1:
-            self._waiting = [np.concatenate(self._waiting)]
-        for rows in self._waiting:
-            self.learner.learn(rows)
+            self._waiting = [_together(self._waiting)]
+        for rows, numbers in self._waiting:
+            self._drawing.learn(numbers, self.learner.learn(rows))
             self.updates += len(rows)
         self._waiting.clear()
         self._policy = self.learner.host_policy()
@@ -199,12 +216,16 @@ class HostTrainer(AbstractTrainer):
         source_arrays, source_meta = self._source.snapshot()
         state = self.learner.host_state()
         self.watch.check(state)
+        waiting = _together([self._no_batch, *self._waiting])
         arrays = {
             **to_arrays("learner", state),
             **{f"source/{name}": array for name, array in source_arrays.items()},
             "noise": self._noise,
-            "waiting": np.concatenate([self._no_batch, *self._waiting]),
+            "waiting": waiting.rows,
+            **self._drawing.saved(),
         }
+        if self._drawing.priorities is not None:
+            arrays["waiting_numbers"] = waiting.numbers
         if self._moments is not None:
             arrays |= to_arrays("moments", self._moments)
         if self._scale is not None:
@@ -229,10 +250,15 @@ class HostTrainer(AbstractTrainer):
         self._replay.restore(rows["replay"])
         self._noise = arrays["noise"].copy()
         waiting = arrays["waiting"]
-        if waiting.shape[1:] != self._no_batch.shape[1:]:
+        if waiting.shape[1:] != self._no_batch.rows.shape[1:]:
             # Batches are of another size from here on: these are drawn anew.
-            self._owed, waiting = self._owed + len(waiting), self._no_batch
-        self._waiting = [batch[None].copy() for batch in waiting]
+            self._owed, waiting = self._owed + len(waiting), self._no_batch.rows
+        numbers = arrays.get("waiting_numbers")
+        self._waiting = [
+            Batches(batch[None].copy(), self._no_batch.numbers if numbers is None else numbers[[place]])
+            for place, batch in enumerate(waiting)
+        ]
+        self._drawing.restore(self._replay.added, arrays)
         if self._moments is not None:
             self._moments = from_arrays("moments", self._moments, arrays)
         if self._scale is not None:
@@ -248,3 +274,7 @@ class HostTrainer(AbstractTrainer):
 
     def close(self) -> None:
         self._source.close()
+
+
+def _together(batches: list[Batches]) -> Batches:
+    return Batches(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))

@@ -55,6 +55,7 @@ class FittedTrainer(AbstractTrainer):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None
+        settings.check_iterations()
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
         self._fqi = algorithm.template(self.action_set)
         scale = reward_scale(dataset, algorithm.discount, settings)

@@ -11,9 +11,9 @@ from jaxtyping import Array
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import HostCopy, to_host
 from fittedq.approx.packing import Packing
-from fittedq.arrays import strong
+from fittedq.arrays import Arr, strong
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Controller, Transition
+from fittedq.types import Controller, DrawnRows, Transition
 
 MEASURED_ROWS = 2_000
 """Newest transitions that a method's own measures see."""
@@ -37,9 +37,10 @@ class Learner:
     """`FQI.learn`, compiled for K batches a call.
 
     Between calls the state is a few device buffers (`Packing`), donated each time: no tree is rebuilt in the hot loop.
+    A row has further `columns` where it was drawn with them (`DrawnRows`).
     """
 
-    def __init__(self, fqi: FQI, state: LearnerState, obs_size: int, action_size: int):
+    def __init__(self, fqi: FQI, state: LearnerState, obs_size: int, action_size: int, columns: tuple[str, ...] = ()):
         self._fqi = fqi
         self._packing = Packing(state)
         self._buffers = self._packed(state)
@@ -53,33 +54,44 @@ class Learner:
         self._period = fqi.period if fqi.period <= MAX_UNROLLED else 1
         """Programs are compiled for each phase of the period, and loops unrolled over it, so that none branches."""
 
-        def run(buffers: list[Array], rows: Array, phase: int | None) -> list[Array]:
+        width = Transition.width(obs_size, action_size)
+
+        def run(buffers: list[Array], rows: Array, phase: int | None) -> tuple[list[Array], Array | None]:
             self.compilations += 1  # runs when JAX traces, which it does once per program
 
-            def learn(state: LearnerState, rows: Array) -> tuple[LearnerState, None]:
+            def learn(state: LearnerState, rows: Array) -> tuple[LearnerState, Array | None]:
+                errors: list[Arr] = []
                 for index in range(rows.shape[0]):
                     now = None if phase is None else (phase + index) % self._period
-                    state = fqi.learn(state, Transition.unpack(rows[index], obs_size, action_size), now)
-                return state, None
+                    drawn = DrawnRows.unpack(rows[index], width, columns)
+                    state = fqi.learn(state, Transition.unpack(rows[index], obs_size, action_size), now, drawn)
+                    error = fqi.errors(state)
+                    errors += [] if error is None else [error]
+                return state, jnp.stack(errors) if errors else None
 
             state = self._packing.unpack(buffers)
             groups, rest = divmod(rows.shape[0], self._period)
             if groups > 1:
                 grouped = rows[: groups * self._period].reshape(groups, self._period, *rows.shape[1:])
-                state, _ = jax.lax.scan(learn, state, grouped)
-                state, _ = learn(state, rows[rows.shape[0] - rest :])
+                state, errors = jax.lax.scan(learn, state, grouped)
+                state, last = learn(state, rows[rows.shape[0] - rest :])
+                if errors is not None:
+                    errors = errors.reshape(-1, errors.shape[-1])
+                    errors = errors if last is None else jnp.concatenate([errors, last])
             else:
-                state, _ = learn(state, rows)
-            return self._packing.pack(strong(state))
+                state, errors = learn(state, rows)
+            return self._packing.pack(strong(state)), errors
 
         self._run = jax.jit(run, donate_argnums=0, static_argnums=2)
 
-    def learn(self, rows: np.ndarray) -> None:
-        """One iteration per batch of `rows` [K, b, width]; returns before it is done."""
+    def learn(self, rows: np.ndarray) -> Array | None:
+        """One iteration per batch of `rows` [K, b, width]; returns before it is done. The errors [K, b] of their rows,
+        where these have weights."""
         # A period too long to unroll is left to branches in the program.
         phase = (self._count + 1) % self._period if self._period == self._fqi.period else None
-        self._buffers = self._run(self._buffers, rows, phase)
+        self._buffers, errors = self._run(self._buffers, rows, phase)
         self._count += rows.shape[0]
+        return errors
 
     @property
     def group(self) -> int:

@@ -2,21 +2,91 @@
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from fittedq import memory
+from fittedq.data.priorities import PRIORITY_RULES, PriorityRule
+from fittedq.errors import UserError
 from fittedq.settings import check_settings, setting
+from fittedq.template.fqi import FQI
+from fittedq.template.rates import Linear, over
 
 LEAST_ENV_BYTES = 2**12
 """What one environment takes, at the very least."""
 
 
+ANNEALED = Linear(0.4, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How data is collected and how much is learned from it; shared by every algorithm."""
+class AbstractDrawing(abc.ABC):
+    """How batches are drawn from what is kept; shared by every algorithm that learns from batches."""
 
     batch_size: int = setting(256, "transitions in a batch", low=1)
+    n_step: int = setting(1, "steps whose rewards a target sums before it bootstraps", low=1, high=1_000)
+    replay: str = setting("uniform", "how rows are drawn: uniform, or by their errors", choices=PRIORITY_RULES)
+    priority_exponent: float | None = setting(
+        None, "α of priorities; none means 0.6 (prioritized) or 0.4 (lap)", low=0.0
+    )
+    importance_exponent: float | Linear = setting(
+        ANNEALED, "β of prioritized replay, or linear:FIRST:LAST over the run", low=0.0, takes=Linear, kinds=(Linear,)
+    )
+
+    @abc.abstractmethod
+    def updates(self, steps: int) -> int:
+        """About how many a run of so many steps takes."""
+
+    @property
+    def rule(self) -> PriorityRule | None:
+        """How rows are drawn by their errors; None: uniformly."""
+        return PRIORITY_RULES[self.replay]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a drawn row has beside its transition (`DrawnRows`), in order."""
+        return ("discount",) * (self.n_step > 1) + ("weight",) * (self.rule is not None)
+
+    def fitting(self, fqi: FQI) -> FQI:
+        """A method's template for batches so drawn, or a UserError."""
+        fqi.check_batches()
+        if self.n_step > 1:
+            fqi.check_spans()
+        return fqi.robust() if self.rule is not None and self.rule.robust else fqi
+
+    def beta(self, count: int) -> float:
+        """β after so many updates."""
+        rate = self.importance_exponent
+        return float(rate(np.asarray(count))) if isinstance(rate, Linear) else rate
+
+    def check_drawing(self) -> None:
+        """A UserError for what would be without effect."""
+        weighted = self.rule is not None and self.rule.weighted
+        if self.rule is None and self.priority_exponent is not None:
+            raise UserError("setting priority_exponent: replay is uniform and has no priorities; leave it out.")
+        if not weighted and self.importance_exponent != ANNEALED:
+            raise UserError(f"setting importance_exponent: replay {self.replay} weighs no errors; leave it out.")
+
+
+DrawingT = TypeVar("DrawingT", bound=AbstractDrawing)
+
+
+def in_a_run(drawing: DrawingT, updates: int) -> DrawingT:
+    """The settings in a run of so many updates."""
+    if drawing.rule is None or not drawing.rule.weighted:
+        return drawing
+    return dataclasses.replace(drawing, importance_exponent=over(drawing.importance_exponent, updates))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(AbstractDrawing):
+    """How data is collected and how much is learned from it; shared by every algorithm."""
+
     replay_size: int = setting(1_000_000, "transitions kept; the oldest go first", low=1)
     random_steps: int = setting(1_000, "environment steps with uniform actions before learning begins", low=1)
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
@@ -34,6 +104,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.check_drawing()
         memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
 
     def updates(self, steps: int) -> int:
@@ -47,7 +118,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(AbstractDrawing):
     """How a logged dataset is learned from; shared by every algorithm."""
 
     batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
@@ -62,6 +133,16 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.check_drawing()
+
+    def check_iterations(self) -> None:
+        """A UserError for what a method that fits all rows anew cannot do."""
+        for name, usual in (("n_step", 1), ("replay", "uniform")):
+            if getattr(self, name) != usual:
+                raise UserError(
+                    f"setting {name}: found {getattr(self, name)}, expected {usual}: a fitted method labels every row "
+                    "of the data, and draws no batches."
+                )
 
     def updates(self, steps: int) -> int:
         """A step is one of a batch, or an iteration."""

@@ -16,25 +16,40 @@ from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Components, Transition, needed
+from fittedq.trainers.settings import AbstractDrawing
+from fittedq.types import Components, DrawnRows, Transition, needed
 
 Arrays = dict[str, np.ndarray]
 
 
 def initial_state(
-    algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet, batch_size: int, seed: int
+    algorithm: AbstractAlgorithm,
+    obs_size: int,
+    action_set: AbstractActionSet,
+    batch_size: int,
+    seed: int,
+    drawing: AbstractDrawing | None = None,
 ) -> tuple[FQI, LearnerState]:
-    """The template and the first learner state; compiled, since eager initialization takes seconds."""
+    """The template, for batches so drawn, and the first learner state; compiled, since eager initialization takes
+    seconds."""
     check_memory(algorithm, obs_size, action_set, batch_size, f" and batch_size = {batch_size:,}")
     fqi = algorithm.template(action_set)
-    rows = jnp.zeros((batch_size, Transition.width(obs_size, action_set.size)))
+    columns: tuple[str, ...] = ()
+    if drawing is not None:
+        fqi, columns = drawing.fitting(fqi), drawing.columns
+    width = Transition.width(obs_size, action_set.size)
+    rows = jnp.zeros((batch_size, width + len(columns)))
 
     def init(key: Array) -> LearnerState:
         nets_key, learner_key = jax.random.split(key)
         nets = algorithm.networks(obs_size, action_set, nets_key)
-        return strong(fqi.init(nets, learner_key, Transition.unpack(rows, obs_size, action_set.size)))
+        batch, drawn = Transition.unpack(rows, obs_size, action_set.size), DrawnRows.unpack(rows, width, columns)
+        return strong(fqi.init(nets, learner_key, batch, drawn))
 
-    return fqi, jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+    state = jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+    if drawing is not None and drawing.rule is not None:
+        fqi.check_errors(state)
+    return fqi, state
 
 
 def begun_with(fqi: FQI, state: LearnerState, nets: Components) -> LearnerState:

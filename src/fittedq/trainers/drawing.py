@@ -1,0 +1,76 @@
+"""Batches on the host: rows drawn uniformly or by their errors, of one step or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fittedq.data.priorities import Priorities
+from fittedq.data.returns import joined_steps, stretch
+from fittedq.trainers.settings import AbstractDrawing
+from fittedq.trainers.state import Arrays
+
+Take = Callable[[np.ndarray], np.ndarray]
+"""Numbers of rows [*b] → the packed rows [*b, width], new ones."""
+
+
+class Batches(NamedTuple):
+    """K batches of packed rows, and the numbers of these."""
+
+    rows: Float[np.ndarray, "K b width"]
+    numbers: Int[np.ndarray, "K b"]
+
+
+class Drawing:
+    """Draws as `settings` say from rows that are known by their number, the newest `capacity` of them."""
+
+    def __init__(self, settings: AbstractDrawing, capacity: int, gamma: float, obs_size: int, action_size: int):
+        self._settings, self._capacity, self._gamma = settings, capacity, gamma
+        self._sizes = (obs_size, action_size)
+        rule = settings.rule
+        self.priorities = None if rule is None else Priorities(capacity, rule, settings.priority_exponent)
+
+    def __call__(
+        self,
+        rng: np.random.Generator,
+        batches: int,
+        stop: int,
+        take: Take,
+        in_units: Callable[[np.ndarray], None],
+        updates: int,
+        stride: Callable[[np.ndarray], int | np.ndarray],
+    ) -> Batches:
+        """Batches of the rows before number `stop`: `take` gives them, `in_units` turns them into what the networks
+        see, in place. `stride(numbers)` is how far the next row of the same environment lies."""
+        shape, weight, discount = (batches, self._settings.batch_size), None, None
+        if self.priorities is None:
+            numbers = rng.integers(max(0, stop - self._capacity), stop, shape)
+        else:
+            self.priorities.grow(stop)
+            numbers, weight = self.priorities.draw(rng, shape, self._settings.beta(updates))
+        if self._settings.n_step == 1:
+            rows = take(numbers)
+        else:
+            index, come = stretch(numbers, self._settings.n_step, stride(numbers), stop)
+            rows, discount = joined_steps(take(np.asarray(index)), come, self._gamma, *self._sizes)
+        rows = np.asarray(rows)
+        in_units(rows)
+        beside = [column[..., None] for column in (discount, weight) if column is not None]
+        return Batches(np.concatenate([rows, *beside], axis=-1), numbers)
+
+    def learn(self, numbers: Int[np.ndarray, "K b"], errors: object) -> None:
+        """Take in the rows' errors, where rows are drawn by them."""
+        if self.priorities is not None:
+            self.priorities.learn(numbers.ravel(), np.asarray(errors).ravel())
+
+    def saved(self) -> Arrays:
+        """What `restore` needs beside how many rows have come."""
+        return {} if self.priorities is None else self.priorities.saved()
+
+    def restore(self, added: int, arrays: Arrays) -> None:
+        """Put back what `saved` gave."""
+        if self.priorities is not None:
+            self.priorities.restore(added, arrays)
