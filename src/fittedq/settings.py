@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fittedq.code import again, sketch
+from fittedq.code import again, shortened, sketch
 from fittedq.errors import UserError, nearest
 
 MOST_SEED = 2**32 - 1
@@ -120,10 +120,7 @@ def held(value: object, kinds: tuple[type, ...] = ()) -> object:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if type(value) in kinds:
-        return {
-            "kind": type(value).__name__,
-            **{field.name: getattr(value, field.name) for field in _fields(type(value))},
-        }
+        return {"kind": type(value).__name__, **_numbers(value)}
     return {"code": sketch(value)}
 
 
@@ -172,7 +169,7 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
     if value is None and type(None) in kinds:
         return None
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
-        return value
+        return _as_read(name, value) if type(value) in metadata["kinds"] else value
     if metadata["kinds"] and isinstance(value, str) and ":" in value:
         return _of_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
     kind = next(kind for kind in kinds if kind in TYPE_WORDS or typing.get_origin(kind) is tuple)
@@ -303,6 +300,22 @@ def _made_again(name: str, saved: Mapping[str, Any], where: str, kinds: Mapping[
     return made
 
 
+def _as_read(name: str, value: object) -> object:
+    """One of our own classes as a file gives it back, or a UserError where none could."""
+    made = _of_numbers(type(value), _numbers(value))
+    if isinstance(made, str):
+        raise UserError(
+            f"setting {name}: found {type(value).__name__} with {made}, expected a number that a file may hold: from 0 "
+            f"to {MOST_NUMBER:,}."
+        )
+    return made
+
+
+def _numbers(value: object) -> dict[str, Any]:
+    """One of our own classes as the numbers of its fields, Python's."""
+    return {field.name: _python(getattr(value, field.name)) for field in _fields(type(value))}
+
+
 def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
     """A `kind` from the numbers of its fields, or the first of them that is wrong, in words.
 
@@ -316,12 +329,14 @@ def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
         return str(error)
     except TypeError:  # a field too many, or too few
         return f"{kind.__name__} of {', '.join(numbers)}"
-    fields = {field.name: field.default for field in _fields(kind)}
+    fields = {field.name: field for field in _fields(kind)}
     made = {}
-    for field, value in numbers.items():
-        made[field] = float(value) if type(value) is int and type(fields.get(field)) is float else value
-        if type(made[field]) is not type(fields.get(field)) or not 0 <= value <= MOST_NUMBER:
-            return f"{field} = {value!r}"
+    for name, value in numbers.items():
+        known = fields.get(name)
+        usual, most = (None, 0) if known is None else (known.default, known.metadata.get("high", MOST_NUMBER))
+        if type(value) not in (int, type(usual)) or isinstance(value, bool) or not 0 <= value <= most:
+            return f"{name} = {shortened(repr(value))}"
+        made[name] = float(value) if isinstance(usual, float) else value
     try:
         return kind(**made)
     except UserError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ RATE: Range = {"above": 0, "high": 1}
 POSITIVE: Range = {"above": 0}
 NOT_NEGATIVE: Range = {"low": 0}
 COUNT: Range = {"low": 1}
+SECONDS: Range = {"low": 0, "high": math.inf}
+"""A limit that may be none, in files too."""
 
 
 class AbstractSlot(eqx.Module):

@@ -27,6 +27,7 @@ from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.proofs.readings import Reading, reading
 from fittedq.maximize.proofs.relax import Relaxation, relaxation
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
+from fittedq.slots import SECONDS
 from fittedq.types import AbstractCritic
 
 
@@ -125,7 +126,7 @@ class MilpArgmax(AbstractMaximizer[QNetwork]):
     on_host: ClassVar[bool] = True
     quick: ClassVar[bool] = False
     tol: float = eqx.field(static=True, default=1e-3)
-    state_seconds: float = eqx.field(static=True, default=10.0)
+    state_seconds: float = eqx.field(static=True, default=10.0, metadata=SECONDS)
 
     def __call__(
         self,
