@@ -40,6 +40,7 @@ from fittedq import (
     Update,
     UserError,
 )
+from fittedq.algorithms.saved import as_saved, restored
 from fittedq.code import sketch
 
 BOX = fittedq.Box((-2.0,), (2.0,))
@@ -113,7 +114,16 @@ def test_a_slot_that_needs_a_dataset_makes_the_method_a_fitted_one(log: Path) ->
     by_proof = composed(None, fqi=FQI(greedy=Solved(MilpArgmax()), updates=updates, sync=Sync()))
     asking = (composed(None), composed(None, clip=False, budget=Budget(reset=True)), by_proof, solving())
     assert all(method.fitted for method in asking)
-    assert sketch(composed()) == sketch(composed(False)), "files say nothing of it"
+    assert sketch(composed()) == sketch(composed(False)), "older files say nothing of it"
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_files_say_whether_a_method_is_fitted(fitted: bool) -> None:
+    saved, code = as_saved(composed(fitted)), {"algorithm": composed(not fitted)}
+    with pytest.raises(UserError, match=f"code: found fitted = {not fitted}, expected {fitted}, as FILE has it"):
+        restored("composed", saved, code, "FILE")
+    older = {name: value for name, value in saved.items() if name != "fitted"}
+    assert restored("composed", older, code, "FILE") is code["algorithm"]
 
 
 def test_what_iterations_would_pass_over_is_one_sentence(log: Path) -> None:

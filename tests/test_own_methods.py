@@ -30,6 +30,12 @@ class Undecorated(TD3):
     gamma = 0.5
 
 
+class Numbered(TD3):
+    """A name that no file can hold as one."""
+
+    name: ClassVar[Any] = 4
+
+
 class Annotated(TD3):
     """A new setting, which no dataclass takes up."""
 
@@ -50,6 +56,7 @@ class Renamed(TD3):
             Undecorated,
             "Undecorated: gamma would be ignored, for the class is no dataclass",
         ),
+        (Numbered, "Numbered: name: found 4, expected a word"),
         (Annotated, "Annotated: caution would be ignored"),
     ],
 )

@@ -16,6 +16,7 @@ from fittedq.cli.verify import verify
 from fittedq.errors import UserError
 from fittedq.files import read_signed
 from fittedq.runs.changes import check_code_kept
+from fittedq.runs.report import Report
 from fittedq.settings import held
 
 
@@ -34,13 +35,26 @@ def run(begun: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rule", "change"), [("nope > 1", {"tau": 0.5}), ("step >", {"gap_every": 10}), (5, {}), ("gap/x > 1", {})]
+    ("rule", "change"), [("nope > 1", {"tau": 0.5}), ("step >", {"gap_every": 10}), (5, {}), (Report, {})]
 )
 def test_a_rule_that_is_refused_changes_nothing(run: Path, rule: Any, change: dict[str, Any]) -> None:
     before = (run / "config.json").read_bytes()
     with pytest.raises(UserError, match="stop_when"):
         fittedq.resume(run, steps=8, set=change, stop_when=rule)
     assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("tau=0.5", "set: found 'tau=0.5', expected values by name"),
+        ({1: 2}, "set: found {1: 2}, expected values by name"),
+        ({"steps": 9}, "set: found steps = 9 beside steps = 8; give one"),
+    ],
+)
+def test_what_changes_nothing_by_name_is_one_sentence(run: Path, change: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        fittedq.resume(run, steps=8, set=change)
 
 
 def test_a_command_that_is_refused_says_nothing_of_going_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +91,7 @@ def test_a_schedule_that_is_code_is_replaced_and_every_time_told(run: Path) -> N
     rates = [constant(1e-3), constant(1e-4), Linear(1e-3, 1e-4, updates=1), constant(1e-5), 1e-3]
     for steps, rate in enumerate(rates, start=6):
         agent = fittedq.resume(run, steps=steps, set={"critic_learning_rate": rate})
-        assert agent.algorithm.critic_learning_rate is rate  # type: ignore[attr-defined]
+        assert agent.algorithm.critic_learning_rate == rate  # type: ignore[attr-defined]
     told = [line["critic_learning_rate"] for line in read_signed(run / "config.json")["history"]]
     assert [held(rate, (Linear,)) for rate in (1e-3, *rates)] == [told[0][0], *(after for _, after in told)]
     assert verify(run) == ("run", [])

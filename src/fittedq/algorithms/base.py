@@ -103,6 +103,9 @@ def check_saves_whole(cls: type[AbstractAlgorithm]) -> None:
 
     A module, such as `Composed`, is code as a whole, and its sketch has every field.
     """
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{cls.__name__}: name: found {name!r}, expected a word, by which its files call it.")
     if issubclass(cls, eqx.Module):
         return
     settings = {field.name for field in (*setting_fields(cls), *code_fields(cls))}

@@ -16,9 +16,13 @@ Code = AbstractAlgorithm | type[AbstractAlgorithm] | Mapping[str, Any] | None
 
 
 def as_saved(algorithm: AbstractAlgorithm) -> dict[str, Any]:
-    """Its settings as JSON; one that is not in the registry is code itself, under the name `algorithm`."""
+    """Its settings as JSON; one that is not in the registry is code itself, under the name `algorithm`.
+
+    Whether it is `fitted` stands beside what is code alone, for no setting says it and no sketch shows it.
+    """
     code = {} if registered(algorithm) else {"algorithm": {"code": _likeness(algorithm)}}
-    return code | as_json(algorithm)
+    alone = {} if not code or setting_fields(type(algorithm)) else {"fitted": algorithm.fitted}
+    return code | alone | as_json(algorithm)
 
 
 def code_names(algorithm: AbstractAlgorithm) -> set[str]:
@@ -64,7 +68,7 @@ def restored(
     elif given is not None:
         again("algorithm", find(name).__qualname__, given, where, cls.__qualname__)
     if isinstance(given, AbstractAlgorithm):
-        found = as_json(given)
+        found = as_saved(given)
         for key, value in settings.items():
             if found.get(key) != value:
                 raise UserError(

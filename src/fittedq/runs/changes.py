@@ -22,6 +22,7 @@ ANOTHER = "begin another run; `start` takes the networks of this one along"
 
 KEPT = {
     "algorithm": "it is what runs",
+    "fitted": "it is what runs",
     "env": "its running episodes are part of the checkpoint",
     "data": "what was learned so far is from there",
     "seed": "its random numbers go on from the checkpoint",

@@ -13,7 +13,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import Code, code_names, restored
-from fittedq.code import by_name, refuse_unknown
+from fittedq.code import by_name, refuse_unknown, shortened
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, check_needed, name_of
@@ -43,6 +43,7 @@ def reopened(
     for an environment that has no id, `code` for what no file holds: the algorithm, or a dictionary by name. Modules,
     files and wrappers that only the run's settings name are imported where `trust_code` names them too.
     """
+    changes = _checked(changes, steps)
     opened = RunFolder(folder)
     config = opened.open()
     with ExitStack() as undone:
@@ -58,7 +59,7 @@ def reopened(
                 f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
                 "fittedq.resume(folder, env=...)."
             )
-        looks, settings = split_changes(dict(changes or {}), config)
+        looks, settings = split_changes(changes, config)
         names = [field.name for field in dataclasses.fields(Schedule)]
         schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
         if steps is not None:
@@ -81,6 +82,18 @@ def reopened(
         run.changes = _changes(run, config, different)
         undone.pop_all()
         return run
+
+
+def _checked(changes: object, steps: int | None) -> Mapping[str, Any]:
+    """What is to change by name; a UserError where it is something else, or tells the steps a second time."""
+    given = {} if changes is None else changes
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise UserError(
+            f"found {shortened(repr(given))}, expected values by name, such as {{'tau': 0.01}}.", argument="set"
+        )
+    if steps is not None and "steps" in given:
+        raise UserError(f"found steps = {given['steps']!r} beside steps = {steps}; give one of them.", argument="set")
+    return given
 
 
 def _differences(run: Run, config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

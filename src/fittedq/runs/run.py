@@ -265,7 +265,7 @@ class Run:
             if isinstance(stop_when, str):
                 known = {} if self.folder is None else self.folder.figures()
                 stop_when = StopWhen(stop_when, known).checked(self.schedule)
-            elif stop_when is not None and not callable(stop_when):
+            elif stop_when is not None and (not callable(stop_when) or isinstance(stop_when, type)):
                 raise UserError(
                     f"found {stop_when!r}, expected a condition in words or a function of a report.",
                     argument="stop_when",
