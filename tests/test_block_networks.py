@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 
 from fittedq.actions.base import Box
 from fittedq.algorithms.simba import SimBa
+from fittedq.algorithms.simba_v2 import SimbaV2
 from fittedq.algorithms.xqc import XQC
 from fittedq.approx.host import host_view, to_host
+from fittedq.approx.hyperspherical import SHIFT, HypersphericalMlp, of_spherical_blocks
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
 from fittedq.approx.residual import ResidualMlp, of_blocks
 from fittedq.errors import UserError
-from fittedq.maximize.base import Effort, proven
-from fittedq.maximize.proofs.bounds import perceptron
+from fittedq.maximize.proofs.bounds import unproven
+from fittedq.template.targets import Labelled
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -74,7 +77,79 @@ def test_the_ends_of_a_residual_network_start_orthonormal_and_its_blocks_with_va
     assert up.var() == pytest.approx(2 / 64, rel=0.1)
 
 
-@pytest.mark.parametrize("make", [ResidualMlp])
+def of_length_1(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def spherical_by_hand(net: HypersphericalMlp, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(outputs, the features after the embedding and after each block)."""
+    weights, scales, shares = (float64(part) for part in (net.weights, net.scales, net.shares))
+    x = of_length_1(np.concatenate([x, np.full((len(x), 1), 3.0)], axis=-1))
+    x = of_length_1(x @ weights[0] * scales[0])
+    features = [x]
+    for block, share in enumerate(shares):
+        wide = np.maximum(x @ weights[2 * block + 1] * scales[block + 1], 0)
+        alpha = share * np.sqrt(x.shape[-1]) / (len(shares) + 1)
+        x = of_length_1((1 - alpha) * x + alpha * of_length_1(wide @ weights[2 * block + 2]))
+        features.append(x)
+    return x @ weights[-2] * scales[-1] @ weights[-1] + np.asarray(net.bias, float), features
+
+
+@pytest.mark.parametrize("change", [lambda net: net, shaken], ids=["first", "shaken"])
+def test_a_hyperspherical_network_is_its_formula_for_every_member(change):
+    net = change(HypersphericalMlp((OBS, WIDTH, WIDTH, 2), KEY, lead=(2,)))
+    x = RNG.normal(size=(ROWS, OBS)).astype(np.float32)
+    expected, _ = spherical_by_hand(net, x)
+    assert expected.shape == (2, ROWS, 2) and net.members == 2
+    np.testing.assert_allclose(net(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(to_host(net)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_hyperspherical_network_starts_as_published():
+    """Scales √(2/width), shares 1/(blocks + 1), columns of length 1; the first block goes a third of the way."""
+    net = HypersphericalMlp((OBS, 64, 64, 2), KEY)
+    widths = of_spherical_blocks((OBS, 64, 64, 2))
+    assert [weight.shape for weight in net.weights] == list(itertools.pairwise(widths))
+    assert widths == (OBS + 1, 64, 256, 64, 256, 64, 64, 2) and SHIFT == 3.0
+    for scale, width in zip(net.scales, (64, 256, 256, 64), strict=True):
+        np.testing.assert_allclose(scale, np.full((1, width), np.sqrt(2 / width)), rtol=1e-6)
+    np.testing.assert_allclose(net.shares, 1 / 8, rtol=1e-6)  # 1/√64; the share itself is 1/3
+    for weight in net.weights:
+        np.testing.assert_allclose((weight**2).sum(0), 1.0, rtol=1e-5)
+    x = RNG.normal(size=(ROWS, OBS)).astype(np.float32)
+    _, (before, after, _) = spherical_by_hand(net, x)
+    wide = np.maximum(before @ float64(net.weights)[1], 0)
+    np.testing.assert_allclose(after, of_length_1(2 / 3 * before + of_length_1(wide @ float64(net.weights)[2]) / 3))
+
+
+def test_the_length_of_an_input_is_kept_by_the_constant_beside_it():
+    """Without it x and 2 x would be one point of the sphere; and a row of zeros has an output and a slope."""
+    net = HypersphericalMlp((OBS, WIDTH, 2), KEY)
+    x = jnp.ones((1, OBS))
+    assert np.abs(net(x) - net(2 * x)).max() > 1e-3
+    slope = jax.grad(lambda x: net(x).sum())(jnp.zeros((1, OBS)))
+    assert np.isfinite(slope).all()
+
+
+def test_weights_are_back_on_the_sphere_after_an_update_and_nothing_else_is_moved_by_that():
+    algorithm = SimbaV2(hidden=(4,), policy_hidden=(4,), bins=5)
+    (update,) = (update for update in algorithm.template(BOX).updates if update.component == "critic")
+    nets = algorithm.networks(OBS, BOX, KEY)
+    y = jnp.linspace(-1, 1, ROWS)[:, None]
+    data = Labelled((jnp.ones((ROWS, OBS)), jnp.linspace(-1, 3, ROWS)[:, None]), y, jnp.ones_like(y))
+    fit, old = update.fit, nets.critic.net
+    after, *_ = jax.jit(fit)(update.loss, nets.critic, fit.init(nets.critic), nets, data, KEY, jnp.ones((), jnp.int32))
+    for before, weight in zip(old.weights, after.net.weights, strict=True):
+        assert not np.array_equal(before, weight)
+        np.testing.assert_allclose((np.asarray(weight, float) ** 2).sum(-2), 1.0, rtol=1e-5)
+    long = eqx.tree_at(lambda net: net.weights, after.net, tuple(3 * weight for weight in after.net.weights))
+    for kept in ("bias", "scales", "shares"):
+        parts = (jax.tree.leaves(getattr(net, kept)) for net in (long.projected(), after.net))
+        for one, other in zip(*parts, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("make", [ResidualMlp, HypersphericalMlp])
 def test_what_acts_on_the_host_is_what_was_compiled(make):
     policy = TanhGaussianPolicy(OBS, BOX, (WIDTH, WIDTH), KEY, make=make)
     obs, normal = RNG.normal(size=(ROWS, OBS)).astype(np.float32), RNG.normal(size=(ROWS, 1)).astype(np.float32)
@@ -88,6 +163,7 @@ def test_what_acts_on_the_host_is_what_was_compiled(make):
     [
         (SimBa, {"hidden": (8, 4)}),
         (SimBa, {"policy_hidden": (8, 4)}),
+        (SimbaV2, {"policy_hidden": (8, 4)}),
         (XQC, {"hidden": (8, 4), "normalization": "residual"}),
     ],
 )
@@ -96,11 +172,10 @@ def test_blocks_of_other_widths_are_refused(cls, settings):
         cls(**settings)
 
 
-def test_nothing_is_proven_of_a_network_of_blocks_and_a_sentence_says_so():
-    critic = QNetwork(OBS, BOX, (WIDTH,), KEY, make=ResidualMlp)
-    assert proven(critic, BOX, Effort()) is None
-    with pytest.raises(UserError, match="found a critic on ResidualMlp with OneValue, expected a perceptron"):
-        perceptron(critic)
+@pytest.mark.parametrize("make", [ResidualMlp, HypersphericalMlp])
+def test_nothing_is_proven_of_a_network_of_blocks_and_a_sentence_says_so(make):
+    critic = QNetwork(OBS, BOX, (WIDTH,), KEY, make=make)
+    assert f"found a critic on {make.__name__} with the head OneValue, of which no sound bound" in unproven(critic)
 
 
 def test_weights_decay_and_the_temperature_does_not():

@@ -33,8 +33,9 @@ COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
 """At β = .02 the entropy moves no q* by more than .05."""
 # So few updates teach no model whose slope can be relied on: with rollouts the policy's action depends on the seed.
 COLD["svg"] = {"temperature": 0.02, "horizon": "0", "model_hidden": (8,)}
-LONGER = dict.fromkeys(("xqc", "crossq"), (2_000, 256))
-"""Updates and batches of those that normalize by the batch: the noise of a small one flattens q at the ends."""
+LONGER = dict.fromkeys(("xqc", "crossq"), (2_000, 256)) | {"simba_v2": (1_500, 64)}
+"""Updates and batches of those that normalize by the batch, where the noise of a small one flattens q at the ends, and
+of those whose weights only turn."""
 # Bins as wide as the probes' values need; running statistics follow a network once its steps are small.
 COLD["xqc"] = {"value_low": -4.0, "value_high": 4.0, "bins": 41, "policy_delay": 1}
 COLD["xqc"]["critic_learning_rate"] = Linear(5e-3, 1e-4, LONGER["xqc"][0])
@@ -48,6 +49,8 @@ COLD["crossq"] = {
     "policy_delay": 1,
     "critic_learning_rate": COLD["xqc"]["critic_learning_rate"],
 }
+COLD["simba_v2"] = COLD["xqc"] | {"policy_hidden": (32,), "initial_temperature": 0.02}
+COLD["simba_v2"]["critic_learning_rate"] = Linear(2e-2, 1e-4, LONGER["simba_v2"][0])
 # On a line a grid finds what a search finds, sooner.
 COLD["explicit_fqi"] = {"maximizer": "grid"}
 # Imitation sees next states alone, and a first state is none: its policy climbs q here.
@@ -94,9 +97,9 @@ def fresh_learner(request):
     return fresh
 
 
-# Those that solve a maximization for every target take their time, and those that learn from large batches: of these
-# one is enough.
-SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", *LONGER)
+# Those that solve a maximization for every target take their time, and those that learn from large batches or for long:
+# of these one is enough.
+SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "simba", *LONGER)
 CASES = [
     pytest.param(
         name,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.sac import SAC
     from fittedq.algorithms.sac_v import SACValue
     from fittedq.algorithms.simba import SimBa
+    from fittedq.algorithms.simba_v2 import SimbaV2
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fittedq.api import fit, load, resume, stream, train
     from fittedq.approx.batch_norm import BatchNormMlp
     from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
+    from fittedq.approx.hyperspherical import HypersphericalMlp
     from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
     from fittedq.approx.models import GaussianModel, KnownModel
     from fittedq.approx.net import AbstractNet
@@ -195,6 +197,7 @@ __all__ = [
     "Greedy",
     "Grid",
     "GrowTrees",
+    "HypersphericalMlp",
     "Imitate",
     "Improve",
     "ImproveThrough",
@@ -244,6 +247,7 @@ __all__ = [
     "SACValue",
     "Schedule",
     "SimBa",
+    "SimbaV2",
     "SmoothBellman",
     "SmoothFQI",
     "Smoothed",
@@ -298,6 +302,7 @@ _HOMES = {
     "fittedq.algorithms.sac": "SAC",
     "fittedq.algorithms.sac_v": "SACValue",
     "fittedq.algorithms.simba": "SimBa",
+    "fittedq.algorithms.simba_v2": "SimbaV2",
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
@@ -306,6 +311,7 @@ _HOMES = {
     "fittedq.api": "fit load resume stream train",
     "fittedq.approx.batch_norm": "BatchNormMlp",
     "fittedq.approx.heads": "AbstractHead Categorical OneValue Quantiles",
+    "fittedq.approx.hyperspherical": "HypersphericalMlp",
     "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
     "fittedq.approx.models": "GaussianModel KnownModel",
     "fittedq.approx.net": "AbstractNet",

@@ -17,6 +17,7 @@ from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.sac import SAC
 from fittedq.algorithms.sac_v import SACValue
 from fittedq.algorithms.simba import SimBa
+from fittedq.algorithms.simba_v2 import SimbaV2
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
@@ -26,7 +27,22 @@ from fittedq.errors import UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
     cls.name: cls
-    for cls in (ExplicitFQI, AmortizedFQI, NFQCA, SmoothFQI, DDPG, TD3, SACValue, SAC, SVG, TQC, SimBa, CrossQ, XQC)
+    for cls in (
+        ExplicitFQI,
+        AmortizedFQI,
+        NFQCA,
+        SmoothFQI,
+        DDPG,
+        TD3,
+        SACValue,
+        SAC,
+        SVG,
+        TQC,
+        SimBa,
+        SimbaV2,
+        CrossQ,
+        XQC,
+    )
 }
 
 

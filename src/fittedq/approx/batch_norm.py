@@ -14,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.approx.dense import DenseNet, Layer, Terms, dense
 from fittedq.approx.net import AbstractNet
 from fittedq.approx.networks import Activation, activated
-from fittedq.approx.sphere import orthogonal, unit
+from fittedq.approx.sphere import normal, orthogonal, unit
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 
@@ -68,9 +68,11 @@ class BatchNormMlp(AbstractNet):
         momentum: float = MOMENTUM,
     ):
         layers = list(itertools.pairwise(sizes))
-        keys = jax.random.split(key, len(layers))
-        first = _spherical if spherical else _normal
-        self.weights = tuple(first(key, lead, *layer) for key, layer in zip(keys, layers, strict=True))
+        drawn = normal(key, lead, layers)
+        if spherical:
+            self.weights = tuple(unit(weight) for weight in orthogonal(drawn))
+        else:
+            self.weights = tuple(weight / weight.shape[-2] ** 0.5 for weight in drawn)
         self.bias = jnp.zeros((*lead, 1, sizes[-1]))
         widths = sizes[:-1]
         self.gains = tuple(jnp.ones((*lead, 1, width)) for width in widths)
@@ -181,13 +183,3 @@ def _(net: BatchNormMlp) -> DenseNet:
         more = FOLDED_ROUNDINGS + len(weight) * first
         layers.append(Layer(scaled, bias, terms=Terms(np.abs(scaled), size, more)))
     return DenseNet(tuple(layers), Layer(np.asarray(net.weights[-1]), np.asarray(net.bias[0])), net.activation)
-
-
-def _spherical(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
-    """Orthogonal columns of length 1."""
-    return unit(orthogonal(key, lead, rows, columns))
-
-
-def _normal(key: PRNGKeyArray, lead: tuple[int, ...], rows: int, columns: int) -> Float[Arr, "*lead i o"]:
-    """Columns of length 1 on average."""
-    return jax.random.normal(key, (*lead, rows, columns)) / rows**0.5

@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.net import AbstractRowNet
 from fittedq.approx.networks import Activation, activated, layer_normalized
-from fittedq.approx.sphere import orthogonal
+from fittedq.approx.sphere import normal, orthogonal
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
 
@@ -48,17 +47,14 @@ class ResidualMlp(AbstractRowNet):
     def __init__(
         self, sizes: Sequence[int], key: PRNGKeyArray, *, lead: tuple[int, ...] = (), activation: Activation = "relu"
     ):
-        (first, *inner, last) = itertools.pairwise(of_blocks(sizes))
-        first_key, inner_key, last_key = jax.random.split(key, 3)
-        normal = [
-            jax.random.normal(key, (*lead, *layer)) * (2 / layer[0]) ** 0.5
-            for key, layer in zip(jax.random.split(inner_key, len(inner)), inner, strict=True)
-        ]
-        self.weights = (orthogonal(first_key, lead, *first), *normal, orthogonal(last_key, lead, *last))
-        self.biases = tuple(jnp.zeros((*lead, 1, width)) for _, width in (first, *inner, last))
-        norms = len(inner) // 2 + 1
-        self.gains = (jnp.ones((*lead, 1, first[1])),) * norms
-        self.shifts = (jnp.zeros((*lead, 1, first[1])),) * norms
+        layers = list(itertools.pairwise(of_blocks(sizes)))
+        first, *inner, last = normal(key, lead, layers)
+        first, last = orthogonal((first, last))
+        self.weights = (first, *(weight * (2 / weight.shape[-2]) ** 0.5 for weight in inner), last)
+        self.biases = tuple(jnp.zeros((*lead, 1, width)) for _, width in layers)
+        norms = len(sizes) - 1
+        self.gains = (jnp.ones((*lead, 1, sizes[1])),) * norms
+        self.shifts = (jnp.zeros((*lead, 1, sizes[1])),) * norms
         self.activation = activation
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
