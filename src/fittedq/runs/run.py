@@ -124,7 +124,13 @@ class Run:
         self._compiling = 0.0
 
     def _tell_of_schedules(self) -> None:
-        """Warn of a learning rate that takes longer to its end than the run."""
+        """Warn of a learning rate that takes longer to its end than the run, and of resets that it never comes to."""
+        every = self.train_settings.reset_every if isinstance(self.train_settings, AbstractDrawing) else 0
+        if every > self.updates:
+            self.trainer.watch.say(
+                "resets",
+                f"reset_every is {every:,}, and the run takes about {self.updates:,} updates: nothing is reset.",
+            )
         for name, rate in as_dict(self.algorithm).items():
             if isinstance(rate, Linear) and rate.updates is not None and rate.updates > self.updates:
                 self.trainer.watch.say(

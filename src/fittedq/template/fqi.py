@@ -384,6 +384,27 @@ class FQI(AbstractSlot):
         metrics = jax.tree.map(zeros, shapes)
         return dataclasses.replace(state, metrics=metrics)
 
+    def learned(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """`names`, or all components that are fitted; a UserError for one that is not."""
+        fitted = tuple(name for name in COMPONENTS if any(update.component == name for update in self.updates))
+        wrong = next((name for name in names or () if name not in fitted), None)
+        if wrong is not None:
+            raise UserError(f"setting reset_components: the method fits no {wrong}; it fits {', '.join(fitted)}.")
+        return fitted if names is None else tuple(names)
+
+    def renewed(self, state: LearnerState, first: Components, names: Sequence[str]) -> LearnerState:
+        """The state with components of these names as in `first`, their frozen copies and what their fits keep too.
+
+        Counts, figures and the stream of random numbers go on. Source: Nikishin et al. 2022, section 4.
+        """
+        frozen, states = self.sync.freeze(first), self.fit_states(first)
+        nets, copies = state.nets, state.frozen
+        for name in names:
+            nets, copies = nets.replace(name, getattr(first, name)), copies.replace(name, getattr(frozen, name))
+        kept = zip(self.updates, states, state.optimizer_states, strict=True)
+        fits = tuple(new if update.component in names else old for update, new, old in kept)
+        return dataclasses.replace(state, nets=nets, frozen=copies, optimizer_states=fits)
+
     @property
     def period(self) -> int:
         """Calls of `learn` after which the pattern of due updates repeats."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from fittedq.algorithms.base import AbstractAlgorithm
@@ -18,6 +19,7 @@ from fittedq.trainers.divergence import Watch
 from fittedq.trainers.drawing import Drawing
 from fittedq.trainers.iterations import PATIENCE_SECONDS
 from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
+from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range, reward_scale
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
@@ -42,17 +44,23 @@ class BatchTrainer(AbstractTrainer):
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(reward_range(dataset))
         self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
+        reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
+        self._reset = None if reset is None else jax.jit(reset)
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         until, deadline = self.step + steps, time.monotonic() + PATIENCE_SECONDS
         while self.step < until and not stop() and time.monotonic() < deadline:
             # Two shapes, so two programs: whole calls, and single updates up to the next report.
-            count = STEPS_PER_CALL if until - self.step >= STEPS_PER_CALL else 1
+            every = self._settings.reset_every
+            free = min(until - self.step, every - self.step % every) if every else until - self.step
+            count = STEPS_PER_CALL if free >= STEPS_PER_CALL else 1
             rows, numbers = self._drawing(
                 self._rng, count, self._rows.size, self._take, lambda rows: None, self.step, lambda numbers: 1
             )
             self._drawing.learn(numbers, self.learner.learn(rows))
             self.step += count
+            if self._reset is not None and self.step % every == 0:
+                self.learner.state = self._reset(self.learner.state)
             # One call in flight at a time, or the clock would run ahead of the learner.
             self.learner.wait()
             every = self._algorithm.measure_every

@@ -26,6 +26,7 @@ from fittedq.template.fqi import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.learner import MEASURED_ROWS, measured
+from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
@@ -82,6 +83,7 @@ class CompiledTrainer(AbstractTrainer):
         self._fqi, learner = initial_state(
             algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings
         )
+        self._reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
@@ -146,7 +148,7 @@ class CompiledTrainer(AbstractTrainer):
                 batch = batch._replace(obs=obs, next_obs=next_obs)
             if scale is not None:
                 batch = batch._replace(reward=batch.reward / scale.scale)
-            return self._fqi.learn(learner, batch, drawn=drawn), None
+            return self._renewed(self._fqi.learn(learner, batch, drawn=drawn)), None
 
         now = (state.step + 1) * settings.n_envs >= settings.random_steps
         keys = jax.random.split(sample_key, int(self._updates_per_step))
@@ -168,6 +170,12 @@ class CompiledTrainer(AbstractTrainer):
         )
         finite = jnp.isfinite(next_obs).all() & jnp.isfinite(reward).all()
         return strong(state), (ended, finite, reward.min(), reward.max())
+
+    def _renewed(self, learner: LearnerState) -> LearnerState:
+        if self._reset is None:
+            return learner
+        due = learner.step % self._settings.reset_every == 0
+        return jax.lax.cond(due, self._reset, lambda learner: learner, learner)
 
     def _draw(self, replay: DeviceReplay, key: Array) -> tuple[Array, DrawnRows | None]:
         settings = self._settings

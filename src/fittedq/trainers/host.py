@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from fittedq import memory
@@ -22,6 +23,7 @@ from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.drawing import Batches, Drawing
 from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
+from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import check_same_plant, evenly, normalize_rows, reward_range
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
@@ -68,6 +70,8 @@ class HostTrainer(AbstractTrainer):
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
         self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
+        reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
+        self._reset = None if reset is None else jax.jit(reset)
         self._policy = self.learner.host_policy()
         self._waiting: list[Batches] = []
         """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
@@ -189,7 +193,9 @@ class HostTrainer(AbstractTrainer):
             self._waiting = [_together(self._waiting)]
         for rows, numbers in self._waiting:
             self._drawing.learn(numbers, self.learner.learn(rows))
-            self.updates += len(rows)
+            before, self.updates = self.updates, self.updates + len(rows)
+            if self._reset is not None and before // (every := self._settings.reset_every) < self.updates // every:
+                self.learner.state = self._reset(self.learner.state)
         self._waiting.clear()
         self._policy = self.learner.host_policy()
 

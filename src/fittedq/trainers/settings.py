@@ -16,6 +16,7 @@ from fittedq.errors import UserError
 from fittedq.settings import check_settings, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.rates import Linear, over
+from fittedq.types import COMPONENTS
 
 LEAST_ENV_BYTES = 2**12
 """What one environment takes, at the very least."""
@@ -36,6 +37,13 @@ class AbstractDrawing(abc.ABC):
     )
     importance_exponent: float | Linear = setting(
         ANNEALED, "β of prioritized replay, or linear:FIRST:LAST over the run", low=0.0, takes=Linear, kinds=(Linear,)
+    )
+
+    reset_every: int = setting(
+        0, "updates after which networks and their optimizers start anew, on the replay as it is; 0: never", low=0
+    )
+    reset_components: tuple[str, ...] | None = setting(
+        None, "what starts anew; none means all that the method learns", choices=COMPONENTS
     )
 
     @abc.abstractmethod
@@ -69,6 +77,10 @@ class AbstractDrawing(abc.ABC):
         weighted = self.rule is not None and self.rule.weighted
         if self.rule is None and self.priority_exponent is not None:
             raise UserError("setting priority_exponent: replay is uniform and has no priorities; leave it out.")
+        if not self.reset_every and self.reset_components is not None:
+            raise UserError(
+                "setting reset_components: reset_every is 0, so nothing starts anew; set it, or leave this out."
+            )
         if not weighted and self.importance_exponent != ANNEALED:
             raise UserError(f"setting importance_exponent: replay {self.replay} weighs no errors; leave it out.")
 
@@ -137,11 +149,11 @@ class FitSettings(AbstractDrawing):
 
     def check_iterations(self) -> None:
         """A UserError for what a method that fits all rows anew cannot do."""
-        for name, usual in (("n_step", 1), ("replay", "uniform")):
+        for name, usual in (("n_step", 1), ("replay", "uniform"), ("reset_every", 0)):
             if getattr(self, name) != usual:
                 raise UserError(
                     f"setting {name}: found {getattr(self, name)}, expected {usual}: a fitted method labels every row "
-                    "of the data, and draws no batches."
+                    "of the data anew, and draws no batches."
                 )
 
     def updates(self, steps: int) -> int:
