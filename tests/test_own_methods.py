@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fittedq
 from fittedq import FQI, TD3, AbstractTarget, Bellman, FirstCritic, Regress, Update, UserError, setting
 from fittedq.testing import conforms
+from fittedq.trainers.state import initial_state
 
 BOX = fittedq.Box((-1.0,), (1.0,))
 TINY: dict[str, Any] = {"hidden": (4,), "batch_size": 8, "random_steps": 10, "replay_size": 100}
@@ -106,3 +110,136 @@ def test_what_is_no_method_does_not_conform_in_a_sentence(request: pytest.Fixtur
     for found in ("td3", TD3):
         with pytest.raises(UserError, match="expected a method as an object"):
             conforms(found)  # type: ignore[arg-type]
+
+
+class Returning(AbstractTarget):
+    """Returns what it was told to make of the right labels."""
+
+    inner: AbstractTarget
+    make: Any
+
+    def __call__(self, nets: Any, batch: Any, greedy: Any, key: Any) -> Any:
+        return self.make(self.inner(nets, batch, greedy, key), greedy)
+
+    def value_range(self, nets: Any, reward: tuple[float, float]) -> tuple[float, float]:
+        return self.inner.value_range(nets, reward)
+
+
+def column(labelled: Any, greedy: Any) -> Any:
+    return fittedq.Labelled(labelled.inputs, labelled.y[:, None])
+
+
+def branching(labelled: Any, greedy: Any) -> Any:
+    return labelled if labelled.y[0] > 0 else column(labelled, greedy)
+
+
+def begun(method: Any) -> None:
+    initial_state(method, 3, BOX, 5, seed=0)
+
+
+def with_update(index: int, update: Any, greedy: Any = None) -> fittedq.Composed:
+    """TD3 with one update, or its greedy step, exchanged."""
+    fqi = TD3(hidden=(4,)).template(BOX)
+    updates = tuple(update if place == index else one for place, one in enumerate(fqi.updates))
+    return fittedq.Composed(
+        fqi=FQI(updates=updates, sync=fqi.sync, greedy=greedy or fqi.greedy),
+        networks=TD3(hidden=(4,)).networks,
+        exploration=fittedq.Gaussian(0.1),
+    )
+
+
+class OneNumber(fittedq.AbstractRegression[Any, Any]):
+    """A loss without metrics."""
+
+    target: AbstractTarget
+
+    def label(self, nets: Any, batch: Any, greedy: Any, key: Any) -> Any:
+        return self.target(nets, batch, greedy, key)
+
+    def __call__(self, component: Any, nets: Any, data: Any, key: Any) -> Any:
+        return jnp.mean(component(*data.inputs, key))
+
+
+class BareAction(fittedq.AbstractGreedy):
+    """Gives actions where a Greedy is expected."""
+
+    def __call__(self, nets: Any, obs: Any, key: Any) -> Any:
+        return nets.policy.sample(obs, key)[0]
+
+
+BELLMAN = Bellman(0.9, FirstCritic())
+DESCEND = TD3().template(BOX).updates[0].fit
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (of(Returning(BELLMAN, column)), r"Returning: it returned y of shape \[5, 1\], expected \[5\], a number for"),
+        (of(Returning(BELLMAN, lambda labelled, _: (1, 2))), r"Returning: it returned a tuple, expected Labelled\("),
+        (of(Returning(BELLMAN, branching)), r"test_own_methods.py:\d+ in branching: it needs the value of an array"),
+        (of(Returning(BELLMAN, lambda labelled, _: labelled + 1)), r"test_own_methods.py:\d+ in <lambda>: unsupported"),
+        (with_update(0, Update("critic", OneNumber(BELLMAN), DESCEND)), r"OneNumber: it returned one value, expected"),
+        (with_update(9, None, BareAction()), r"BareAction: it returned a \w+, expected Greedy\("),
+        (
+            with_update(0, Update("critic", fittedq.Improve(FirstCritic()), DESCEND)),
+            "Improve: found QNetwork, expected",
+        ),
+        (with_update(1, Update("policy", Regress(BELLMAN), DESCEND)), "Regress: found DeterministicPolicy, expected"),
+    ],
+    ids=range(8),
+)
+def test_what_own_slots_return_is_checked_before_training(
+    method: Any, said: str, request: pytest.FixtureRequest
+) -> None:
+    if request.config.option.annotations:
+        pytest.skip("annotations are checked")
+    with pytest.raises(UserError, match=said):
+        begun(method)
+
+
+class Constant(fittedq.AbstractValue):
+    """v = 0."""
+
+    def __call__(self, obs: Any, key: Any = None) -> Any:
+        return 0 * obs[:, 0]
+
+
+def test_a_slot_that_reads_what_it_does_not_name_is_one_sentence() -> None:
+    def reads(labelled: Any, greedy: Any) -> Any:
+        return greedy.action
+
+    def networks(*sizes: Any) -> fittedq.Components:
+        return dataclasses.replace(TD3(hidden=(4,)).networks(*sizes), value=Constant())
+
+    blind = Update("critic", Regress(Returning(fittedq.BellmanFromValue(0.9), reads)), DESCEND)
+    fqi = FQI(updates=(blind,), sync=fittedq.Sync())
+    with pytest.raises(UserError, match=r"in reads: it reads action of what the template does not give"):
+        begun(fittedq.Composed(fqi=fqi, networks=networks, exploration=fittedq.Gaussian(0.1)))
+
+
+def late(update: Any) -> float:
+    return 1e-3 if update < 300 else 1e-4
+
+
+def test_functions_of_other_arguments_are_one_sentence(request: pytest.FixtureRequest) -> None:
+    if request.config.option.annotations:
+        pytest.skip("annotations are checked")
+    wrong: list[tuple[Any, str]] = [
+        (lambda: TD3(activation=lambda: 1), r"setting activation: found .*lambda.*, expected a function of \(x\)"),
+        (
+            lambda: TD3(critic_learning_rate=lambda: 1),
+            r"setting critic_learning_rate: found .*, expected a function of",
+        ),
+        (lambda: TD3(optimizer=optax.adamw(1e-3)), r"setting optimizer: found Gradient.*such as optax.adamw itself"),
+        (
+            lambda: fittedq.ExplicitFQI(approximator=fittedq.QNetwork),
+            r"found QNetwork, expected a function of \(obs",
+        ),
+    ]
+    for make, said in wrong:
+        with pytest.raises(UserError, match=said):
+            make()
+    with pytest.raises(UserError, match=r"test_own_methods.py:\d+ in late: it needs the value of an array"):
+        begun(TD3(hidden=(4,), critic_learning_rate=late))
+    with pytest.raises(UserError, match="it needs the value of an array"):
+        begun(TD3(hidden=(4,), activation=np.sin))

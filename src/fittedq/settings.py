@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import operator
@@ -34,13 +35,16 @@ def setting(
     below: float | None = None,
     choices: Iterable[str] | None = None,
     takes: object = None,
+    arguments: tuple[str, ...] = (),
+    such: str = "",
     kinds: tuple[type, ...] = (),
     to_act: bool = True,
 ) -> Any:
     """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`.
 
-    In place of the word or number, an object that is a `takes`. Files hold those of our own classes `kinds` as data,
-    {"kind": name, field: number, …}; others are code, which agents need too unless it is not `to_act`.
+    In place of the word or number, an object that is a `takes`, such as `such`; a function takes the `arguments`. Files
+    hold those of our own classes `kinds` as data, {"kind": name, field: number, …}; others are code, which agents need
+    too unless it is not `to_act`.
     """
     metadata = {
         "about": about,
@@ -50,6 +54,8 @@ def setting(
         "below": below,
         "choices": None if choices is None else tuple(choices),
         "takes": takes,
+        "arguments": arguments,
+        "such": such,
         "kinds": kinds,
         "to_act": to_act,
     }
@@ -169,6 +175,8 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
     if value is None and type(None) in kinds:
         return None
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
+        if metadata["arguments"] and not takes_arguments(typing.cast(Any, value), len(metadata["arguments"])):
+            raise UserError(f"setting {name}: found {shortened(sketch(value))}, expected {_an(metadata)}.")
         return _as_read(name, value) if type(value) in metadata["kinds"] else value
     if metadata["kinds"] and isinstance(value, str) and ":" in value:
         return _of_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
@@ -184,13 +192,13 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
 def _one(name: str, value: object, kind: type, metadata: Mapping[str, Any], several: bool) -> object:
     """A single `value` as `kind`, within the setting's bounds, or a UserError."""
     expected = TYPE_WORDS[kind][several]
-    other = "" if metadata["takes"] is None else f", or {_an(metadata['takes'])}"
+    other = "" if metadata["takes"] is None else f", or {_an(metadata)}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"setting {name}: found {value!r}, expected {expected}{other}.")
+        raise UserError(f"setting {name}: found {_shown(value)}, expected {expected}{other}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"setting {name}: found {value!r}, expected a finite number.")
     for bound, holds, words in BOUNDS:
@@ -225,10 +233,28 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
     raise UserError(f"setting {name}: found {text!r}, expected {word}:{':'.join(fields).upper()}, all of them numbers.")
 
 
-def _an(takes: type) -> str:
-    if takes is Callable:
-        return "a function"
-    return f"{'an' if takes.__name__[0] in 'AEIOU' else 'a'} {takes.__name__}"
+def _an(metadata: Mapping[str, Any]) -> str:
+    """What a setting takes in place of its word or number."""
+    takes, arguments, such = metadata["takes"], metadata["arguments"], metadata["such"]
+    one = f"{'an' if takes.__name__[0] in 'AEIOU' else 'a'} {takes.__name__}"
+    kind = f"a function of ({', '.join(arguments)})" if takes is Callable else one
+    return f"{kind}, such as {such}" if such else kind
+
+
+def takes_arguments(function: Callable[..., object], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as it says."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # of functions written in C nothing is known
+        return True
+    return True
+
+
+def _shown(value: object) -> str:
+    """What was found, as a sentence shows it."""
+    return repr(value) if isinstance(value, str | int | float | list | tuple | type) else shortened(sketch(value))
 
 
 def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr, Index, Scalar, Tree, namespace
 from fittedq.bellman import least
+from fittedq.errors import UserError
 
 REWARD = -3
 """The reward's column of a packed row."""
@@ -201,7 +202,11 @@ Part = TypeVar("Part")
 
 def needed(part: Part | None) -> Part:
     """`part`, which is certainly there: of what a slot reads `FQI` has seen to that, by the slot's `needs`."""
-    assert part is not None, "a slot reads what no other slot gives; FQI.check tells which"
+    if part is None:
+        raise UserError(
+            "a slot reads a component, or the greedy step, that the template does not give; name in its `needs` what "
+            "it reads, and give the template that."
+        )
     return part
 
 

@@ -66,6 +66,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "about": "how gradients become steps",
         "choices": ("adam", "adamw"),
         "takes": Callable,
+        "arguments": ("rate",),
+        "such": "optax.adamw itself",
         "kinds": (Adam,),
         "to_act": False,
     },
@@ -83,7 +85,7 @@ def shared(name: str, default: object) -> Any:
 def learning_rate(default: Rate, whose: str) -> Any:
     """A setting that is a learning rate: a number, or a schedule over the run."""
     about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
-    return setting(default, about, above=0.0, takes=Callable, kinds=(Linear,), to_act=False)
+    return setting(default, about, above=0.0, takes=Callable, arguments=("update",), kinds=(Linear,), to_act=False)
 
 
 def target_entropy(asked: float | None, action_set: AbstractActionSet, per_action: float = -1.0) -> float:
@@ -220,7 +222,9 @@ class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)
-    activation: Activation = setting("relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable)
+    activation: Activation = setting(
+        "relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable, arguments=("x",)
+    )
     n_critics: int = shared("n_critics", 1)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")

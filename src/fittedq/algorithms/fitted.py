@@ -142,7 +142,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     rules: ClassVar[Rules] = (*FittedAlgorithm.rules, _features_are_given)
 
     approximator: str | Callable[[int, AbstractActionSet, PRNGKeyArray], AbstractCritic] = setting(
-        "network", "how q is represented", choices=APPROXIMATORS, takes=Callable
+        "network",
+        "how q is represented",
+        choices=APPROXIMATORS,
+        takes=Callable,
+        arguments=("obs_size", "action_set", "key"),
     )
     """In Python also (observation's size, action set, key) → a critic of the user's own, fitted by the optimizer."""
     n_trees: int = setting(50, "trees in an ensemble", low=1)

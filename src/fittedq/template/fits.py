@@ -22,6 +22,7 @@ from fittedq.arrays import Arr, Scalar, Tree, at, strong
 from fittedq.errors import UserError
 from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, AbstractSlot
 from fittedq.template.losses import STATISTICS, Loss, Metrics
+from fittedq.template.returned import checked_loss
 from fittedq.template.targets import Labelled
 from fittedq.types import Components
 
@@ -143,8 +144,12 @@ class Descend(AbstractFit):
         count: Int[Arr, ""],
     ) -> Refit:
         """One step of the optimizer on some rows of D; the metrics tell the loss and the gradient's first row."""
-        slope = cast("Callable[..., tuple[tuple[Scalar, Metrics], Tree]]", jax.value_and_grad(loss, has_aux=True))
-        (value, metrics), gradient = slope(component, nets, rows, key)
+
+        def on_rows(component: Tree) -> tuple[Scalar, Metrics]:
+            return checked_loss(loss, loss(component, nets, rows, key))
+
+        slope = cast("Callable[..., tuple[tuple[Scalar, Metrics], Tree]]", jax.value_and_grad(on_rows, has_aux=True))
+        (value, metrics), gradient = slope(component)
         optimizer = optax.with_extra_args_support(self.optimizer)
         change, state = optimizer.update(gradient, state, component, count=count)
         component = taken(projected(optax.apply_updates(component, change)), metrics.pop(STATISTICS, None))

@@ -28,6 +28,7 @@ from fittedq.slots import COUNT, RATE, AbstractSlot, parts, written
 from fittedq.template.fits import AbstractFit, Budget, Descend, Refit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import ERRORS, AbstractRegression, Huber, Loss, Metrics, Regress, Unlabelled
+from fittedq.template.returned import checked_greedy
 from fittedq.template.targets import AbstractTarget, Labelled
 from fittedq.types import COMPONENTS, Components, DrawnRows, Greedy, Transition
 
@@ -251,6 +252,8 @@ class FQI(AbstractSlot):
                 raise UserError(
                     f"{name}: there is none among the components, and the template fits it or has it followed."
                 )
+        for update in self.updates:
+            update.loss.check_component(getattr(nets, update.component))
         for part in parts((self.greedy, self.updates)):
             if (check := getattr(part, "check_components", None)) is not None:
                 check(nets)
@@ -437,7 +440,8 @@ class FQI(AbstractSlot):
         nets, frozen = state.nets, state.frozen
         greedy = None
         if self.greedy is not None:
-            greedy = jax.lax.stop_gradient(self.greedy(frozen.over(nets), batch.next_obs, greedy_key))
+            found = self.greedy(frozen.over(nets), batch.next_obs, greedy_key)
+            greedy = jax.lax.stop_gradient(checked_greedy(self.greedy, found, len(batch.next_obs)))
         optimizer_states, metrics = list(state.optimizer_states), list(state.metrics)
         for index, update in enumerate(self.updates):
             component = getattr(nets, update.component)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Generic, TypeAlias, TypeVar, get_args, get_origin
 
 import equinox as eqx
 import jax
@@ -17,7 +17,9 @@ from fittedq.approx.net import in_batch
 from fittedq.approx.networks import QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
+from fittedq.errors import UserError
 from fittedq.slots import AbstractSlot
+from fittedq.template.returned import checked_labels
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
 
@@ -89,6 +91,16 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
     solved_only: ClassVar[bool] = False
     """Whether D, over a dataset, is made of what a solver found and of nothing else: its rows and its actions."""
 
+    def check_component(self, component: Component) -> None:
+        """A UserError where a component is of another class than the loss is written for, `AbstractLoss[Class, D]`."""
+        bases = [base for cls in type(self).__mro__ for base in vars(cls).get("__orig_bases__", ())]
+        kinds = next(get_args(base) for base in bases if issubclass(get_origin(base) or object, AbstractLoss))
+        wanted = kinds[0] if isinstance(kinds[0], type) and issubclass(kinds[0], eqx.Module) else None
+        fits = callable(component) if wanted is None and isinstance(self, AbstractRegression) else True
+        if not fits or (wanted is not None and not isinstance(component, wanted)):
+            words = "a component that gives f(x)" if wanted is None else wanted.__name__
+            raise UserError(f"{type(self).__name__}: found {type(component).__name__}, expected {words} to fit.")
+
     @abc.abstractmethod
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> D:
         """D, a pytree whose leaves share their first axis. No gradient passes through it."""
@@ -121,7 +133,7 @@ class Regress(AbstractRegression[Tree, Labelled]):
     error: AbstractError = Squared()
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        return self.target(nets, batch, greedy, key)
+        return checked_labels(self.target, self.target(nets, batch, greedy, key))
 
     def __call__(
         self, component: Tree, nets: Components, data: Labelled, key: PRNGKeyArray
@@ -143,7 +155,7 @@ class RegressReturns(AbstractRegression[QNetwork, Labelled]):
     target: AbstractTarget
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        return self.target(nets, batch, greedy, key)
+        return checked_labels(self.target, self.target(nets, batch, greedy, key))
 
     def __call__(
         self, component: QNetwork, nets: Components, data: Labelled, key: PRNGKeyArray

@@ -16,6 +16,7 @@ from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
+from fittedq.template.returned import own_code
 from fittedq.trainers.settings import AbstractDrawing
 from fittedq.types import Components, DrawnRows, Transition, needed
 
@@ -46,7 +47,8 @@ def initial_state(
         batch, drawn = Transition.unpack(rows, obs_size, action_set.size), DrawnRows.unpack(rows, width, columns)
         return strong(fqi.init(nets, learner_key, batch, drawn))
 
-    state = jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
+    with own_code():
+        state = jax.jit(init)(jax.random.key_data(jax.random.key(seed)))
     if drawing is not None and drawing.rule is not None:
         fqi.check_errors(state)
     return fqi, state
