@@ -86,6 +86,14 @@ def refuse_unknown(code: Mapping[str, Any], names: set[str]) -> None:
             raise UserError(f"found {name!r}, which is none of its code; {nearest(name, names)}", argument="code")
 
 
+def told(value: object) -> str:
+    """A value as a sentence names it, also one of more digits than Python writes."""
+    try:
+        return shortened(repr(value))
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def shortened(text: str) -> str:
     """`text`, cut to what a sentence bears."""
     return text if len(text) <= SKETCH_SHOWN else f"{text[:SKETCH_SHOWN]}…"

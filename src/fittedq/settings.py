@@ -14,13 +14,15 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fittedq.code import again, shortened, sketch
+from fittedq.code import again, shortened, sketch, told
 from fittedq.errors import UserError, nearest
 
 MOST_SEED = 2**32 - 1
 """Beyond it JAX's seeds repeat."""
 MOST_NUMBER = 1_000_000
 """What a file may ask of a solver: steps, samples, starts."""
+MOST_COUNT = 2**63 - 1
+"""What a machine counts with: no whole number of a user's is greater."""
 MOST_ITEMS = 100
 """Entries of a setting that is a list, such as the widths of hidden layers."""
 
@@ -70,19 +72,24 @@ def code_setting(about: str, *, to_act: bool) -> Any:
 def whole(value: object, argument: str, low: int = 0, high: int | None = None) -> int:
     """`value`, Python's or NumPy's, as a whole number of at least `low` and at most `high`, or a UserError."""
     number = _python(value)
-    wrong = not isinstance(number, int) or isinstance(number, bool) or number < low
-    if wrong or (high is not None and number > high):
-        span = f"of at least {low}" if high is None else f"between {low} and {high}"
-        raise UserError(f"found {value!r}, expected a whole number {span}.", argument=argument)
+    most = MOST_COUNT if high is None else high
+    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= most:
+        span = f"of at least {low}" if high is None and not _huge(number) else f"between {low} and {most}"
+        raise UserError(f"found {told(value)}, expected a whole number {span}.", argument=argument)
     return number
 
 
 def real(value: object, argument: str, expected: str, low: float = 0.0, high: float = math.inf) -> float:
     """`value`, Python's or NumPy's, as a number in [low, high], or a UserError that says what is `expected`."""
     number = _python(value)
-    if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
-        raise UserError(f"found {value!r}, expected {expected}.", argument=argument)
+    if not isinstance(number, int | float) or isinstance(number, bool) or _huge(number) or not low <= number <= high:
+        raise UserError(f"found {told(value)}, expected {expected}.", argument=argument)
     return float(number)
+
+
+def _huge(number: object) -> bool:
+    """Whether it is a whole number beyond all counts, which need not fit a float."""
+    return isinstance(number, int) and abs(number) > MOST_COUNT
 
 
 def _python(value: object) -> Any:
@@ -193,10 +200,12 @@ def _one(name: str, value: object, kind: type, metadata: Mapping[str, Any], seve
     """A single `value` as `kind`, within the setting's bounds, or a UserError."""
     expected = TYPE_WORDS[kind][several]
     other = "" if metadata["takes"] is None else f", or {_an(metadata)}"
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if _huge(value):
+        raise UserError(f"setting {name}: found {told(value)}, expected {expected} of at most {MOST_COUNT}{other}.")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise UserError(f"setting {name}: found {_shown(value)}, expected {expected}{other}.")
     if isinstance(value, float) and not math.isfinite(value):
@@ -254,7 +263,7 @@ def takes_arguments(function: Callable[..., object], count: int) -> bool:
 
 def _shown(value: object) -> str:
     """What was found, as a sentence shows it."""
-    return repr(value) if isinstance(value, str | int | float | list | tuple | type) else shortened(sketch(value))
+    return told(value) if isinstance(value, str | int | float | list | tuple | type) else shortened(sketch(value))
 
 
 def parse_assignments(assignments: Iterable[str], flag: str = "--set") -> dict[str, Any]:
@@ -278,7 +287,7 @@ def _parse_value(text: str) -> object:
         return None
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or a number of more digits than Python reads
         return text
 
 
@@ -361,7 +370,7 @@ def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
         known = fields.get(name)
         usual, most = (None, 0) if known is None else (known.default, known.metadata.get("high", MOST_NUMBER))
         if type(value) not in (int, type(usual)) or isinstance(value, bool) or not 0 <= value <= most:
-            return f"{name} = {shortened(repr(value))}"
+            return f"{name} = {told(value)}"
         made[name] = float(value) if isinstance(usual, float) else value
     try:
         return kind(**made)

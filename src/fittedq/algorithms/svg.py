@@ -25,6 +25,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, Rules, learning_rate, shared, target_entropy
 from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
+from fittedq.code import told
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import DYNAMICS
 from fittedq.settings import code_setting, setting, settle
@@ -45,7 +46,10 @@ MEASURED_WINDOWS = 64
 def _in_words(svg: SVG) -> None:
     """A horizon that is a number, and a model that is given, as the words they stand for."""
     if isinstance(svg.horizon, int | float) and not isinstance(svg.horizon, bool):
-        settle(svg, "horizon", f"{svg.horizon:g}")
+        try:
+            settle(svg, "horizon", f"{svg.horizon:g}")
+        except OverflowError:
+            settle(svg, "horizon", told(svg.horizon))
     if svg.model is not None and svg.dynamics != "env":
         settle(svg, "dynamics", "own")
 

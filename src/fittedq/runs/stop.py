@@ -13,6 +13,7 @@ from typing import Any
 from fittedq.errors import UserError, nearest
 from fittedq.runs.report import EVALUATED, FIGURES, Report
 from fittedq.runs.schedule import Schedule
+from fittedq.settings import real
 from fittedq.trainers.iterations import FITTED_FIGURES
 from fittedq.types import COMPONENTS
 
@@ -150,7 +151,7 @@ def _number(node: ast.expr, figures: Mapping[str, float]) -> float | None:
     """The value, or None where it is not known yet, or no finite number."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
+            return real(value, "stop_when", "finite numbers", low=-math.inf)
         case ast.Name():
             return figures.get(_name(node))
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as op, operand=part):

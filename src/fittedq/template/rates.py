@@ -77,7 +77,7 @@ def check_schedule(name: str, rate: Rate, updates: int) -> None:
     """A UserError unless the function `rate`, setting `name`, is a rate at both ends of a run and can be compiled."""
     if isinstance(rate, Linear):
         return
-    for k in (0, updates - 1):
+    for k in (0, min(updates, 2**31) - 1):
         value = float(_at(rate, k))
         if not 0 <= value < math.inf:
             raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 from fittedq import memory
 from fittedq.data.priorities import PRIORITY_RULES, PriorityRule
 from fittedq.errors import UserError
-from fittedq.settings import check_settings, setting
+from fittedq.settings import MOST_NUMBER, check_settings, setting
 from fittedq.template.fqi import FQI
 from fittedq.template.rates import Linear, over
 from fittedq.types import COMPONENTS
@@ -104,7 +104,9 @@ class TrainSettings(AbstractDrawing):
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
     n_envs: int = setting(1, "environments stepped together", low=1)
     asynchronous: bool = setting(False, "a process for each environment (faster for slow environments only)")
-    env_timeout: float = setting(300.0, "seconds an asynchronous environment may take for one step", above=0.0)
+    env_timeout: float = setting(
+        300.0, "seconds an asynchronous environment may take for one step", above=0.0, high=MOST_NUMBER
+    )
     chunk: int = setting(
         1, "environment steps between calls of the learner; the policy that acts is up to so many steps old", low=1
     )
