@@ -13,6 +13,7 @@ from fittedq.approx.dense import dense
 from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
 from fittedq.approx.networks import Mlp, QNetwork
 from fittedq.approx.residual import ResidualMlp
+from fittedq.diagnose.gap import amortization_gap
 from fittedq.errors import UserError
 from fittedq.maximize.base import Effort, Status, refuse_misfit
 from fittedq.maximize.choose import proven
@@ -126,25 +127,32 @@ def test_certified_maxima_are_those_of_a_fine_grid(head, m):
 
 
 def cancelling(head: AbstractHead, seed: int) -> QNetwork:
-    """Statistics of inputs that lie 10⁵ away, and of a layer that takes them back: the folded bias is small. Quantiles
-    that are large with both signs: their mean is small."""
-    critic = critic_of(head, seed, far=1.0)
+    """Statistics of inputs that lie 10⁵ away, and of a layer that takes them back: the folded bias is small."""
+    critic = critic_of(head, seed)
     net, running = critic.net, critic.net.statistics
     mean = 1e5 * np.sign(running.mean[0])
     scale = net.gains[0] / np.sqrt(running.variance[0] + EPSILON)
     back = -(mean * scale) @ np.asarray(net.weights[0], float)
-    last, signs = net.weights[-1], 1e4 * (np.arange(head.outputs) - (head.outputs - 1) / 2)
-    if isinstance(head, Quantiles):
-        last = last + signs
-    leaves = [leaf.astype(np.float32) for leaf in (mean, back, last)]
-    return eqx.tree_at(lambda c: (*c.net.statistics.mean[:2], c.net.weights[-1]), critic, leaves)
+    leaves = [leaf.astype(np.float32) for leaf in (mean, back)]
+    return eqx.tree_at(lambda c: c.net.statistics.mean, critic, (*leaves, *running.mean[2:]))
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
-def test_where_statistics_cancel_the_critics_own_rounding_is_inside_the_bound(head):
+def opposed(head: AbstractHead, seed: int) -> QNetwork:
+    """Quantiles that are large and of both signs: their mean is small."""
+    critic = critic_of(head, seed, make=Mlp)
+    signs = (1e4 * (np.arange(head.outputs) - (head.outputs - 1) / 2)).astype(np.float32)
+    return eqx.tree_at(lambda c: c.net.weights[-1], critic, critic.net.weights[-1] + signs)
+
+
+@pytest.mark.parametrize(
+    ("made", "head"),
+    [*((cancelling, head) for head in HEADS), (opposed, HEADS[1])],
+    ids=lambda part: getattr(part, "__name__", type(part).__name__),
+)
+def test_where_terms_cancel_the_critics_own_rounding_is_inside_the_bound(made, head):
     missed = 0
     for seed in range(3):
-        critic, obs = cancelling(head, seed), make_obs(seed)
+        critic, obs = made(head, seed), make_obs(seed)
         actions = np.random.default_rng(seed).uniform(LOW, HIGH, (500, 1)).astype(np.float32)
         state = np.arange(STATES)
         rows, points = np.repeat(obs, len(actions), 0), np.tile(actions, (STATES, 1))
@@ -226,5 +234,7 @@ def test_a_network_that_nobody_folded_is_refused_by_its_names():
     maximizer = proven(other, other.action_set, Effort())
     with pytest.raises(UserError, match=r"found a critic on ResidualMlp with the head Categorical.*ProjectedAscent"):
         maximizer(other, make_obs(), other.action_set)
+    with pytest.raises(UserError, match="found a critic on ResidualMlp with the head Categorical"):
+        amortization_gap(other, make_obs(), np.zeros((STATES, 1), np.float32), other.action_set)
     with pytest.raises(UserError, match="found a critic on ResidualMlp with the head Categorical"):
         refuse_misfit(maximizer, other, other.action_set)

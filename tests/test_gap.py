@@ -216,6 +216,8 @@ def test_a_local_gap_is_below_the_certified_one():
     gap = amortization_gap(tent(), obs, action, BOX, tol=1e-3)
     assert figures["gap/lower_median"] <= np.median(gap.upper) + 1e-5
     assert figures["gap/lower_median"] >= np.median(gap.lower) - 0.05
+    twice = gap_figures(Components(critic=tent(), policy=policy), obs, 2.0)
+    assert twice["gap/lower_p95"] == pytest.approx(2 * figures["gap/lower_p95"], rel=1e-6)
 
 
 def test_the_proven_maximizer_of_the_fitted_methods_is_never_below_its_starts():

@@ -21,6 +21,7 @@ from fittedq.approx.net import in_batch, taken
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
 from fittedq.data.statistics import ReturnScale
 from fittedq.errors import UserError
+from fittedq.runs import run
 from fittedq.template.fits import Descend
 from fittedq.template.losses import Regress, RegressReturns
 from fittedq.template.targets import Bellman, BellmanOfReturns, LeastMean, MinOverCritics, Truncated
@@ -280,13 +281,23 @@ def short_run(env: str = "Pendulum-v1", **settings) -> fittedq.Agent:
     return fittedq.train("xqc", env, steps=80, eval_every=0, progress=False, **SMALL | settings)
 
 
-def test_an_agents_values_are_in_the_rewards_unit(tmp_path):
+def test_an_agents_values_are_in_the_rewards_unit(tmp_path, monkeypatch):
     """Pendulum's rewards are some −6, its returns deviate by more: what the networks hold is in another unit."""
-    agent = short_run(**SHORT)
+    units: list[float] = []
+    monkeypatch.setattr(run, "gap_figures", lambda nets, obs, unit: units.append(unit) or {})
+    agent = short_run(gap_every=80, **SHORT)
     assert agent.reward_scale > 3
+    assert units == [agent.reward_scale]
     obs, action = RNG.normal(size=(5, 3)).astype(np.float32), RNG.uniform(-2, 2, (5, 1)).astype(np.float32)
     inner = np.asarray(host_view(agent.nets.critic).least(obs, action))
     np.testing.assert_allclose(agent.value(obs, action), agent.reward_scale * inner, rtol=1e-5)
+    gap, dense = agent.gap(obs), np.linspace(-2, 2, 1001, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(gap.policy_value, agent.value(obs, agent.act(obs)), rtol=1e-5)
+    for row, state in enumerate(obs):
+        greatest = agent.value(np.repeat(state[None], len(dense), axis=0), dense).max()
+        assert gap.best_value[row] - 1e-5 * abs(greatest) <= greatest + 0.01 * gap.scale[row]
+        assert gap.best_value[row] >= greatest - 0.02 * gap.scale[row] - 1e-4 * abs(greatest)
+        assert gap.upper_bound[row] >= greatest
     agent.save(tmp_path / "agent")
     for other in (fittedq.load(tmp_path / "agent"), copy.deepcopy(agent)):
         np.testing.assert_array_equal(other.value(obs, action), agent.value(obs, action))
