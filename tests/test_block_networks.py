@@ -123,12 +123,17 @@ def test_a_hyperspherical_network_starts_as_published():
 
 
 def test_the_length_of_an_input_is_kept_by_the_constant_beside_it():
-    """Without it x and 2 x would be one point of the sphere; and a row of zeros has an output and a slope."""
+    """Without it x and 2 x would be one point of the sphere."""
+    net, x = HypersphericalMlp((OBS, WIDTH, 2), KEY), np.ones((1, OBS), np.float32)
+    assert np.abs(to_host(net)(x) - to_host(net)(2 * x)).max() > 1e-3
+
+
+def test_a_block_whose_units_are_all_off_has_an_output_and_a_slope():
+    """It makes a row of zeros, which has no direction."""
     net = HypersphericalMlp((OBS, WIDTH, 2), KEY)
-    x = jnp.ones((1, OBS))
-    assert np.abs(net(x) - net(2 * x)).max() > 1e-3
-    slope = jax.grad(lambda x: net(x).sum())(jnp.zeros((1, OBS)))
-    assert np.isfinite(slope).all()
+    off = eqx.tree_at(lambda net: net.scales[1], net, jnp.zeros_like(net.scales[1]))
+    value, slope = jax.jit(jax.value_and_grad(lambda x: off(x).sum()))(jnp.ones((1, OBS)))
+    assert np.isfinite(value) and np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
 def test_weights_are_back_on_the_sphere_after_an_update_and_nothing_else_is_moved_by_that():
