@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ import pytest
 
 import fittedq
 from fittedq import FQI, TD3, AbstractTarget, Bellman, FirstCritic, Regress, Update, UserError, setting
+from fittedq.algorithms.base import check_saves_whole
+from fittedq.runs.resume import reopened
+from fittedq.settings import parse_assignments
 from fittedq.testing import conforms
 from fittedq.trainers.state import initial_state
 
@@ -243,3 +247,59 @@ def test_functions_of_other_arguments_are_one_sentence(request: pytest.FixtureRe
         begun(TD3(hidden=(4,), critic_learning_rate=late))
     with pytest.raises(UserError, match="it needs the value of an array"):
         begun(TD3(hidden=(4,), activation=np.sin))
+
+
+def test_the_page_on_own_methods_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "your_own_method.md").read_text()
+    slots, cls = (block.split("```")[0] for block in page.split("```python\n")[1:])
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(slots.replace("(64, 64)", "(4,)"), names)
+    exec(cls, names)
+    check_saves_whole(names["Cautious"])
+    assert names["Cautious"](k=0.7).k == 0.7
+
+
+def test_a_schedule_in_slots_has_its_length_or_is_refused() -> None:
+    fqi = TD3(hidden=(4,)).template(BOX)
+    with pytest.raises(UserError, match=r"scheduled: found Linear.*expected one with its length; give updates="):
+        fittedq.scheduled(optax.sgd, fittedq.Linear(1e-3, 0.0))
+    silent = fittedq.Descend(optax.adam(fittedq.Linear(1e-3, 0.0)))
+    with pytest.raises(UserError, match=r"has no length inside an optimizer, and would stay at 0\.001; give updates="):
+        begun(with_update(0, Update("critic", fqi.updates[0].loss, silent)))
+    fit = fittedq.Descend(fittedq.scheduled(optax.adam, fittedq.Linear(1e-3, 0.0, updates=4)))
+    begun(with_update(0, Update("critic", fqi.updates[0].loss, fit)))
+
+
+def test_a_negative_learning_rate_is_refused() -> None:
+    with pytest.raises(UserError, match=r"it returned -0\.001, expected a number of at least 0"):
+        begun(TD3(hidden=(4,), critic_learning_rate=lambda update: -1e-3))
+
+
+def test_numbers_as_python_writes_them_are_numbers() -> None:
+    texts = (".3", "1.", "+2", "1e-3", "-.5e-2", "1.2.3", "e5")
+    values = parse_assignments(f"a{place}={text}" for place, text in enumerate(texts)).values()
+    assert list(values) == [0.3, 1.0, 2.0, 1e-3, -0.005, "1.2.3", "e5"]
+
+
+def test_a_bare_schedule_names_its_form_and_a_wrong_number_is_told() -> None:
+    for words, said in (
+        ("linear", r"found 'linear', expected linear:FIRST:LAST:UPDATES \(the last may be left out\)"),
+        ("linear:1e-3:-1", r"numbers all: setting last: found -1.*, expected a number at least 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            TD3(critic_learning_rate=words)  # type: ignore[arg-type]
+
+
+def test_a_changed_schedule_says_where_it_goes_on_and_may_replace_code(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(40, 2)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
+    columns = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(40, bool)}
+    fittedq.Dataset.from_arrays(**columns, action_low=-1, action_high=1).save(tmp_path / "log")
+    cosine, out = optax.cosine_decay_schedule(1e-2, 4), tmp_path / "run"
+    small = {"hidden": (4,), "batch_size": 8, "checkpoint_every": 1}
+    fittedq.fit("ddpg", tmp_path / "log", steps=2, out=out, critic_learning_rate=cosine, **small)
+    run = reopened(out, steps=4, changes={"critic_learning_rate": fittedq.Linear(1e-3, 0.0)})
+    assert "critic_learning_rate goes on at 0.0005: a schedule counts the updates of" in " ".join(run.notes)
+    run.close()
+    fittedq.resume(out, steps=4, set={"critic_learning_rate": fittedq.Linear(1e-3, 0.0)})
+    fittedq.resume(out, steps=5, set={"critic_learning_rate": 1e-5})

@@ -1,8 +1,8 @@
 """Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
-The names in `__all__` are the stable surface: the four functions, and every slot that a method is made of. All else,
-modules and the names in them, is internal and may change. What stands here is imported when it is first used: `import
-fittedq` alone costs nothing.
+The names in `__all__` are the stable surface: the five functions, every slot that a method is made of, and what stands
+in their signatures; beside them `fittedq.testing.conforms`. All else, modules and the names in them, is internal and
+may change. What stands here is imported when it is first used: `import fittedq` alone costs nothing.
 """
 
 from __future__ import annotations
@@ -68,20 +68,31 @@ if TYPE_CHECKING:
     from fittedq.runs.run import Run
     from fittedq.runs.schedule import Schedule
     from fittedq.settings import code_setting, setting
-    from fittedq.template.fits import AbstractFit, AbstractOwnFit, Budget, Descend, GrowTrees, LeastSquares
-    from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Update
+    from fittedq.template.fits import (
+        AbstractFit,
+        AbstractOwnFit,
+        Budget,
+        Descend,
+        Fitted,
+        GrowTrees,
+        LeastSquares,
+        Refit,
+        WholeFit,
+    )
+    from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Tick, Update
     from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
     from fittedq.template.losses import (
         AbstractLoss,
         AbstractRegression,
         Imitate,
         Improve,
+        Metrics,
         Regress,
         RegressReturns,
         RegressTogether,
         TuneTemperature,
     )
-    from fittedq.template.rates import Adam, Linear
+    from fittedq.template.rates import Adam, Linear, scheduled
     from fittedq.template.rollout import (
         AbstractTail,
         CriticTail,
@@ -121,6 +132,7 @@ if TYPE_CHECKING:
         Greedy,
         Predicted,
         Transition,
+        needed,
     )
 
     __version__: str
@@ -188,6 +200,7 @@ __all__ = [
     "Exhaustive",
     "ExplicitFQI",
     "FirstCritic",
+    "Fitted",
     "FittedAlgorithm",
     "Forest",
     "Gap",
@@ -212,6 +225,7 @@ __all__ = [
     "Linear",
     "LinearCritic",
     "MeanOverCritics",
+    "Metrics",
     "MilpArgmax",
     "MinOverCritics",
     "Mixed",
@@ -236,6 +250,7 @@ __all__ = [
     "Quadrature",
     "Quantiles",
     "RadialBasis",
+    "Refit",
     "Regress",
     "RegressReturns",
     "RegressTogether",
@@ -259,6 +274,7 @@ __all__ = [
     "Status",
     "Sync",
     "TanhGaussianPolicy",
+    "Tick",
     "Transition",
     "TreeArgmax",
     "TreeCritic",
@@ -270,13 +286,16 @@ __all__ = [
     "UserError",
     "VNetwork",
     "ValueTail",
+    "WholeFit",
     "code_setting",
     "exact",
     "fit",
     "load",
     "misfit",
+    "needed",
     "proven",
     "resume",
+    "scheduled",
     "setting",
     "stream",
     "train",
@@ -338,13 +357,13 @@ _HOMES = {
     "fittedq.runs.run": "Run",
     "fittedq.runs.schedule": "Schedule",
     "fittedq.settings": "code_setting setting",
-    "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend GrowTrees LeastSquares",
-    "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Update",
+    "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend Fitted GrowTrees LeastSquares Refit WholeFit",
+    "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractRegression Imitate Improve Regress RegressReturns RegressTogether TuneTemperature"
+        "AbstractLoss AbstractRegression Imitate Improve Metrics Regress RegressReturns RegressTogether TuneTemperature"
     ),
-    "fittedq.template.rates": "Adam Linear",
+    "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
@@ -354,7 +373,7 @@ _HOMES = {
         "SoftValue Truncated UniformSamples"
     ),
     "fittedq.types": (
-        "AbstractCritic AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted Transition"
+        "AbstractCritic AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted Transition needed"
     ),
 }
 """Where each public name is defined."""

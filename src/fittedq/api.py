@@ -20,7 +20,7 @@ from fittedq.runs.progress import console, shown
 from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
-from fittedq.runs.schedule import Schedule
+from fittedq.runs.schedule import USUAL_STEPS, Schedule
 from fittedq.runs.stop import Reports, Rule
 
 
@@ -35,6 +35,7 @@ def train(
     eval_every: int = 0,
     eval_episodes: int = 5,
     gap_every: int = 0,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     data: Dataset | str | Path | None = None,
     action_set: AbstractActionSet | Limits | None = None,
@@ -50,16 +51,18 @@ def train(
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
-    separate seeds along the way, `gap_every` looks at the amortization gap; `progress` shows a progress
-    bar; the replay starts with `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's
-    box: a `Polytope`, a `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
+    separate seeds along the way, `gap_every` looks at the amortization gap, `checkpoint_every` says when the run is
+    saved (by default every 10 000 steps; 0: only at the end); `progress` shows a progress bar; the replay starts with
+    `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's box: a `Polytope`, a
+    `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
     early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report. It is
     evaluated after each report (every 1 000 steps, and at evaluations). Training starts with the networks of `start`,
     an agent or its folder. `preset` names settings with which the algorithm was published (`fittedq list` shows them
     with their sources). Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM` shows
     them), and override the preset's; an unknown one raises `UserError` and names the nearest.
     """
-    schedule = Schedule(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, gap_every=gap_every)
+    looks = {"eval_every": eval_every, "eval_episodes": eval_episodes, "gap_every": gap_every}
+    schedule = Schedule(steps=steps, **looks, **_given(checkpoint_every=checkpoint_every))
     folder = None if out is None else place(out, "out")
     run = Run(
         algorithm,
@@ -88,6 +91,7 @@ def fit(
     eval_every: int | None = None,
     eval_episodes: int = 5,
     gap_every: int = 0,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     action_set: AbstractActionSet | Limits | None = None,
     stop_when: str | Rule | None = None,
@@ -104,7 +108,7 @@ def fit(
     `features=` (an `AbstractFeatures` of your own) makes q linear in them. Further settings are the algorithm's and
     `FitSettings`'.
     """
-    every = {} if eval_every is None else {"eval_every": eval_every}
+    every = _given(eval_every=eval_every, checkpoint_every=checkpoint_every)
     schedule = Schedule.offline(algorithm, steps, eval_episodes=eval_episodes, gap_every=gap_every, **every)
     folder = None if out is None else place(out, "out")
     run = Run(
@@ -140,6 +144,7 @@ def stream(
     eval_every: int | None = None,
     eval_episodes: int = 5,
     gap_every: int = 0,
+    checkpoint_every: int | None = None,
     preset: str | None = None,
     **settings: object,
 ) -> Reports:
@@ -147,15 +152,15 @@ def stream(
 
     Between two reports training rests, so log, draw, evaluate or act with `report.agent` as you like. `break` stops
     the run and saves it as Ctrl-C does (it is the generator's end that saves: close one that is kept). `report_every`
-    is how many steps lie between reports, at most.
+    is how many steps lie between reports, at most. Without `steps` they are 100,000 in an environment, and `fit`'s from
+    data.
     """
-    given = {"report_every": report_every, "eval_every": eval_every}
-    every = {name: value for name, value in given.items() if value is not None}
+    every = _given(report_every=report_every, eval_every=eval_every, checkpoint_every=checkpoint_every)
     looks = {"eval_episodes": eval_episodes, "gap_every": gap_every}
     if env is None:
         schedule = Schedule.offline(algorithm, steps, **looks, **every)
     else:
-        schedule = Schedule(steps=steps, **looks, **{"eval_every": 0, **every})  # type: ignore[arg-type]
+        schedule = Schedule(steps=USUAL_STEPS if steps is None else steps, **looks, **{"eval_every": 0, **every})
     run = Run(
         algorithm,
         env,
@@ -207,6 +212,11 @@ def load(path: str | Path, code: Code = None) -> Agent:
     `code` is what no file holds, as in `resume`; a model is not needed to act.
     """
     return find_agent(place(path, "path"), code)
+
+
+def _given(**numbers: int | None) -> dict[str, int]:
+    """Those that are not left to their defaults."""
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _agent(start: Agent | str | Path | None) -> Agent | None:

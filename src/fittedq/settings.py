@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import operator
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -185,8 +186,10 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
         if metadata["arguments"] and not takes_arguments(typing.cast(Any, value), len(metadata["arguments"])):
             raise UserError(f"setting {name}: found {shortened(sketch(value))}, expected {_an(metadata)}.")
         return _as_read(name, value) if type(value) in metadata["kinds"] else value
-    if metadata["kinds"] and isinstance(value, str) and ":" in value:
-        return _of_words(name, value, {kind.__name__.lower(): kind for kind in metadata["kinds"]})
+    named = {kind.__name__.lower(): kind for kind in metadata["kinds"]}
+    bare = named.keys() - set(metadata["choices"] or ())
+    if isinstance(value, str) and named and (":" in value or value.lower() in bare):
+        return _of_words(name, value, named)
     kind = next(kind for kind in kinds if kind in TYPE_WORDS or typing.get_origin(kind) is tuple)
     if typing.get_origin(kind) is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
@@ -235,11 +238,15 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
         raise UserError(f"setting {name}: found {text!r}; {nearest(word, kinds)}")
     fields = [field.name for field in _fields(kind)]
     values = [_parse_value(number) for number in numbers]
+    fault = f"{len(values)} numbers"
     if len(values) <= len(fields):
         made = _of_numbers(kind, dict(zip(fields, values, strict=False)))
         if not isinstance(made, str):
             return made
-    raise UserError(f"setting {name}: found {text!r}, expected {word}:{':'.join(fields).upper()}, all of them numbers.")
+        fault = made
+    last = " (the last may be left out)" if _fields(kind)[-1].default is not dataclasses.MISSING else ""
+    form = f"{word}:{':'.join(fields).upper()}{last}"
+    raise UserError(f"setting {name}: found {text!r}, expected {form}, numbers all: {fault.rstrip('.')}.")
 
 
 def _an(metadata: Mapping[str, Any]) -> str:
@@ -288,7 +295,9 @@ def _parse_value(text: str) -> object:
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
     except ValueError:  # no JSON, or a number of more digits than Python reads
-        return text
+        # Python's numbers are numbers too: .3, 1. and +2.
+        number = len(text) < 100 and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)
+        return float(text) if number else text
 
 
 def from_json(

@@ -26,7 +26,7 @@ from fittedq.settings import check_settings, code_fields, setting, setting_field
 from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
-from fittedq.template.rates import Adam, Linear, Optimizer, Rate, scheduled
+from fittedq.template.rates import Adam, Linear, Optimizer, Rate, at_rate
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractCritic, Components, Controller, Transition, needed
 
@@ -245,7 +245,7 @@ class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
 
     def optimizer_at(self, rate: Rate) -> optax.GradientTransformation:
         """The optimizer at one of these learning rates."""
-        return scheduled(OPTIMIZERS[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer, rate)
+        return at_rate(OPTIMIZERS[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer, rate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from fittedq.runs.progress import console, duration, shown
 from fittedq.runs.report import Report
 from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
-from fittedq.runs.schedule import Schedule
+from fittedq.runs.schedule import USUAL_STEPS, Schedule
 from fittedq.runs.stop import Reports
 from fittedq.settings import parse_assignments
 
@@ -87,7 +87,7 @@ class Train(NamesEnv, LimitsActions):
         if self.env is None:
             schedule = Schedule.offline(self.algorithm, self.steps, **given)
         else:
-            schedule = Schedule(steps=100_000 if self.steps is None else self.steps, **given)
+            schedule = Schedule(steps=USUAL_STEPS if self.steps is None else self.steps, **given)
         source = self.env or Path(str(self.data)).name
         folder = self.out or Path("runs") / f"{self.preset or self.algorithm}-{folder_name(source)}-{self.seed}"
         env = None if self.env is None else self.named(self.env)

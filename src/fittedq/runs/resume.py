@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fittedq import algorithms
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
@@ -122,13 +124,21 @@ def _changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> di
             "give more steps too.",
             argument="set",
         )
+    rates = {name: rate for name, rate in as_dict(run.algorithm).items() if isinstance(rate, Linear)}
+    done = run.train_settings.updates(step)
+    run.notes += [
+        f"{name} goes on at {float(rates[name](np.asarray(done))):.3g}: a schedule counts the updates of the whole "
+        f"run, and about {done:,} are done."
+        for name in changes
+        if name in rates
+    ]
     if steps > max(step, config["steps"]):
         changes |= {"steps": steps}
         run.notes += [
             f"{name} stays at {rate.last:g} from update {rate.updates:,} on, where its schedule ends; another is set "
-            f"by {name}=linear:FIRST:LAST."
-            for name, rate in as_dict(run.algorithm).items()
-            if isinstance(rate, Linear) and rate.updates is not None and rate.updates < run.updates
+            f"by {name}=linear:FIRST:LAST, which counts from the run's first update."
+            for name, rate in rates.items()
+            if rate.updates is not None and rate.updates < run.updates
         ]
     if versions() != config["versions"]:
         changes |= {"versions": versions()}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fittedq import algorithms
 from fittedq.settings import check_counts, setting
 
+USUAL_STEPS = 100_000
+"""Steps in an environment, where nothing is said."""
+
 
 @dataclass(frozen=True)
 class Schedule:

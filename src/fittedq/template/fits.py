@@ -124,7 +124,9 @@ class Descend(AbstractFit):
     Π keeps the weights of networks that have a set for them in it, such as the unit sphere (`AbstractNet.projected`).
     """
 
-    optimizer: optax.GradientTransformation = eqx.field(static=True, metadata={"such": "optax.adam(3e-4)"})
+    optimizer: optax.GradientTransformation = eqx.field(
+        static=True, metadata={"such": "optax.adam(3e-4) or scheduled(optax.adam, f)"}
+    )
     budget: Budget = Budget()
 
     def init(self, component: Tree) -> Tree:

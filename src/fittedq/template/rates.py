@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from fittedq.arrays import Scalar, Tree
 from fittedq.code import sketch
@@ -31,7 +32,8 @@ class Linear:
     """rate_k = first + (last − first) · min(k / updates, 1).
 
     k counts the run's updates from 0; those of a fitted method are its iterations. Without `updates` it takes as many
-    as the run that it is given to; outside a run, which has no end, it stays at `first`.
+    as the run whose setting it is; outside a run, which has no end, it stays at `first`. In a method made of slots it
+    stands in `scheduled(optax.adam, Linear(1e-3, 0.0, updates=10_000))`, with its length.
     """
 
     first: float = setting(dataclasses.MISSING, "the rate of the first update", low=0.0)
@@ -43,6 +45,11 @@ class Linear:
 
     def __call__(self, count: Scalar) -> Scalar:
         if self.updates is None:
+            if _traced(count):
+                raise UserError(
+                    f"{sketch(self)} has no length inside an optimizer, and would stay at {self.first:g}; give "
+                    "updates=, in Descend(scheduled(optax.adam, Linear(…, updates=…)))."
+                )
             return self.first
         return self.first + (self.last - self.first) * jnp.minimum(count / self.updates, 1.0)
 
@@ -97,7 +104,13 @@ def _at(rate: Rate, k: Scalar) -> Scalar:
     value = rate(np.asarray(k, np.int32) if isinstance(k, int) else k) if callable(rate) else rate
     if not isinstance(value, float | int | np.generic | np.ndarray | jax.Array) or np.shape(value):
         raise UserError(f"learning rate {words(rate)}: it returned {value!r}, expected a number for each update.")
+    if not _traced(value) and value < 0:
+        raise UserError(f"learning rate {words(rate)}: it returned {float(value):g}, expected a number of at least 0.")
     return value
+
+
+def _traced(value: object) -> bool:
+    return isinstance(value, Tracer)
 
 
 def words(rate: Rate) -> str:
@@ -106,10 +119,20 @@ def words(rate: Rate) -> str:
 
 
 def scheduled(optimizer: Optimizer, rate: Rate) -> optax.GradientTransformation:
-    """The optimizer whose rate is `rate`: in `FQI.learn` that of update k, where it is a schedule.
+    """The optimizer whose rate in update k of a run is `rate(k)`, as `Descend` takes it: `scheduled(optax.adam, f)`.
 
-    Its state is the one that it has with a number: k is the learner's own count, in every checkpoint already.
+    k is the learner's own count, which every checkpoint has: its state is the one that it has with a number. A
+    `Linear` needs its length here; as a setting of a method it takes the run's.
     """
+    if isinstance(rate, Linear) and rate.updates is None:
+        raise UserError(f"scheduled: found {sketch(rate)}, expected one with its length; give updates=.")
+    return at_rate(optimizer, rate)
+
+
+def at_rate(optimizer: Optimizer, rate: Rate) -> optax.GradientTransformation:
+    """As `scheduled`; a `Linear` that is in no run stays at its first rate."""
+    if isinstance(rate, Linear) and rate.updates is None:
+        rate = rate.first
     if not callable(rate):
         return _made(optimizer, rate)
 
