@@ -93,7 +93,9 @@ def started(request) -> Started:
     return Started(algorithm, fqi, learn, data, states)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "svg")) for name in REGISTRY])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("svg", "simba"))) for name in REGISTRY]
+)
 def test_every_registered_algorithm_conforms(name):
     conforms(tiny(name), BOX, OBS_SIZE)
 

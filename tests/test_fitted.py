@@ -358,7 +358,7 @@ def test_targets_stay_within_what_the_rewards_allow():
 
 
 MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(
-    ("amortized_fqi", "sac", "sac_v", "svg", "td3"), pytest.mark.slow
+    ("amortized_fqi", "sac", "sac_v", "svg", "td3", "tqc", "simba", "simba_v2", "crossq"), pytest.mark.slow
 )
 
 
