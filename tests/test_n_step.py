@@ -29,7 +29,7 @@ BOX = Box((-1.0,), (1.0,))
 
 
 def episodes(rng: np.random.Generator, environments: int, steps: int) -> np.ndarray:
-    """Packed rows of environments that take turns, s and a numbers, with ends of both kinds."""
+    """Packed rows of environments that take turns, with ends of both kinds; an episode begins where the last ended."""
     rows, obs = [], rng.normal(size=(environments, 2)).astype(np.float32)
     for _ in range(steps):
         action, next_obs = rng.normal(size=(environments, 1)), rng.normal(size=(environments, 2)).astype(np.float32)
@@ -43,7 +43,7 @@ def episodes(rng: np.random.Generator, environments: int, steps: int) -> np.ndar
             kind == 1,
         )
         rows.append(row.pack())
-        obs = np.where((kind < 2)[:, None], rng.normal(size=(environments, 2)).astype(np.float32), next_obs)
+        obs = next_obs
     return np.concatenate(rows)
 
 

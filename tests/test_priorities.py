@@ -58,29 +58,29 @@ def test_rows_are_drawn_as_a_plain_loop_says(rule: PriorityRule) -> None:
     """A ring of 7 rows that wraps, errors that come late: probabilities, weights and what new rows get, one by one."""
     rng, capacity, beta = np.random.default_rng(0), 7, 0.5
     ring, errors, greatest = Priorities(capacity, rule), {}, 1.0
-    late: list[np.ndarray] = []
-    for added in (2, 5, 6, 9, 15):
+    before = np.empty((0, 2), int)
+    for added in (2, 5, 6, 9, 15, 16, 22, 23, 29, 30, 36, 37):
         ring.grow(added)
         errors |= {number: greatest for number in range(added) if number not in errors}
         held = range(max(0, added - capacity), added)
         p = np.array([errors[number] for number in held])
-        drawn, weight = ring.draw(np.random.default_rng(added), (2, 5), beta)
-        mass = np.random.default_rng(added).random((2, 5)) * p.sum()
+        drawn, weight = ring.draw(np.random.default_rng(added), (2, 2), beta)
+        mass = np.random.default_rng(added).random((2, 2)) * p.sum()
         # Rows lie by their number mod capacity, and masses follow that order.
         order = np.argsort([number % capacity for number in held])
         expected = np.array(held)[order][np.searchsorted(np.cumsum(p[order]), mass, side="right")]
         assert np.array_equal(drawn, expected)
         chance = np.array([[errors[number] for number in row] for row in drawn]) / p.sum()
-        by_hand = (len(p) * chance) ** -beta if rule.weighted else np.ones((2, 5))
+        by_hand = (len(p) * chance) ** -beta if rule.weighted else np.ones((2, 2))
         np.testing.assert_allclose(weight, by_hand / by_hand.max(axis=1, keepdims=True), rtol=1e-5)
-        late.append(drawn)
-        for numbers in (late.pop(0), late[-1] if late else drawn):
+        for numbers in (before, drawn):
             found = rng.exponential(size=numbers.shape).astype(np.float32) * 3
             ring.learn(numbers.ravel(), found.ravel())
             for number, error in zip(numbers.ravel(), found.ravel(), strict=True):
                 if number >= added - capacity:
                     errors[number] = float(np.float32(max(error + rule.offset, rule.least)) ** rule.exponent)
                     greatest = max(greatest, errors[number])
+        before = drawn
 
 
 def test_what_was_saved_draws_the_same() -> None:
