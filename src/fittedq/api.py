@@ -15,6 +15,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import Code
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
+from fittedq.errors import UserError
 from fittedq.files import place
 from fittedq.runs.progress import console, shown
 from fittedq.runs.resume import reopened
@@ -186,6 +187,7 @@ def resume(
     code: Code = None,
     trust_code: Sequence[str] = (),
     stop_when: str | Rule | None = None,
+    **settings: object,
 ) -> Agent:
     """Continue the run of a folder from its last whole checkpoint, to `steps` in all, and return the last agent.
 
@@ -197,8 +199,10 @@ def resume(
     is given again as `code`: the algorithm, where it is not in the registry, or a dictionary by name, such as
     {"features": φ}, {"model": f}, or {"action_set": s} where its bounds are functions of the state. A module, file or
     wrapper that only the run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a
-    rule belongs to a call, not to the run.
+    rule belongs to a call, not to the run. A setting beside these is refused: it stands in `set`.
     """
+    for name, value in settings.items():
+        raise UserError(f"found it beside the others, expected set={{{name!r}: {value!r}}}.", argument=name)
     return _to_the_end(
         reopened(place(folder, "folder"), steps=steps, changes=set, env=env, code=code, trust_code=trust_code),
         stop_when,

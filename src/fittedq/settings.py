@@ -184,7 +184,7 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
         return None
     if metadata["takes"] is not None and isinstance(value, metadata["takes"]):
         if metadata["arguments"] and not takes_arguments(typing.cast(Any, value), len(metadata["arguments"])):
-            raise UserError(f"setting {name}: found {shortened(sketch(value))}, expected {_an(metadata)}.")
+            raise UserError(f"setting {name}: found {shortened(sketch(value))}, expected {in_python(metadata)}.")
         return _as_read(name, value) if type(value) in metadata["kinds"] else value
     named = {kind.__name__.lower(): kind for kind in metadata["kinds"]}
     bare = named.keys() - set(metadata["choices"] or ())
@@ -202,7 +202,7 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
 def _one(name: str, value: object, kind: type, metadata: Mapping[str, Any], several: bool) -> object:
     """A single `value` as `kind`, within the setting's bounds, or a UserError."""
     expected = TYPE_WORDS[kind][several]
-    other = "" if metadata["takes"] is None else f", or {_an(metadata)}"
+    other = "" if metadata["takes"] is None else f", or {in_python(metadata)}"
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if _huge(value):
@@ -249,8 +249,10 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
     raise UserError(f"setting {name}: found {text!r}, expected {form}, numbers all: {fault.rstrip('.')}.")
 
 
-def _an(metadata: Mapping[str, Any]) -> str:
-    """What a setting takes in place of its word or number."""
+def in_python(metadata: Mapping[str, Any]) -> str | None:
+    """What a setting takes in place of its word or number, None where it takes nothing else."""
+    if metadata["takes"] is None:
+        return None
     takes, arguments, such = metadata["takes"], metadata["arguments"], metadata["such"]
     one = f"{'an' if takes.__name__[0] in 'AEIOU' else 'a'} {takes.__name__}"
     kind = f"a function of ({', '.join(arguments)})" if takes is Callable else one

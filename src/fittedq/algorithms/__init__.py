@@ -97,7 +97,8 @@ def _loaded(name: str) -> type[AbstractAlgorithm]:
     where = f"algorithm {name!r}, which the installed package {entry.dist.name if entry.dist else '?'} announces"
     try:
         cls = entry.load()
-        fits = isinstance(cls, type) and issubclass(cls, AbstractAlgorithm) and cls.name == name
+        method = isinstance(cls, type) and issubclass(cls, AbstractAlgorithm)
+        fits = method and cls.name == name
         if fits:
             cls()
     except Exception as error:
@@ -105,8 +106,10 @@ def _loaded(name: str) -> type[AbstractAlgorithm]:
             f"{where}, cannot be had ({in_one_line(error)}); mend that package, or uninstall it."
         ) from error
     if not fits:
+        found = f"whose name is {cls.name!r}" if method else "which is no class of a method (AbstractAlgorithm)"
         raise UserError(
-            f"{where}, is {entry.value}, expected an Algorithm of that name; mend that package, or uninstall it."
+            f"{where}, is {entry.value}, {found}; expected a class whose name is {name!r}. Mend that package, or "
+            "uninstall it."
         )
     return cls
 

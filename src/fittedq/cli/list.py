@@ -15,7 +15,7 @@ from fittedq.algorithms import REGISTRY, find, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.presets import Preset, presets, presets_of
 from fittedq.runs.progress import console
-from fittedq.settings import in_words, setting_fields
+from fittedq.settings import in_python, in_words, setting_fields
 from fittedq.template.fqi import ABSENT
 from fittedq.trainers.choose import settings_of
 
@@ -73,6 +73,8 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
             "from_data": _default(from_data.get(name)),
             "has": [where for where, fields in (("online", online), ("from_data", from_data)) if name in fields],
             "meaning": field.metadata["about"],
+            "words": None if field.metadata["choices"] is None else list(field.metadata["choices"]),
+            "in_python": in_python(field.metadata),
         }
         for name, field in (online | from_data).items()
     ]
@@ -98,7 +100,9 @@ def _show(algorithm: str) -> None:
     table.add_column("meaning")
     for row in _settings(algorithm):
         shown = (_word(row[where]) if where in row["has"] else ABSENT for where in ("online", "from_data"))
-        table.add_row(row["setting"], *shown, row["meaning"])
+        words = "" if row["words"] is None else f": {', '.join(row['words'])}"
+        objects = "" if row["in_python"] is None else f"; in Python also {row['in_python']}"
+        table.add_row(row["setting"], *shown, f"{row['meaning']}{words}{objects}")
     console(to_errors=False).print(table)
     for preset in presets_of(find(algorithm)):
         words = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())

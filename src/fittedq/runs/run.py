@@ -39,7 +39,7 @@ from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
-from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_settings, whole
+from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_settings, takes_arguments, whole
 from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose
@@ -271,7 +271,7 @@ class Run:
             if isinstance(stop_when, str):
                 known = {} if self.folder is None else self.folder.figures()
                 stop_when = StopWhen(stop_when, known).checked(self.schedule)
-            elif stop_when is not None and (not callable(stop_when) or isinstance(stop_when, type)):
+            elif stop_when is not None and not _is_rule(stop_when):
                 raise UserError(
                     f"found {stop_when!r}, expected a condition in words or a function of a report.",
                     argument="stop_when",
@@ -458,6 +458,10 @@ def _in_a_run(algorithm: AbstractAlgorithm, updates: int) -> AbstractAlgorithm:
             check_schedule(field.name, settings[field.name], updates)
     now = {name: over(value, updates) for name, value in settings.items() if isinstance(value, Linear)}
     return algorithms.made(algorithm, {name: value for name, value in now.items() if value != settings[name]})
+
+
+def _is_rule(rule: object) -> bool:
+    return callable(rule) and not isinstance(rule, type) and takes_arguments(rule, 1)
 
 
 def _crossed(every: int, before: int, after: int) -> bool:
