@@ -11,6 +11,7 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.approx.batch_norm import BatchNormMlp
+from fittedq.approx.embedding import RangedCritic
 from fittedq.bellman import gaussian_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Transition
 
@@ -126,7 +127,7 @@ def with_value(network, value: float):
     """The same network with output ≡ value."""
 
     def last(network):
-        net = network.net
+        net = network.critic.net.rest if isinstance(network, RangedCritic) else network.net
         return net.weights[-1], net.bias if isinstance(net, BatchNormMlp) else net.biases[-1]
 
     weight, bias = last(network)

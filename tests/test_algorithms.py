@@ -69,7 +69,11 @@ class Started:
 
 
 TINY = {"hidden": (8,)}
-OWN_TINY = {"svg": {"model_hidden": (8,), "n_models": 2}} | {
+OWN_TINY = {
+    "svg": {"model_hidden": (8,), "n_models": 2},
+    # The first period's labels are the rewards, whatever the frozen copies say.
+    "td7": {"embedding": 4, "encoder_hidden": (4,), "period": 1},
+} | {
     # The range of a dataset's rewards is not known to a learner of batches, which therefore refuses to clip to it.
     name: {"clip_targets": False}
     for name in ("amortized_fqi", "nfqca")

@@ -43,6 +43,7 @@ COLD["tqc"] = {"n_critics": 2, "quantiles": 5, "drop": 0, "policy_hidden": (32, 
 COLD["tqc"]["temperature_learning_rate"] = 1e-6
 COLD["simba"] = {"policy_hidden": (32,), "optimizer": "adam", "initial_temperature": 0.02}
 COLD["simba"]["temperature_learning_rate"] = 1e-6
+COLD["td7"] = {"embedding": 16, "encoder_hidden": (32,), "period": 10}
 COLD["crossq"] = {
     "policy_hidden": (32, 32),
     "initial_temperature": 0.02,

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
+    from fittedq.algorithms.td7 import TD7
     from fittedq.algorithms.tqc import TQC
     from fittedq.algorithms.xqc import XQC
     from fittedq.api import fit, load, resume, stream, train
     from fittedq.approx.batch_norm import BatchNormMlp
+    from fittedq.approx.embedding import EmbeddedMlp, RangedCritic, StateActionEncoder
     from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
     from fittedq.approx.hyperspherical import HypersphericalMlp
     from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
         Imitate,
         Improve,
         Metrics,
+        Predict,
         Regress,
         RegressReturns,
         RegressTogether,
@@ -122,9 +125,11 @@ if TYPE_CHECKING:
         SoftValue,
         Truncated,
         UniformSamples,
+        WithinSeen,
     )
     from fittedq.types import (
         AbstractCritic,
+        AbstractEncoder,
         AbstractModel,
         AbstractPolicy,
         AbstractValue,
@@ -144,12 +149,14 @@ __all__ = [
     "SAC",
     "SVG",
     "TD3",
+    "TD7",
     "TQC",
     "XQC",
     "AbstractActionSet",
     "AbstractAlgorithm",
     "AbstractCombine",
     "AbstractCritic",
+    "AbstractEncoder",
     "AbstractExploration",
     "AbstractFeatures",
     "AbstractFit",
@@ -196,6 +203,7 @@ __all__ = [
     "Descend",
     "DeterministicPolicy",
     "Effort",
+    "EmbeddedMlp",
     "EnvError",
     "Exhaustive",
     "ExplicitFQI",
@@ -242,6 +250,7 @@ __all__ = [
     "Polyak",
     "Polynomial",
     "Polytope",
+    "Predict",
     "Predicted",
     "ProjectedAscent",
     "ProjectedLBFGS",
@@ -250,6 +259,7 @@ __all__ = [
     "Quadrature",
     "Quantiles",
     "RadialBasis",
+    "RangedCritic",
     "Refit",
     "Regress",
     "RegressReturns",
@@ -270,6 +280,7 @@ __all__ = [
     "Solution",
     "Solved",
     "SolvingAlgorithm",
+    "StateActionEncoder",
     "StateBox",
     "Status",
     "Sync",
@@ -287,6 +298,7 @@ __all__ = [
     "VNetwork",
     "ValueTail",
     "WholeFit",
+    "WithinSeen",
     "code_setting",
     "exact",
     "fit",
@@ -325,10 +337,12 @@ _HOMES = {
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
+    "fittedq.algorithms.td7": "TD7",
     "fittedq.algorithms.tqc": "TQC",
     "fittedq.algorithms.xqc": "XQC",
     "fittedq.api": "fit load resume stream train",
     "fittedq.approx.batch_norm": "BatchNormMlp",
+    "fittedq.approx.embedding": "EmbeddedMlp RangedCritic StateActionEncoder",
     "fittedq.approx.heads": "AbstractHead Categorical OneValue Quantiles",
     "fittedq.approx.hyperspherical": "HypersphericalMlp",
     "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
@@ -361,7 +375,8 @@ _HOMES = {
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractRegression Imitate Improve Metrics Regress RegressReturns RegressTogether TuneTemperature"
+        "AbstractLoss AbstractRegression Imitate Improve Metrics Predict Regress RegressReturns RegressTogether "
+        "TuneTemperature"
     ),
     "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (
@@ -370,10 +385,11 @@ _HOMES = {
     "fittedq.template.targets": (
         "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanOfReturns "
         "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman "
-        "SoftValue Truncated UniformSamples"
+        "SoftValue Truncated UniformSamples WithinSeen"
     ),
     "fittedq.types": (
-        "AbstractCritic AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted Transition needed"
+        "AbstractCritic AbstractEncoder AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted "
+        "Transition needed"
     ),
 }
 """Where each public name is defined."""

@@ -165,6 +165,28 @@ class AbstractModel(eqx.Module):
         """ξ = σ_f⁻¹(s' − μ_f): the noise that gives s'. Source: Heess et al. 2015, section 4."""
 
 
+class AbstractEncoder(eqx.Module):
+    """Embeddings z_s of states and z_sa of state-action pairs, actions in the unit box."""
+
+    @property
+    @abc.abstractmethod
+    def obs_size(self) -> int:
+        """s."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """z, of z_s and of z_sa."""
+
+    @abc.abstractmethod
+    def state(self, obs: Float[Arr, "b s"]) -> Float[Arr, "b z"]:
+        """z_s."""
+
+    @abc.abstractmethod
+    def pair(self, embedded: Float[Arr, "b z"], action: Float[Arr, "b m"]) -> Float[Arr, "b z"]:
+        """z_sa of z_s and a."""
+
+
 class Components(eqx.Module):
     """The components an algorithm may fit; those it has not are None."""
 
@@ -175,6 +197,8 @@ class Components(eqx.Module):
     log_temperature: Float[Arr, ""] | None = None
     horizon: Int[Arr, ""] | None = None
     """Steps through the model, where that number is measured rather than set."""
+    encoder: AbstractEncoder | None = None
+    """Embeddings that the critic and the policy read; they hold copies of it."""
 
     def replace(self, component: str, value: Tree) -> Components:
         """These components with one exchanged."""
@@ -210,7 +234,7 @@ def needed(part: Part | None) -> Part:
     return part
 
 
-COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon")
+COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon", "encoder")
 
 
 @functools.singledispatch

@@ -21,6 +21,7 @@ from fittedq.algorithms.simba_v2 import SimbaV2
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
+from fittedq.algorithms.td7 import TD7
 from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
 from fittedq.errors import UserError, in_one_line, nearest
@@ -40,6 +41,7 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
         TQC,
         SimBa,
         SimbaV2,
+        TD7,
         CrossQ,
         XQC,
     )

@@ -72,6 +72,14 @@ SHARED: dict[str, dict[str, Any]] = {
         "to_act": False,
     },
     "tau": {"about": "Polyak rate τ of the frozen copies", "above": 0.0, "high": 1.0},
+    "activation": {
+        "about": "activation of the hidden layers",
+        "choices": ACTIVATIONS,
+        "takes": Callable,
+        "arguments": ("x",),
+    },
+    "smoothing_sigma": {"about": "target smoothing σ, in half-widths of the box", "low": 0.0},
+    "smoothing_clip": {"about": "clip c of the smoothing noise, in half-widths", "low": 0.0},
     "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
 }
 """The meaning and the range of settings that several methods have."""
@@ -222,9 +230,7 @@ class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)
-    activation: Activation = setting(
-        "relu", "activation of the hidden layers", choices=ACTIVATIONS, takes=Callable, arguments=("x",)
-    )
+    activation: Activation = shared("activation", "relu")
     n_critics: int = shared("n_critics", 1)
     policy_learning_rate: Rate = learning_rate(3e-4, "the policy")
     critic_learning_rate: Rate = learning_rate(3e-4, "the critics (and the value network)")

@@ -19,7 +19,6 @@ from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import DeterministicPolicy
-from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Improve, Regress
@@ -38,8 +37,8 @@ class TD3(NetworkAlgorithm):
     n_target_critics: int = shared("n_target_critics", 2)
     policy_critic: str = shared("policy_critic", "first")
     policy_delay: int = shared("policy_delay", 2)
-    smoothing_sigma: float = setting(0.2, "target smoothing σ, in half-widths of the box", low=0.0)
-    smoothing_clip: float = setting(0.5, "clip c of the smoothing noise, in half-widths", low=0.0)
+    smoothing_sigma: float = shared("smoothing_sigma", 0.2)
+    smoothing_clip: float = shared("smoothing_clip", 0.5)
     noise_sigma: float = shared("noise_sigma", 0.1)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:

@@ -99,6 +99,13 @@ def in_batch(component: Part, *inputs: Arr, key: PRNGKeyArray | None = None) -> 
     return component, None
 
 
+@functools.singledispatch
+def having_seen(component: Part, data: Tree) -> Part:
+    """The component before it is fitted to D, with what it keeps of it. Classes that keep something register how."""
+    del data
+    return component
+
+
 def taken(component: Part, statistics: Tree) -> Part:
     """A component whose network has taken a batch's statistics in."""
     return component if statistics is None else _changed(lambda net: net.taking(statistics), component)

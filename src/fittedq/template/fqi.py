@@ -30,7 +30,7 @@ from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import ERRORS, AbstractRegression, Huber, Loss, Metrics, Regress, Unlabelled
 from fittedq.template.returned import checked_greedy
 from fittedq.template.targets import AbstractTarget, Labelled
-from fittedq.types import COMPONENTS, Components, DrawnRows, Greedy, Transition
+from fittedq.types import COMPONENTS, AbstractEncoder, Components, DrawnRows, Greedy, Transition
 
 
 class Update(AbstractSlot):
@@ -147,6 +147,10 @@ class Sync(AbstractSlot):
     model: AbstractFollow | None = None
     log_temperature: AbstractFollow | None = None
     horizon: AbstractFollow | None = None
+    encoder: AbstractFollow | None = None
+    inside: AbstractFollow | None = None
+    """How the copies of the encoder that the critic and the policy hold follow it, at the beginning of the next call: a
+    frozen critic keeps the embeddings that it was fitted on, and a saved policy too."""
 
     def freeze(self, nets: Components) -> Components:
         """The first frozen copies."""
@@ -167,6 +171,20 @@ class Sync(AbstractSlot):
             return copy if never else polyak(copy, getattr(nets, name), rate)
 
         return Components(**{name: follow(name) for name in COMPONENTS})
+
+    def embedded(self, nets: Components, tick: Tick) -> Components:
+        """The components, with the encoders inside them moved."""
+        if self.inside is None:
+            return nets
+        rate, newest = self.inside.rate(tick), nets.encoder
+
+        def follow(node: Tree) -> Tree:
+            return polyak(node, newest, rate) if isinstance(node, AbstractEncoder) else node
+
+        for name in ("critic", "policy"):
+            part = jax.tree.map(follow, getattr(nets, name), is_leaf=lambda node: isinstance(node, AbstractEncoder))
+            nets = nets.replace(name, part)
+        return nets
 
 
 WATCHED = ("target", "loss", "gradient")
@@ -347,6 +365,8 @@ class FQI(AbstractSlot):
         for name in COMPONENTS:
             if (rule := getattr(self.sync, name)) is not None:
                 rules.setdefault(written(rule), []).append(name)
+        if self.sync.inside is not None:
+            rules.setdefault(written(self.sync.inside), []).append("encoder inside")
         return {
             "greedy": ABSENT if self.greedy is None else written(self.greedy),
             "updates": "; ".join(updates),
@@ -420,6 +440,8 @@ class FQI(AbstractSlot):
 
         `phase`, if given, must be (state.step + 1) mod `period`: the program is then compiled without branches.
         """
+        last = Tick(state.step, None if phase is None else (phase - 1) % self.period, self.period)
+        state = dataclasses.replace(state, nets=self.sync.embedded(state.nets, last))
         tick = Tick(state.step + 1, phase, self.period)
         # One split for all: on a CPU each costs as much as a layer.
         key, greedy_key, *keys = jax.random.split(state.key, 2 + 2 * len(self.updates))

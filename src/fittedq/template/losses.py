@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.heads import AbstractHead
-from fittedq.approx.net import in_batch
+from fittedq.approx.net import having_seen, in_batch
 from fittedq.approx.networks import QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
@@ -21,7 +21,7 @@ from fittedq.errors import UserError
 from fittedq.slots import AbstractSlot
 from fittedq.template.returned import checked_labels
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
+from fittedq.types import AbstractEncoder, AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
 
 Metrics = dict[str, Scalar]
 
@@ -107,7 +107,7 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
 
     def prepare(self, component: Component, data: D) -> Component:
         """The component before it is fitted to D. One that keeps statistics of its data takes those of D in."""
-        return component
+        return having_seen(component, data)
 
     @abc.abstractmethod
     def __call__(
@@ -164,6 +164,26 @@ class RegressReturns(AbstractRegression[QNetwork, Labelled]):
         passed, statistics = in_batch(component, *inputs, key=key)
         loss, metrics = _regressed(component.head, passed.outputs(*inputs)[:, : len(data.y)], data)
         return loss, with_statistics(metrics, statistics)
+
+
+class Predict(AbstractLoss[AbstractEncoder, Labelled]):
+    """mean (z_sa(z_s(s), a) − z_s(s'))²: the encoder predicts its own embedding of the next state, held still.
+
+    Source: Fujimoto et al. 2023 (TD7), eq. 2.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "critic"})
+
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        action = needed(nets.critic).action_set.to_unit(batch.action)
+        return Labelled((batch.obs, action), needed(nets.encoder).state(batch.next_obs))
+
+    def __call__(
+        self, component: AbstractEncoder, nets: Components, data: Labelled, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        obs, action = data.inputs
+        loss = jnp.mean((component.pair(component.state(obs), action) - data.y) ** 2)
+        return loss, {"loss": loss}
 
 
 class Unlabelled(eqx.Module):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.embedding import RangedCritic
 from fittedq.approx.networks import QNetwork
 from fittedq.arrays import Arr
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
@@ -98,6 +99,28 @@ class MeanOverCritics(AbstractCombine):
         self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
     ) -> Float[Arr, "b"]:
         return jnp.mean(critic(obs, action, key), axis=0)
+
+
+class WithinSeen(AbstractCombine):
+    """What `combine` gives, clipped to the labels that the critic had been fitted to when it was copied.
+
+    The critic is a `RangedCritic`. Source: Fujimoto et al. 2023, section 4.2 (extrapolation error).
+    """
+
+    combine: AbstractCombine
+
+    def __call__(
+        self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
+    ) -> Float[Arr, "b"]:
+        return cast("RangedCritic", critic).clipped(self.combine(critic, obs, action, key))
+
+    def check_components(self, nets: Components) -> None:
+        """A UserError where the critic keeps no range."""
+        if not isinstance(nets.critic, RangedCritic):
+            raise UserError(
+                f"WithinSeen: found a critic of type {type(nets.critic).__name__}, which keeps no range of its labels; "
+                "expected RangedCritic(critic)."
+            )
 
 
 class AbstractTarget(AbstractSlot):
