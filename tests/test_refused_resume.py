@@ -14,7 +14,7 @@ from fittedq import ExplicitFQI, Linear
 from fittedq.cli.main import main
 from fittedq.cli.verify import verify
 from fittedq.errors import UserError
-from fittedq.files import read_signed
+from fittedq.files import read_signed, write_signed
 from fittedq.runs.changes import check_code_kept
 from fittedq.runs.report import Report
 from fittedq.settings import held
@@ -37,7 +37,11 @@ def run(begun: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("rule", "change"), [("nope > 1", {"tau": 0.5}), ("step >", {"gap_every": 10}), (5, {}), (Report, {})]
 )
-def test_a_rule_that_is_refused_changes_nothing(run: Path, rule: Any, change: dict[str, Any]) -> None:
+def test_a_rule_that_is_refused_changes_nothing(
+    run: Path, rule: Any, change: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    if request.config.option.annotations and not isinstance(rule, str):
+        pytest.skip("annotations are checked")
     before = (run / "config.json").read_bytes()
     with pytest.raises(UserError, match="stop_when"):
         fittedq.resume(run, steps=8, set=change, stop_when=rule)
@@ -52,7 +56,11 @@ def test_a_rule_that_is_refused_changes_nothing(run: Path, rule: Any, change: di
         ({"steps": 9}, "set: found steps = 9 beside steps = 8; give one"),
     ],
 )
-def test_what_changes_nothing_by_name_is_one_sentence(run: Path, change: Any, said: str) -> None:
+def test_what_changes_nothing_by_name_is_one_sentence(
+    run: Path, change: Any, said: str, request: pytest.FixtureRequest
+) -> None:
+    if request.config.option.annotations:
+        pytest.skip("annotations are checked")
     with pytest.raises(UserError, match=said):
         fittedq.resume(run, steps=8, set=change)
 
@@ -72,7 +80,7 @@ def test_a_command_that_is_refused_says_nothing_of_going_on(run: Path, capsys: p
     [
         (lambda k: 1e-3 if k < 5 else 1e-4, "cannot be compiled"),
         (lambda k: jnp.where(k < 40, 1e-3, jnp.nan), "is nan in update 49"),
-        (lambda k: -1e-3, "is -0.001 in update 0"),
+        (lambda k: -1e-3, "it returned -0.001"),
         (lambda k: "fast", "it returned 'fast'"),
     ],
     ids=["branches", "nan", "negative", "word"],
@@ -101,3 +109,29 @@ def test_a_schedule_that_is_code_is_replaced_and_every_time_told(run: Path) -> N
 def test_code_that_networks_are_made_of_is_not_replaced(name: str) -> None:
     with pytest.raises(UserError, match=f"a run keeps its {name}: it is code"):
         check_code_kept(ExplicitFQI(), {name: {"code": "Mine()"}}, {name: len})
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        ({"action_set": {}}, "action set: found the kind None, expected a word"),
+        ({"action_set": {"kind": ["x"]}}, r"action set: found the kind \['x'\], expected a word"),
+        ({"action_set": {"kind": "polytope"}}, "action set: found a polytope that none can be made of"),
+        ({"kind": "recipe"}, "found the kind 'recipe', expected"),
+        ({"steps": 10**400}, "steps: found 1000.*, expected a whole number"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_was_edited_and_signed_is_one_sentence(
+    run: Path, edited: dict[str, Any], said: str
+) -> None:
+    write_signed(run / "config.json", read_signed(run / "config.json") | edited)
+    with pytest.raises(UserError, match=said):
+        fittedq.resume(run)
+
+
+def test_a_run_that_does_not_say_its_versions_goes_on(run: Path) -> None:
+    config = read_signed(run / "config.json")
+    write_signed(run / "config.json", {name: value for name, value in config.items() if name != "versions"})
+    fittedq.resume(run, steps=6)
+    assert verify(run) == ("run", [])

@@ -25,7 +25,7 @@ class EnvError(UserError):
     """What an environment did wrong: what was learned before is whole, and worth keeping."""
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """What a foreign library says, in one line of bearable length, to be put in a sentence."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 

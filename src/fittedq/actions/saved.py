@@ -27,12 +27,22 @@ def action_set_of(description: Mapping[str, Any], given: AbstractActionSet | Non
         if found != saved:
             raise UserError(f"action set: found {found}, expected the one saved, {saved}.")
         return given
-    if description["kind"] not in KINDS:
+    kind = description.get("kind")
+    if not isinstance(kind, str):
+        raise UserError(f"action set: found the kind {kind!r}, expected a word; its file is damaged.")
+    if kind not in KINDS:
         raise UserError(
             "action set: its bounds are functions of the state, which no file holds; give it again "
             "(code={'action_set': …})."
         )
-    return KINDS[description["kind"]](description)
+    try:
+        return KINDS[kind](description)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"action set: found a {kind} that none can be made of ({error}); its file is damaged."
+        ) from None
 
 
 def check_kind(given: object) -> None:

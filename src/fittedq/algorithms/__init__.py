@@ -77,9 +77,13 @@ def registered(algorithm: AbstractAlgorithm) -> bool:
 
 
 def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
-    """(the algorithms of installed packages by name, a sentence for each that cannot be imported)."""
+    """(the algorithms of installed packages by name, a sentence for each that cannot be had)."""
     found: dict[str, type[AbstractAlgorithm]] = {}
-    faults = []
+    faults = [
+        f"{_announced(entry)}, has the name of one of fittedq's own, which it stays; rename it in that package."
+        for entry in metadata.entry_points(group=GROUP)
+        if entry.name in REGISTRY
+    ]
     for name in _entries():
         try:
             found[name] = _loaded(name)
@@ -96,14 +100,14 @@ def _entries() -> dict[str, metadata.EntryPoint]:
 
 def _loaded(name: str) -> type[AbstractAlgorithm]:
     entry = _entries()[name]
-    where = f"algorithm {name!r}, which the installed package {entry.dist.name if entry.dist else '?'} announces"
+    where = _announced(entry)
     try:
         cls = entry.load()
         method = isinstance(cls, type) and issubclass(cls, AbstractAlgorithm)
         fits = method and cls.name == name
         if fits:
             cls()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # also of a module that ends the process
         raise UserError(
             f"{where}, cannot be had ({in_one_line(error)}); mend that package, or uninstall it."
         ) from error
@@ -114,6 +118,10 @@ def _loaded(name: str) -> type[AbstractAlgorithm]:
             "uninstall it."
         )
     return cls
+
+
+def _announced(entry: metadata.EntryPoint) -> str:
+    return f"algorithm {entry.name!r}, which the installed package {entry.dist.name if entry.dist else '?'} announces"
 
 
 def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:

@@ -329,7 +329,7 @@ def refuse_not_finite(rows: Float[np.ndarray, "b s"], layout: AbstractLayout, na
 
 
 def _whole(values: object, low: int = 0) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, int) and value >= low for value in values):
+    if not isinstance(values, list) or not all(type(value) is int and value >= low for value in values):
         raise ValueError(f"found {_short(values)}, expected whole numbers of at least {low}")
     return tuple(values)
 

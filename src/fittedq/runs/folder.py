@@ -125,6 +125,8 @@ class RunFolder:
                 f"{error} Put it back as it was: other settings are another run (fittedq train --out), more steps are "
                 "given to fittedq resume --steps."
             ) from None
+        if config.get("kind", RUN) != RUN:
+            raise UserError(f"{self.config_file}: found the kind {config['kind']!r}, expected {RUN!r}; it is no run's.")
         missing = {"algorithm", "env", "seed", "steps", "settings", "history"} - config.keys()
         if missing:
             raise UserError(

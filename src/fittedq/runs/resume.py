@@ -140,7 +140,7 @@ def _changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> di
             for name, rate in rates.items()
             if rate.updates is not None and rate.updates < run.updates
         ]
-    if versions() != config["versions"]:
+    if versions() != config.get("versions"):
         changes |= {"versions": versions()}
         run.notes.append(
             "The installed versions of its libraries are not those that the run had: its figures may differ."
@@ -168,4 +168,4 @@ def _saved_algorithm(
 def _saved_set(config: Mapping[str, Any], given: AbstractActionSet | None) -> AbstractActionSet | None:
     """The run's action set; a box is the environment's own, and comes from there."""
     saved = config.get("action_set")
-    return None if saved is None or saved["kind"] == "box" else action_set_of(saved, given)
+    return None if saved is None or saved.get("kind") == "box" else action_set_of(saved, given)

@@ -86,10 +86,8 @@ def check_schedule(name: str, rate: Rate, updates: int) -> None:
         return
     for k in (0, min(updates, 2**31) - 1):
         value = float(_at(rate, k))
-        if not 0 <= value < math.inf:
-            raise UserError(
-                f"setting {name}: {words(rate)} is {value:g} in update {k:,}, expected a finite number of at least 0."
-            )
+        if not math.isfinite(value):
+            raise UserError(f"setting {name}: {words(rate)} is {value:g} in update {k:,}, expected a finite number.")
     try:
         jax.eval_shape(partial(_at, rate), jax.ShapeDtypeStruct((), np.int32))
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
