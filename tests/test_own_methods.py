@@ -303,3 +303,26 @@ def test_a_changed_schedule_says_where_it_goes_on_and_may_replace_code(tmp_path:
     run.close()
     fittedq.resume(out, steps=4, set={"critic_learning_rate": fittedq.Linear(1e-3, 0.0)})
     fittedq.resume(out, steps=5, set={"critic_learning_rate": 1e-5})
+
+
+def test_networks_of_other_arguments_are_refused(request: pytest.FixtureRequest) -> None:
+    if request.config.option.annotations:
+        pytest.skip("annotations are checked")
+    with pytest.raises(UserError, match=r"networks: found .*lambda.*, expected a function of \(obs_size, act"):
+        fittedq.Composed(
+            fqi=TD3().template(BOX),
+            networks=lambda obs_size, action_set: None,  # type: ignore[arg-type, misc]
+            exploration=fittedq.Gaussian(0.1),
+        )
+
+
+def test_a_method_without_a_policy_collects_nothing() -> None:
+    fqi = TD3(hidden=(4,)).template(BOX)
+    lone = FQI(updates=(fqi.updates[0],), sync=fittedq.Sync(critic=fqi.sync.critic), greedy=fittedq.Solved())
+    method = fittedq.Composed(
+        fqi=lone,
+        networks=lambda *sizes: fittedq.Components(critic=TD3(hidden=(4,)).networks(*sizes).critic),
+        exploration=fittedq.Gaussian(0.1),
+    )
+    with pytest.raises(UserError, match="there is no policy among its components, and one acts in the environment"):
+        fittedq.train(method, "Pendulum-v1", steps=20, batch_size=4, random_steps=10, replay_size=100)

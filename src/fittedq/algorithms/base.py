@@ -20,7 +20,6 @@ from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
-from fittedq.code import sketch
 from fittedq.errors import UserError
 from fittedq.settings import check_settings, code_fields, setting, setting_fields, settle
 from fittedq.template.fits import Budget, Descend
@@ -123,7 +122,7 @@ def check_saves_whole(cls: type[AbstractAlgorithm]) -> None:
         if field.name not in settings:
             raise UserError(
                 f"{cls.__name__}: its field {field.name!r} is no setting, so a saved run would lose it; write "
-                f'{field.name}: … = setting({sketch(field.default)}, "what it means").'
+                f'{field.name}: … = setting(default, "what it means").'
             )
     for base in (base for base in cls.__mro__ if "__dataclass_fields__" not in vars(base)):
         hints = vars(base).get("__annotations__", {}) if base is cls else {}

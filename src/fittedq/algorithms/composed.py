@@ -11,7 +11,9 @@ from jaxtyping import PRNGKeyArray
 from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.code import sketch
 from fittedq.errors import UserError
+from fittedq.settings import takes_arguments
 from fittedq.slots import parts
 from fittedq.template.fqi import FQI
 from fittedq.types import Components
@@ -46,10 +48,10 @@ class Composed(AbstractAlgorithm, eqx.Module):
         for name, value, kind in (("fqi", fqi, FQI), ("exploration", exploration, AbstractExploration)):
             if not isinstance(value, kind):
                 raise UserError(f"found {type(value).__name__}, expected {kind.__name__}.", argument=name)
-        if not callable(networks):
+        if not callable(networks) or not takes_arguments(networks, 3):
+            found = sketch(networks) if callable(networks) else type(networks).__name__
             raise UserError(
-                f"found {type(networks).__name__}, expected a function of (obs_size, action_set, key), such as "
-                "TD3().networks.",
+                f"found {found}, expected a function of (obs_size, action_set, key), such as TD3().networks.",
                 argument="networks",
             )
         self._fqi, self._networks, self._exploration = fqi, networks, exploration

@@ -29,7 +29,15 @@ from fittedq.trainers.learner import MEASURED_ROWS, measured
 from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import evenly, normalize_rows
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
+from fittedq.trainers.state import (
+    Arrays,
+    begun_with,
+    check_collects,
+    check_model,
+    from_arrays,
+    initial_state,
+    to_arrays,
+)
 from fittedq.types import REWARD, Components, DrawnRows, Transition, needed
 
 
@@ -83,6 +91,7 @@ class CompiledTrainer(AbstractTrainer):
         self._fqi, learner = initial_state(
             algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings
         )
+        check_collects(algorithm, learner.nets)
         self._reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))

@@ -26,7 +26,15 @@ from fittedq.trainers.learner import MEASURED_ROWS, Learner, measured
 from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import check_same_plant, evenly, normalize_rows, reward_range
 from fittedq.trainers.settings import TrainSettings
-from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
+from fittedq.trainers.state import (
+    Arrays,
+    begun_with,
+    check_collects,
+    check_model,
+    from_arrays,
+    initial_state,
+    to_arrays,
+)
 from fittedq.types import REWARD, Components, Transition
 
 
@@ -63,6 +71,7 @@ class HostTrainer(AbstractTrainer):
         if settings.scale_rewards:
             self._scale = ReturnScale.start(source.n_envs, algorithm.discount, settings.return_bound)
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
+        check_collects(algorithm, state.nets)
         check_model(state.nets, source.obs)
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         if data is not None:

@@ -54,6 +54,15 @@ def initial_state(
     return fqi, state
 
 
+def check_collects(algorithm: AbstractAlgorithm, nets: Components) -> None:
+    """A UserError where a method has no policy, by which an environment is acted in."""
+    if nets.policy is None:
+        raise UserError(
+            f"{algorithm.name}: there is no policy among its components, and one acts in the environment; give it one "
+            "(Components(policy=…)), or fit it to a dataset."
+        )
+
+
 def begun_with(fqi: FQI, state: LearnerState, nets: Components) -> LearnerState:
     """A first state with other first components."""
     nets = jax.tree.map(jnp.asarray, nets)
