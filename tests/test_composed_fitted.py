@@ -117,6 +117,22 @@ def test_a_slot_that_needs_a_dataset_makes_the_method_a_fitted_one(log: Path) ->
     assert sketch(composed()) == sketch(composed(False)), "older files say nothing of it"
 
 
+def test_networks_over_another_action_set_are_refused() -> None:
+    other = composed(networks=lambda size, actions, key: NFQCA(**NETS).networks(size, BOX, key))
+    other.networks(3, fittedq.Box((-2.0,), (2.0,)), jax.random.key(0))
+    with pytest.raises(UserError, match=r"networks: it made a .* over .*; make it over the action set that is given"):
+        other.networks(3, fittedq.Box((-1.0,), (1.0,)), jax.random.key(0))
+
+
+def test_a_run_from_data_in_memory_says_why_it_cannot_go_on(log: Path, tmp_path: Path) -> None:
+    rows = Dataset.open(log)
+    held = {name: rows.columns[name] for name in rows.columns}
+    data = Dataset.from_arrays(**held, action_low=-2, action_high=2)
+    fittedq.fit("ddpg", data, steps=1, hidden=(4,), batch_size=4, out=tmp_path / "run")
+    with pytest.raises(UserError, match="it learns from data that were given in Python"):
+        fittedq.resume(tmp_path / "run", steps=2)
+
+
 @pytest.mark.parametrize("fitted", [True, False])
 def test_files_say_whether_a_method_is_fitted(fitted: bool) -> None:
     saved, code = as_saved(composed(fitted)), {"algorithm": composed(not fitted)}

@@ -67,6 +67,14 @@ class Composed(AbstractAlgorithm, eqx.Module):
         nets = self._networks(obs_size, action_set, key)
         if not isinstance(nets, Components):
             raise UserError(f"it returned {type(nets).__name__}, expected Components.", argument="networks")
+        for part in (nets.critic, nets.policy):
+            own = getattr(part, "action_set", action_set)
+            if own is not action_set and own.describe() != action_set.describe():
+                raise UserError(
+                    f"it made a {type(part).__name__} over {own.describe()}, expected one over the run's actions, "
+                    f"{action_set.describe()}; make it over the action set that is given.",
+                    argument="networks",
+                )
         return nets
 
     def template(self, action_set: AbstractActionSet) -> FQI:

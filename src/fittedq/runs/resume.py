@@ -56,6 +56,11 @@ def reopened(
         env = env if named is None else named.trusted(trust_code)
         path = config.get("data")
         data = None if path is None else Dataset.open(path)
+        if env is None and data is None and config.get("env") is None and "random_steps" not in config["settings"]:
+            raise UserError(
+                f"run folder {folder}: it learns from data that were given in Python, which no file holds; save them "
+                "(Dataset.save) and train from their folder, for a run that can be continued."
+            )
         if env is None and data is None:
             raise UserError(
                 f"run folder {folder}: its environment was made in Python, not from an id; continue it there with "
