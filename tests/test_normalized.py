@@ -272,7 +272,7 @@ def test_rewards_that_never_vary_are_left_as_they_are():
     assert scale.scale == 1
 
 
-SMALL = {"hidden": (8,), "bins": 11, "policy_delay": 1, "value_low": -300.0, "value_high": 300.0}
+SMALL = {"hidden": (8,), "bins": 41, "policy_delay": 1, "value_low": -300.0, "value_high": 300.0}
 SHORT = {"random_steps": 60, "updates_per_step": 1.0, "batch_size": 16}
 UNSCALED = SHORT | {"scale_rewards": False}
 
