@@ -110,7 +110,7 @@ def fed_in_the_loop() -> tuple[Fed, CompiledTrainer]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.fqi, name)
 
-        def learn(self, learner: Any, batch: Transition) -> Any:
+        def learn(self, learner: Any, batch: Transition, drawn: Any = None) -> Any:
             jax.debug.callback(lambda *columns: batches.append(Transition(*map(np.asarray, columns))), *batch)
             return learner
 

@@ -86,7 +86,7 @@ def test_the_table_of_trainers_is_whole() -> None:
         (NFQCA, "compiled"): "GrowSettings",
         (NFQCA, "dataset"): "FitSettings",
     }
-    with pytest.raises(UserError, match="learns from a dataset alone"):
+    with pytest.raises(UserError, match="learns no policy, so it cannot collect data"):
         choose(ExplicitFQI, host)
 
 

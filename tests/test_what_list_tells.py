@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import types
+from importlib import metadata
 
 import pytest
 
@@ -35,7 +35,13 @@ def test_a_settings_words_and_objects_are_listed(capsys: pytest.CaptureFixture[s
 def test_what_a_package_announces_wrongly_is_told(
     announced: object, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = types.SimpleNamespace(value="m:X", dist=None, load=lambda: announced)
+    class Entry(metadata.EntryPoint):
+        dist = None
+
+        def load(self) -> object:
+            return announced
+
+    entry = Entry("mine", "m:X", algorithms.GROUP)
     monkeypatch.setattr(algorithms, "_entries", lambda: {"mine": entry})
     with pytest.raises(UserError, match=said):
         algorithms.find("mine")

@@ -78,7 +78,6 @@ if TYPE_CHECKING:
         Fitted,
         GrowTrees,
         LeastSquares,
-        Refit,
         WholeFit,
     )
     from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Tick, Update
@@ -88,7 +87,6 @@ if TYPE_CHECKING:
         AbstractRegression,
         Imitate,
         Improve,
-        Metrics,
         Predict,
         Regress,
         RegressReturns,
@@ -233,7 +231,6 @@ __all__ = [
     "Linear",
     "LinearCritic",
     "MeanOverCritics",
-    "Metrics",
     "MilpArgmax",
     "MinOverCritics",
     "Mixed",
@@ -260,7 +257,6 @@ __all__ = [
     "Quantiles",
     "RadialBasis",
     "RangedCritic",
-    "Refit",
     "Regress",
     "RegressReturns",
     "RegressTogether",
@@ -371,12 +367,11 @@ _HOMES = {
     "fittedq.runs.run": "Run",
     "fittedq.runs.schedule": "Schedule",
     "fittedq.settings": "code_setting setting",
-    "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend Fitted GrowTrees LeastSquares Refit WholeFit",
+    "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend Fitted GrowTrees LeastSquares WholeFit",
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractRegression Imitate Improve Metrics Predict Regress RegressReturns RegressTogether "
-        "TuneTemperature"
+        "AbstractLoss AbstractRegression Imitate Improve Predict Regress RegressReturns RegressTogether TuneTemperature"
     ),
     "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (

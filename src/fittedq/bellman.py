@@ -136,7 +136,7 @@ def temperature_loss(
 def polyak(frozen: Tree, live: Tree, rate: Scalar) -> Tree:
     """θ̄ ← τ θ + (1 − τ) θ̄; τ = 1 copies, τ = 0 keeps. Works on any pytree."""
 
-    def follow(slow: Arr, fast: Arr) -> Arr:
+    def follow(slow: Tree, fast: Tree) -> Tree:
         return rate * fast + (1.0 - rate) * slow
 
     return jax.tree.map(follow, frozen, live)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
-from fittedq.errors import UserError
+from fittedq.errors import UserError, in_one_line
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], AbstractActionSet]] = {
     "box": lambda saved: Box(saved["low"], saved["high"]),
@@ -41,7 +41,7 @@ def action_set_of(description: Mapping[str, Any], given: AbstractActionSet | Non
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"action set: found a {kind} that none can be made of ({error}); its file is damaged."
+            f"action set: found a {kind} that none can be made of ({in_one_line(error)}); its file is damaged."
         ) from None
 
 

@@ -94,7 +94,8 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
     def check_component(self, component: Component) -> None:
         """A UserError where a component is of another class than the loss is written for, `AbstractLoss[Class, D]`."""
         bases = [base for cls in type(self).__mro__ for base in vars(cls).get("__orig_bases__", ())]
-        kinds = next(get_args(base) for base in bases if issubclass(get_origin(base) or object, AbstractLoss))
+        said = (get_args(base) for base in bases if issubclass(get_origin(base) or object, AbstractLoss))
+        kinds = next(said, (object,))  # a loss of one's own may leave it open
         wanted = kinds[0] if isinstance(kinds[0], type) and issubclass(kinds[0], eqx.Module) else None
         fits = callable(component) if wanted is None and isinstance(self, AbstractRegression) else True
         if not fits or (wanted is not None and not isinstance(component, wanted)):
