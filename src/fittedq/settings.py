@@ -24,6 +24,8 @@ MOST_NUMBER = 1_000_000
 """What a file may ask of a solver: steps, samples, starts."""
 MOST_COUNT = 2**63 - 1
 """What a machine counts with: no whole number of a user's is greater."""
+MOST_SHOWN = 80
+"""Letters of a value that a sentence repeats."""
 MOST_ITEMS = 100
 """Entries of a setting that is a list, such as the widths of hidden layers."""
 
@@ -246,7 +248,8 @@ def _of_words(name: str, text: str, kinds: Mapping[str, type]) -> object:
         fault = made
     last = " (the last may be left out)" if _fields(kind)[-1].default is not dataclasses.MISSING else ""
     form = f"{word}:{':'.join(fields).upper()}{last}"
-    raise UserError(f"setting {name}: found {text!r}, expected {form}, numbers all: {fault.rstrip('.')}.")
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    raise UserError(f"setting {name}: found {shown!r}, expected {form}, numbers all: {fault.rstrip('.')}.")
 
 
 def in_python(metadata: Mapping[str, Any]) -> str | None:
