@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.dense import DenseNet, Layer, Terms, dense
-from fittedq.approx.net import AbstractNet
+from fittedq.approx.net import AbstractNet, ensemble_size, for_members
 from fittedq.approx.networks import Activation, activated
 from fittedq.approx.sphere import normal, orthogonal, unit
 from fittedq.arrays import Arr, namespace
@@ -83,7 +83,7 @@ class BatchNormMlp(AbstractNet):
 
     @property
     def members(self) -> int:
-        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
+        return ensemble_size(self.bias)
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         del key
@@ -123,10 +123,9 @@ class BatchNormMlp(AbstractNet):
 
     def _product(self, x: Float[Arr, "... i"], layer: int) -> Float[Arr, "... w"]:
         """What layer `layer` normalizes: x itself for the first, else x W."""
-        xp, lead = namespace(x, self.bias), self.bias.shape[:-2]
         if layer == 0:
-            return xp.broadcast_to(x, (*lead, *x.shape[-2:])) if lead else x
-        return xp.matmul(x, self.weights[layer - 1])
+            return for_members(x, self.bias)
+        return namespace(x, self.bias).matmul(x, self.weights[layer - 1])
 
     def _normalized(
         self, z: Float[Arr, "... w"], layer: int, mean: Float[Arr, "... 1 w"], variance: Float[Arr, "... 1 w"]

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.approx.net import AbstractRowNet
+from fittedq.approx.net import AbstractRowNet, for_members
 from fittedq.approx.networks import Activation, activated
 from fittedq.approx.residual import of_blocks
 from fittedq.approx.sphere import normal, orthogonal, unit
@@ -62,7 +62,7 @@ class HypersphericalMlp(AbstractRowNet):
         x = xp.concatenate([x, xp.full_like(x[..., :1], SHIFT)], axis=-1)
         embed, *inner, first, last = self.weights
         scale, *scales, last_scale = self.scales
-        x = of_length_1(xp.matmul(self._for_members(of_length_1(x)), embed) * scale)
+        x = of_length_1(xp.matmul(for_members(of_length_1(x), self.weights[0]), embed) * scale)
         pairs = zip(inner[::2], inner[1::2], strict=True)
         for (up, down), scale, share in zip(pairs, scales, self.shares, strict=True):
             wide = activated(self.activation, xp.matmul(x, up) * scale)

@@ -40,6 +40,18 @@ class AbstractNet(eqx.Module):
         """The network with its weights back in the set where they are kept; itself where there is none."""
 
 
+def ensemble_size(leaf: Float[Arr, "*lead _ _"]) -> int:
+    """n of a leaf [n, rows, columns]; 1 of one without a leading axis."""
+    return leaf.shape[0] if leaf.ndim > 2 else 1
+
+
+def for_members(x: Float[Arr, "... i"], leaf: Float[Arr, "*lead _ _"]) -> Float[Arr, "... i"]:
+    """x once per member of the leaf's ensemble: left to broadcasting, XLA makes one wide product and transposes its
+    result."""
+    lead = leaf.shape[:-2]
+    return namespace(x, leaf).broadcast_to(x, (*lead, *x.shape[-2:])) if lead else x
+
+
 class AbstractRowNet(AbstractNet):
     """A network in which no row depends on another, with or without a batch."""
 
@@ -47,18 +59,13 @@ class AbstractRowNet(AbstractNet):
 
     @property
     def members(self) -> int:
-        return self.weights[0].shape[0] if self.weights[0].ndim > 2 else 1
+        return ensemble_size(self.weights[0])
 
     def by_batch(self, x: Float[Arr, "... b i"], key: PRNGKeyArray | None = None) -> tuple[Float[Arr, "... b o"], None]:
         return self(x, key), None
 
     def taking(self, statistics: Tree) -> AbstractRowNet:
         return self
-
-    def _for_members(self, x: Float[Arr, "... i"]) -> Float[Arr, "... i"]:
-        """x once per member: left to broadcasting, XLA makes one wide product and transposes its result."""
-        lead = self.weights[0].shape[:-2]
-        return namespace(x, self.weights[0]).broadcast_to(x, (*lead, *x.shape[-2:])) if lead else x
 
 
 Activation = str | Callable[[Arr], Arr]
@@ -76,7 +83,7 @@ class Passed(AbstractNet):
 
     @property
     def members(self) -> int:
-        return self.outputs.shape[0] if self.outputs.ndim > 2 else 1
+        return ensemble_size(self.outputs)
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         return self.outputs

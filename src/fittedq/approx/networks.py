@@ -20,7 +20,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.dense import DenseNet, Layer, dense
 from fittedq.approx.heads import AbstractHead, OneValue
 from fittedq.approx.host import refuse_forked
-from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, in_batch
+from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, for_members, in_batch
 from fittedq.arrays import Arr, Index, Tree, namespace
 from fittedq.bellman import squashed_log_prob
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Part
@@ -107,7 +107,7 @@ class Mlp(AbstractRowNet):
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         xp = namespace(x, self.weights[0])
-        last, x = len(self.weights) - 1, self._for_members(x)
+        last, x = len(self.weights) - 1, for_members(x, self.weights[0])
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = xp.matmul(x, weight) + bias
             if layer == last:

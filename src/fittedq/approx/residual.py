@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from fittedq.approx.net import AbstractRowNet
+from fittedq.approx.net import AbstractRowNet, for_members
 from fittedq.approx.networks import Activation, activated, layer_normalized
 from fittedq.approx.sphere import normal, orthogonal
 from fittedq.arrays import Arr, namespace
@@ -59,7 +59,7 @@ class ResidualMlp(AbstractRowNet):
 
     def __call__(self, x: Float[Arr, "... i"], key: PRNGKeyArray | None = None) -> Float[Arr, "... o"]:
         del key
-        x = self._dense(self._for_members(x), 0)
+        x = self._dense(for_members(x, self.weights[0]), 0)
         *blocks, last = zip(self.gains, self.shifts, strict=True)
         for block, norm in enumerate(blocks):
             wide = activated(self.activation, self._dense(layer_normalized(x, *norm), 2 * block + 1))
