@@ -153,3 +153,11 @@ def written(slot: eqx.Module) -> str:
             settings.append(f"{field.name}={value}")
     said = inner + settings
     return type(slot).__name__ + (f"({', '.join(said)})" if said else "")
+
+
+def written_for(slot: type, generic: type) -> type | None:
+    """The class that a slot says it reads, as `generic[Class, …]`; None where it leaves that open."""
+    bases = (base for cls in slot.__mro__ for base in vars(cls).get("__orig_bases__", ()))
+    said = (typing.get_args(base)[0] for base in bases if issubclass(typing.get_origin(base) or object, generic))
+    first = next(said, None)
+    return first if isinstance(first, type) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import typing
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -18,7 +17,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.slots import AbstractSlot
+from fittedq.slots import AbstractSlot, written_for
 from fittedq.types import AbstractCritic
 
 
@@ -143,9 +142,8 @@ def misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: Abs
 
 def refuse_misfit(maximizer: AbstractMaximizer[Any], critic: AbstractCritic, action_set: AbstractActionSet) -> None:
     """A UserError where it cannot: before it is asked for an answer."""
-    name, bases = type(maximizer).__name__, getattr(type(maximizer), "__orig_bases__", ())
-    reads = next((typing.get_args(base)[0] for base in bases if typing.get_origin(base) is AbstractMaximizer), None)
-    if isinstance(reads, type) and not isinstance(critic, reads):
+    name, reads = type(maximizer).__name__, written_for(type(maximizer), AbstractMaximizer)
+    if reads is not None and not isinstance(critic, reads):
         why = f"found a {type(critic).__name__}, expected a {reads.__name__}"
     else:
         why = misfit(maximizer, critic, action_set)

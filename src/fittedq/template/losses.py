@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar, Generic, TypeAlias, TypeVar, get_args, get_origin
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from fittedq.approx.networks import QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.errors import UserError
-from fittedq.slots import AbstractSlot
+from fittedq.slots import AbstractSlot, written_for
 from fittedq.template.returned import checked_labels
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import AbstractEncoder, AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
@@ -93,10 +93,8 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
 
     def check_component(self, component: Component) -> None:
         """A UserError where a component is of another class than the loss is written for, `AbstractLoss[Class, D]`."""
-        bases = [base for cls in type(self).__mro__ for base in vars(cls).get("__orig_bases__", ())]
-        said = (get_args(base) for base in bases if issubclass(get_origin(base) or object, AbstractLoss))
-        kinds = next(said, (object,))  # a loss of one's own may leave it open
-        wanted = kinds[0] if isinstance(kinds[0], type) and issubclass(kinds[0], eqx.Module) else None
+        said = written_for(type(self), AbstractLoss)
+        wanted = said if said is not None and issubclass(said, eqx.Module) else None
         fits = callable(component) if wanted is None and isinstance(self, AbstractRegression) else True
         if not fits or (wanted is not None and not isinstance(component, wanted)):
             words = "a component that gives f(x)" if wanted is None else wanted.__name__
