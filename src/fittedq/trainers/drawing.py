@@ -59,7 +59,7 @@ class Drawing:
         rows = np.asarray(rows)
         in_units(rows)
         beside = [column[..., None] for column in (discount, weight) if column is not None]
-        return Batches(np.concatenate([rows, *beside], axis=-1), numbers)
+        return Batches(np.concatenate([rows, *beside], axis=-1) if beside else rows, numbers)
 
     def learn(self, numbers: Int[np.ndarray, "K b"], errors: object) -> None:
         """Take in the rows' errors, where rows are drawn by them."""
