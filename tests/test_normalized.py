@@ -20,11 +20,16 @@ from fittedq.approx.host import host_view, to_host
 from fittedq.approx.net import in_batch, taken
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
 from fittedq.data.statistics import ReturnScale
+from fittedq.envs.gym import GymSource
+from fittedq.envs.native import Pendulum
 from fittedq.errors import UserError
 from fittedq.runs import run
 from fittedq.template.fits import Descend
 from fittedq.template.losses import Regress, RegressReturns
 from fittedq.template.targets import Bellman, BellmanOfReturns, LeastMean, MinOverCritics, Truncated
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.host import HostTrainer
+from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Greedy, Transition
 
@@ -265,6 +270,22 @@ def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return(bound):
     assert alone.scale == pytest.approx(float(one.scale), rel=1e-4)
 
 
+def test_a_step_that_no_environment_took_is_no_return():
+    """After an episode's end the second environment stands still for a step: its return there is none, not 0."""
+    rewards = RNG.normal(5, 2, (9, 2)).astype(np.float32)
+    taken = np.ones((9, 2), bool)
+    taken[4, 1] = False
+    scale, seen, running = ReturnScale.start(2, 0.9, None), [], np.zeros(2)
+    for step, reward in enumerate(rewards):
+        ended = np.array([False, step == 3])
+        scale = scale.update(reward, ended, taken[step])
+        now = np.where(taken[step], 0.9 * running + reward, running)
+        seen += now[taken[step]].tolist()
+        running = np.where(ended, 0, now)
+    assert scale.moments.count == 17
+    assert scale.scale == pytest.approx(np.std(seen), rel=1e-4)
+
+
 def test_rewards_that_never_vary_are_left_as_they_are():
     scale = ReturnScale.start(1, 0.9, None)
     for _ in range(5):
@@ -307,6 +328,7 @@ def test_an_agents_values_are_in_the_rewards_unit(tmp_path, monkeypatch):
         short_run(start=agent, **SHORT | {"value_low": -400.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
 def test_rewards_are_divided_before_they_are_learned_from(env):
     """One update on the same rows: a critic that learned from r/σ holds what one of the other unit does not."""
@@ -314,6 +336,49 @@ def test_rewards_are_divided_before_they_are_learned_from(env):
     assert plain.reward_scale == 1.0
     assert scaled.reward_scale > 3
     assert not np.array_equal(plain.nets.critic.net.bias, scaled.nets.critic.net.bias)
+
+
+def pendulums_reward(batch: Transition) -> np.ndarray:
+    """−(θ² + θ̇²/10 + u²/1000), of the row's own s and a."""
+    cos, sin, speed = np.asarray(batch.obs).T
+    return -(np.arctan2(sin, cos) ** 2 + 0.1 * speed**2 + 0.001 * np.asarray(batch.action)[:, 0] ** 2)
+
+
+def fed_on_the_host() -> tuple[Transition, float]:
+    settings = TrainSettings(random_steps=60, batch_size=16, scale_rewards=True)
+    trainer = HostTrainer(XQC(**SMALL), GymSource("Pendulum-v1"), settings, seed=0)
+    fed = []
+    trainer.learner.learn = lambda rows, *_: fed.append((rows, trainer.reward_scale))
+    trainer.advance(60)
+    ((rows, scale),) = fed
+    return Transition.unpack(rows[0], 3, 1), scale
+
+
+def fed_in_the_loop() -> tuple[Transition, float]:
+    """Learning begins with the last step, so that the scale at the end is the batch's."""
+    settings = TrainSettings(random_steps=60, batch_size=16, scale_rewards=True)
+    trainer, fed = CompiledTrainer(XQC(**SMALL), Pendulum(), settings, seed=0), []
+
+    class Recorded:
+        """The template, but for what it learns."""
+
+        def learn(self, learner, batch, drawn=None):
+            jax.debug.callback(lambda *columns: fed.append(Transition(*map(np.asarray, columns))), *batch)
+            return learner
+
+    fqi, trainer._fqi = trainer._fqi, Recorded()
+    trainer._loop(60)
+    trainer._fqi = fqi
+    jax.effects_barrier()
+    (batch,) = fed
+    return batch, trainer.reward_scale
+
+
+@pytest.mark.parametrize("feed", [fed_on_the_host, fed_in_the_loop])
+def test_a_learner_is_fed_the_reward_over_the_scale(feed):
+    batch, scale = feed()
+    assert scale > 3
+    np.testing.assert_allclose(scale * np.asarray(batch.reward), pendulums_reward(batch), rtol=1e-3, atol=1e-3)
 
 
 def test_targets_beyond_the_bins_are_told():

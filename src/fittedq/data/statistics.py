@@ -59,12 +59,16 @@ class ReturnScale(eqx.Module):
         zeros = np.zeros(n, np.float32)
         return ReturnScale(zeros, RunningMoments.start(1), np.zeros(1, np.float32), gamma, bound)
 
-    def update(self, reward: Float[Arr, "n"], ended: Bool[Arr, "n"]) -> ReturnScale:
-        """The scale with one step of every environment counted in."""
+    def update(
+        self, reward: Float[Arr, "n"], ended: Bool[Arr, "n"], taken: Bool[np.ndarray, "n"] | None = None
+    ) -> ReturnScale:
+        """The scale with one step of every environment counted in, or, on the host, of those that have `taken` one."""
         xp = namespace(reward)
         returns = (self.gamma * self.running + reward).astype(self.running.dtype)
-        largest = xp.maximum(self.largest, abs(returns).max(keepdims=True))
         running = xp.where(ended, xp.zeros_like(returns), returns)
+        if taken is not None:
+            running, returns = np.where(taken, running, self.running), returns[taken]
+        largest = xp.maximum(self.largest, abs(returns).max(keepdims=True))
         return dataclasses.replace(
             self, running=running, moments=self.moments.update(returns[:, None]), largest=largest
         )

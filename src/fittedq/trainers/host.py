@@ -141,8 +141,8 @@ class HostTrainer(AbstractTrainer):
             self.watch.see(step.reward[step.valid])
             if self._moments is not None:
                 self._moments = self._moments.update(step.next_obs[step.valid])
-        if self._scale is not None:
-            self._scale = self._scale.update(step.reward, step.terminated | step.truncated | ~step.valid)
+            if self._scale is not None:
+                self._scale = self._scale.update(step.reward, step.terminated | step.truncated, step.valid)
         # An autoreset step is nobody's: the episode after it starts without noise.
         self._noise[step.terminated | step.truncated | ~step.valid] = 0.0
         self.episodes += len(step.returns)
