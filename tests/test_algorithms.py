@@ -84,10 +84,16 @@ def tiny(name: str) -> AbstractAlgorithm:
     return REGISTRY[name](**TINY, **OWN_TINY.get(name, {}))
 
 
-ONLINE = [name for name, cls in REGISTRY.items() if cls.online]
+ALIKE = ("crossq", "simba", "simba_v2", "tqc")
+"""Methods that differ from a quick one by their networks or heads alone: `make test-all` tries them."""
+ONLINE = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, cls in REGISTRY.items() if cls.online
+]
 
 
-@pytest.fixture(scope="module", params=REGISTRY)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in REGISTRY]
+)
 def started(request) -> Started:
     algorithm = tiny(request.param)
     fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=1)
@@ -98,7 +104,7 @@ def started(request) -> Started:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("svg", "simba"))) for name in REGISTRY]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("svg", *ALIKE))) for name in REGISTRY]
 )
 def test_every_registered_algorithm_conforms(name):
     conforms(tiny(name), BOX, OBS_SIZE)

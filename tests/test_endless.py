@@ -72,12 +72,17 @@ def test_a_stop_between_steps_leaves_the_returns_that_are_whole(agent: Agent) ->
 
 
 def test_an_evaluation_holds_no_transitions(agent: Agent) -> None:
+    def peak(length: int) -> int:
+        tracemalloc.start()
+        agent.evaluate(lambda: Endless(length), 1)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
     agent.evaluate(lambda: Endless(50), 1)
-    tracemalloc.start()
-    agent.evaluate(lambda: Endless(2000), 1)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 200_000, "2 000 transitions, each of three arrays, take above 600 kB"
+    # The least of three: other threads of the process allocate too.
+    long, short = (min(peak(length) for _ in range(3)) for length in (2000, 50))
+    assert long - short < 200_000, "2 000 transitions, each of three arrays, take above 600 kB"
 
 
 def test_a_run_that_is_stopped_in_an_evaluation_is_saved_without_it(tmp_path: Path) -> None:

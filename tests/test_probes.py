@@ -101,12 +101,14 @@ def fresh_learner(request):
 # Those that solve a maximization for every target take their time, and those that learn from large batches or for long:
 # of these one is enough.
 SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "simba", *LONGER)
+ALIKE = ("crossq", "simba", "simba_v2", "td7")
+"""Methods that differ from a quick one by their networks alone: `make test-all` tries them."""
 CASES = [
     pytest.param(
         name,
         probe,
         id=f"{name}-{probe.__name__}",
-        marks=[pytest.mark.slow] if name == "crossq" or (name in SOLVING and probe is not DelayedAction) else [],
+        marks=[pytest.mark.slow] if name in ALIKE or (name in SOLVING and probe is not DelayedAction) else [],
     )
     for name in REGISTRY
     for probe in PROBES
