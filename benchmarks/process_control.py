@@ -33,7 +33,7 @@ import numpy as np
 
 import fittedq
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.problems.plants import CartPole, TwoTanks
 from fittedq.types import Transition
 from machine import describe
@@ -210,7 +210,7 @@ def linearized(task: Task, state: np.ndarray, action: float) -> tuple[np.ndarray
 
 def lqr(A: np.ndarray, B: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
     """K of r = −(Σ_i weight_i s_i² + a²), undiscounted."""
-    return LQR(A, B, np.diag(weights), np.eye(1), np.zeros_like(A), gamma=1.0).gain
+    return LinearQuadratic(A, B, np.diag(weights), np.eye(1), np.zeros_like(A), gamma=1.0).gain
 
 
 def tuned(task: Task, grid: Iterable[Any], make: Callable[[Any], Controller]) -> Any:

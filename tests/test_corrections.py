@@ -24,7 +24,7 @@ from fittedq.bellman import smooth_max
 from fittedq.envs.gym import GymSource
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.settings import setting_fields
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, LearnerState, Periodic, Polyak, Sync, Update
@@ -53,7 +53,7 @@ BETA = 0.2
 
 def soft_nets(std_factor: float) -> Components:
     """The soft LQR's q*, the best gain, and a multiple of the best deviation."""
-    problem = LQR.scalar(temperature=BETA)
+    problem = LinearQuadratic.scalar(temperature=BETA)
     policy = gaussian_policy(problem.gain.item(), std_factor * problem.covariance.item() ** 0.5)
     return Components(critic=optimal_critic(problem), policy=policy, log_temperature=jnp.log(jnp.asarray(BETA)))
 
@@ -142,7 +142,7 @@ def test_c04_ddpg_copies_so():
 
 
 def test_c05_v_is_regressed_at_s_with_an_action_at_s():
-    problem, nets = LQR.scalar(temperature=BETA), soft_nets(1.0)
+    problem, nets = LinearQuadratic.scalar(temperature=BETA), soft_nets(1.0)
     batch = noiseless(problem)
 
     def coefficients(batch: Transition, at: jax.Array) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_c07_soft_actor_critic_climbs_the_minimum_unless_told_otherwise(algorith
 
 def test_c08_one_temperature_scales_with_the_reward():
     """y(r, q; β) = β · y(r/β, q/β; 1)."""
-    problem, nets = LQR.scalar(temperature=BETA), soft_nets(1.0)
+    problem, nets = LinearQuadratic.scalar(temperature=BETA), soft_nets(1.0)
     batch = noiseless(problem)
     greedy = PolicyAction()(nets, batch.next_obs, KEY)
 
@@ -388,7 +388,7 @@ def test_c15_the_density_is_finite_where_the_action_saturates():
 
 
 def test_c16_with_entropy_the_spread_converges_above_zero():
-    best = LQR.scalar(temperature=BETA).covariance.item() ** 0.5
+    best = LinearQuadratic.scalar(temperature=BETA).covariance.item() ** 0.5
 
     def converged(nets: Components) -> float:
         obs, loss = jnp.zeros((4_096, 1)), Improve(MinOverCritics())

@@ -23,7 +23,7 @@ from fittedq.arrays import namespace
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.maximize.exact.grid import Grid
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.settings import setting_fields
 from fittedq.template.fits import Fitted, WholeFit
 from fittedq.template.greedy import PartlySolved, Solved
@@ -93,7 +93,7 @@ def test_linear_fqi_takes_riccatis_steps():
 
 def test_fitted_methods_find_the_gain_of_lqr():
     """π = −K s with K = .588403 at γ = .9, by a solver, by imitation and by ascent, from one dataset."""
-    gain, data = LQR.scalar().gain.item(), lqr_data(800)
+    gain, data = LinearQuadratic.scalar().gain.item(), lqr_data(800)
     linear = {"approximator": "polynomial", "gamma": 0.9}
     policy = {"hidden": (32,), "activation": "silu", "minibatch": 64, "policy_epochs": 20}
     obs = np.linspace(-1.5, 1.5, 7, dtype=np.float32)[:, None]
@@ -394,7 +394,7 @@ def test_c24_rprop_and_reset_learn_the_lqr_that_warm_adam_learns():
     rprop = {"optimizer": "rprop", "reset": True, "epochs": 300, "policy_epochs": 150}
     paper = fittedq.fit("nfqca", data, steps=4, **shared, **rprop)
     warm = fittedq.fit("nfqca", data, steps=12, **shared, epochs=20, policy_epochs=10, minibatch=64)
-    gain = LQR.scalar(gamma=0.5).gain.item()
+    gain = LinearQuadratic.scalar(gamma=0.5).gain.item()
     for agent in (paper, warm):
         assert -np.linalg.lstsq(obs, agent.act(obs), rcond=None)[0].item() == pytest.approx(gain, abs=0.1)
 

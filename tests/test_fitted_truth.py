@@ -15,7 +15,7 @@ import fittedq
 from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
 from fittedq.problems.grid import GridValue, value_iteration
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 
 GAMMA = 0.9
 SMOOTH = {"gamma": GAMMA, "activation": "silu", "n_critics": 1}
@@ -54,7 +54,7 @@ def inner_data(rows: int, bound: float, cost: float = 1.0) -> Dataset:
 
 def assert_gain_and_value(agent: Agent) -> None:
     """K from π = −K s, P from v = −P s² − c, each within 3 %, and v itself within 3 % of max |V*|: c* = 0."""
-    problem = LQR.scalar(gamma=GAMMA, noise=0.0)
+    problem = LinearQuadratic.scalar(gamma=GAMMA, noise=0.0)
     obs = np.linspace(-1.8, 1.8, 37, dtype=np.float32)[:, None]
     action = agent.act(obs)
     value, one = agent.value(obs, action), np.ones_like(obs)
@@ -135,7 +135,7 @@ def test_explicit_fqi_values_bounded_actions(bound, cost):
 
 
 def test_the_grid_agrees_with_riccati_and_with_the_formula_of_g7():
-    problem, obs = LQR.scalar(gamma=GAMMA, noise=0.0), np.linspace(-2, 2, 201)[:, None]
+    problem, obs = LinearQuadratic.scalar(gamma=GAMMA, noise=0.0), np.linspace(-2, 2, 201)[:, None]
     free = dense_grid(2.0, 1.0)
     assert free(obs) == pytest.approx(-problem.P.item() * obs[:, 0] ** 2, abs=5e-3)
     assert free.action == pytest.approx(-problem.gain.item() * free.points, abs=0.03)
@@ -157,7 +157,7 @@ def test_a_bound_on_the_action_costs_and_a_wider_grid_changes_nothing():
 def test_the_grid_of_two_dimensions_agrees_with_riccati():
     """A contraction of the plane, so that s' stays on the grid; K s stays inside the actions tried."""
     A, B = np.array([[0.7, 0.2], [-0.2, 0.7]]), np.array([[0.0], [0.3]])
-    problem = LQR(A, B, np.eye(2), 0.1 * np.eye(1), np.zeros((2, 2)), GAMMA)
+    problem = LinearQuadratic(A, B, np.eye(2), 0.1 * np.eye(1), np.zeros((2, 2)), GAMMA)
 
     def move(obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return -(obs**2).sum(axis=1) - 0.1 * action[:, 0] ** 2, obs @ A.T + action @ B.T

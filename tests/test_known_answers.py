@@ -13,7 +13,7 @@ from jaxtyping import TypeCheckError
 
 from fittedq.acting.noise import OrnsteinUhlenbeck
 from fittedq.actions.base import Box
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import AbstractGreedy
@@ -44,20 +44,20 @@ def scalar(array) -> float:
 
 
 def test_g1_lqr_by_the_book():
-    problem = LQR.scalar()
+    problem = LinearQuadratic.scalar()
     found = [scalar(problem.P), scalar(problem.gain), scalar(problem.M), problem.constant, problem.q_constant]
     assert found == pytest.approx([1.588403, 0.588403, 2.429563, 0.142956, 0.142956], abs=1e-6)
 
 
 def test_g2_soft_lqr_by_the_book():
-    problem = LQR.scalar(temperature=0.2)
+    problem = LinearQuadratic.scalar(temperature=0.2)
     assert scalar(problem.covariance) ** 0.5 == pytest.approx(0.202878, abs=1e-6)
     assert problem.constant == pytest.approx(1.495376, abs=1e-6)
-    assert scalar(problem.P) == pytest.approx(scalar(LQR.scalar().P))
+    assert scalar(problem.P) == pytest.approx(scalar(LinearQuadratic.scalar().P))
 
 
 def test_g3_evaluating_the_best_policy_gives_the_best_value():
-    for problem in (LQR.scalar(), LQR.scalar(temperature=0.2), double_integrator(0.3)):
+    for problem in (LinearQuadratic.scalar(), LinearQuadratic.scalar(temperature=0.2), double_integrator(0.3)):
         assert problem.policy_P(problem.gain) == pytest.approx(problem.P, abs=1e-9)
         assert problem.policy_constant(problem.gain, problem.covariance) == pytest.approx(problem.constant, abs=1e-9)
 
@@ -76,7 +76,7 @@ def test_g3_policy_evaluation_agrees_with_rollouts():
 
 
 def test_g4_policy_gradient_by_the_book_and_by_differences():
-    problem, covariance, first = LQR.scalar(), np.array([[0.05]]), np.array([[1.7]])
+    problem, covariance, first = LinearQuadratic.scalar(), np.array([[0.05]]), np.array([[1.7]])
     gain, step = np.array([[0.3]]), 1e-5
 
     def value(gain):
@@ -89,9 +89,9 @@ def test_g4_policy_gradient_by_the_book_and_by_differences():
     assert whole == pytest.approx((value(gain + step) - value(gain - step)) / (2 * step), rel=1e-6)
 
 
-def double_integrator(temperature: float = 0.0) -> LQR:
+def double_integrator(temperature: float = 0.0) -> LinearQuadratic:
     A, B = np.array([[1.0, 0.5], [0.0, 1.0]]), np.array([[0.0], [0.5]])
-    return LQR(A, B, np.diag([1.0, 0.1]), np.array([[0.3]]), 0.01 * np.eye(2), 0.9, temperature)
+    return LinearQuadratic(A, B, np.diag([1.0, 0.1]), np.array([[0.3]]), 0.01 * np.eye(2), 0.9, temperature)
 
 
 # ---------------------------------------------------------------------- G1, fitted
@@ -122,7 +122,7 @@ def value_coefficient(weights) -> float:
 
 
 def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
-    problem = LQR.scalar(noise=0.0)
+    problem = LinearQuadratic.scalar(noise=0.0)
     batch = noiseless(problem)
     fit = Descend(exact_least_squares(batch))
     fqi = FQI(
@@ -142,7 +142,7 @@ def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
 
 
 def test_g1_bellman_leaves_the_optimum_where_it_is():
-    problem = LQR.scalar(noise=0.0)
+    problem = LinearQuadratic.scalar(noise=0.0)
     batch, q = noiseless(problem), optimal_critic(problem)
     greedy = ArgmaxOfQuadratic()(Components(critic=q), batch.next_obs, KEY)
     data = Bellman(problem.gamma, FirstCritic())(Components(critic=q), batch, greedy, KEY)
@@ -152,8 +152,8 @@ def test_g1_bellman_leaves_the_optimum_where_it_is():
 # ---------------------------------------------------------------------- G2, soft
 
 
-def soft_nets(gain_factor: float = 1.0, std_factor: float = 1.0) -> tuple[LQR, Components]:
-    problem = LQR.scalar(temperature=0.2)
+def soft_nets(gain_factor: float = 1.0, std_factor: float = 1.0) -> tuple[LinearQuadratic, Components]:
+    problem = LinearQuadratic.scalar(temperature=0.2)
     policy = gaussian_policy(gain_factor * scalar(problem.gain), std_factor * scalar(problem.covariance) ** 0.5)
     log_temperature = jnp.log(jnp.asarray(0.2))
     return problem, Components(critic=optimal_critic(problem), policy=policy, log_temperature=log_temperature)
@@ -207,7 +207,7 @@ def test_g2_both_soft_targets_leave_the_optimum_where_it_is(through):
 
 
 def test_g4_improve_ascends_the_policy_gradient_at_the_given_states():
-    problem, gain, first = LQR.scalar(), np.array([[0.3]]), np.array([[1.7]])
+    problem, gain, first = LinearQuadratic.scalar(), np.array([[0.3]]), np.array([[1.7]])
     H = problem.q_matrix(problem.policy_P(gain))
     nets = Components(critic=critic((0, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1])))
     obs = jnp.asarray([[1.7**0.5], [-(1.7**0.5)]])

@@ -18,7 +18,7 @@ from fittedq.approx.linear import Custom, LinearCritic, Polynomial, RadialBasis
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.exact.quadratic import QuadraticArgmax, quadratic_form
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 
 RNG = np.random.default_rng
 
@@ -28,7 +28,7 @@ def pairs(size: int, obs_size: int, action_size: int, seed: int = 0):
     return rng.uniform(-1, 1, (size, obs_size)), rng.uniform(-1, 1, (size, action_size))
 
 
-# ---------------------------------------------------------------------- fitted Q-iteration on noiseless LQR
+# ---------------------------------------------------------------------- fitted Q-iteration on a linear problem
 
 
 def iterates(problem: LQR, critic: LinearCritic, count: int):
@@ -45,7 +45,7 @@ def iterates(problem: LQR, critic: LinearCritic, count: int):
 
 @pytest.mark.parametrize("lowest", [0, 2])
 def test_g1_fqi_repeats_the_riccati_iterates(lowest):
-    problem, box = LQR.scalar(noise=0.0), Box([-50], [50])
+    problem, box = LinearQuadratic.scalar(noise=0.0), Box([-50], [50])
     start = LinearCritic.start(Polynomial(2, lowest=lowest), 1, box, np.float64)
     found = []
     for critic in iterates(problem, start, 12):
@@ -62,7 +62,7 @@ def test_g1_fqi_repeats_the_riccati_iterates(lowest):
 
 
 def test_g1_fqi_repeats_the_riccati_iterates_with_two_states_and_two_actions():
-    problem = LQR(
+    problem = LinearQuadratic(
         A=np.array([[1.0, 0.3], [-0.2, 0.9]]),
         B=np.array([[0.5, 0.1], [0.2, 1.0]]),
         Q=np.array([[1.0, 0.2], [0.2, 0.5]]),

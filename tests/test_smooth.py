@@ -17,7 +17,7 @@ from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.bellman import boltzmann_log_density
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.template.losses import Improve
 from fittedq.template.targets import MinOverCritics, Quadrature, SmoothBellman, UniformSamples
 from fittedq.trainers.iterations import FittedTrainer
@@ -165,7 +165,7 @@ def test_g2_smooth_fqi_finds_the_soft_lqr(beta, constant):
     Every (s, a) stands twice, with s' = s + a ± .1: the mean over one sampled s' is then exact, W = .01, as the
     operator on q allows.
     """
-    problem = LQR.scalar(temperature=beta)
+    problem = LinearQuadratic.scalar(temperature=beta)
     assert problem.constant == pytest.approx(constant, abs=1e-6)
     obs, action = np.random.default_rng(0).uniform(-2, 2, (2, 100, 1)).repeat(2, axis=1)
     data = Dataset.from_arrays(

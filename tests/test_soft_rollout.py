@@ -13,7 +13,7 @@ from fittedq.actions.base import Box
 from fittedq.approx.models import KnownModel
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.problems.dynamics import linear_quadratic
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.template.rollout import (
     AbstractTail,
     CriticTail,
@@ -29,7 +29,7 @@ from linear import GaussianPolicy, LinearPolicy, QuadraticCritic, QuadraticValue
 
 BETA, GAIN, STD, FIRST = 0.5, 0.3, 0.4, 1.7
 """Temperature, a = −GAIN s + STD ε, E[s_0²]."""
-PROBLEM = LQR.scalar(temperature=BETA)
+PROBLEM = LinearQuadratic.scalar(temperature=BETA)
 GAMMA = PROBLEM.gamma
 KEY = jax.random.key_data(jax.random.key(0))
 ROWS, DRAWS = 4_000, 40
@@ -93,7 +93,7 @@ def test_inferred_noise_counts_the_entropy_of_the_observed_action():
     policy = TanhGaussianPolicy(1, box, (8,), KEY)
     obs, action = np.random.default_rng(0).uniform(-1, 1, (2, 64)).astype(np.float32)
     batch = transitions(obs, action, -(obs**2 + action**2), obs + action)
-    problem = LQR.scalar(noise=0.01)
+    problem = LinearQuadratic.scalar(noise=0.01)
     nets = soft_nets().replace("policy", policy).replace("model", KnownModel(linear_quadratic(problem)))
     found = ImproveThrough(Rollout(1, GAMMA, ValueTail()), inferred=True)(policy, nets, batch, KEY)[0]
     mean, log_std = (np.asarray(part)[:, 0] for part in policy.parameters(batch.obs))

@@ -25,7 +25,7 @@ from fittedq.diagnose.residuals import bellman_slope, critic_slope, euler_residu
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.template.gradients import gradient_health, model_error, windows
 from fittedq.template.losses import Improve
 from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
@@ -82,11 +82,11 @@ class QuadraticV(AbstractValue):
 
 
 def scalar_problem():
-    return LQR.scalar(), np.array([[0.3]]), np.array([[0.05]]), np.array([[1.7]])
+    return LinearQuadratic.scalar(), np.array([[0.3]]), np.array([[0.05]]), np.array([[1.7]])
 
 
 def plane_problem():
-    problem = LQR(
+    problem = LinearQuadratic(
         A=np.array([[0.9, 0.2, 0.0], [0.0, 0.8, 0.1], [0.1, 0.0, 0.7]]),
         B=np.array([[0.5, 0.0], [0.0, 0.4], [0.3, 0.2]]),
         Q=np.diag([1.0, 0.5, 0.8]),
@@ -104,7 +104,7 @@ def exactly_fitted(problem):
     size, m = problem.B.shape
     x = rng.standard_normal((50, size + m))
     found = np.linalg.lstsq(x, x @ np.hstack([problem.A, problem.B]).T, rcond=None)[0].T
-    return LQR(found[:, :size], found[:, size:], problem.Q, problem.R, problem.W, problem.gamma)
+    return LinearQuadratic(found[:, :size], found[:, size:], problem.Q, problem.R, problem.W, problem.gamma)
 
 
 QUICK = [(scalar_problem, "q", False)]
@@ -269,7 +269,7 @@ def test_the_shipped_pendulum_is_gymnasiums():
 
 def test_residuals_vanish_at_the_optimum_of_lqr_and_grow_linearly():
     problem = plane_problem()[0]
-    noiseless = LQR(problem.A, problem.B, problem.Q, problem.R, 1e-12 * np.eye(3), problem.gamma)
+    noiseless = LinearQuadratic(problem.A, problem.B, problem.Q, problem.R, 1e-12 * np.eye(3), problem.gamma)
     critic, value = Quadratic(jnp.asarray(noiseless.H)), QuadraticV(jnp.asarray(noiseless.P))
     obs = jax.random.normal(KEY, (20, 3))
     best = -obs @ jnp.asarray(noiseless.gain).T
@@ -288,7 +288,7 @@ def test_residuals_vanish_at_the_optimum_of_lqr_and_grow_linearly():
 
 
 def test_an_active_bound_leaves_no_residual():
-    problem = LQR.scalar()
+    problem = LinearQuadratic.scalar()
     critic = Quadratic(jnp.asarray(problem.H))
     obs, narrow = jnp.array([[1.0]]), Box((-0.1,), (0.1,))
     slope = critic_slope(critic, obs, jnp.array([[-0.1]]))
@@ -348,7 +348,7 @@ def test_an_endless_horizon_solves_growth():
 
 def test_gradients_of_an_unstable_rollout_are_called_so():
     problem, gain, covariance, _ = scalar_problem()
-    wild = LQR(3.0 * problem.A, problem.B, problem.Q, problem.R, problem.W, problem.gamma)
+    wild = LinearQuadratic(3.0 * problem.A, problem.B, problem.Q, problem.R, problem.W, problem.gamma)
     policy = Linear(jnp.asarray(gain), jnp.asarray(covariance))
     obs = jax.random.normal(KEY, (64, 1))
     models = [KnownModel(linear_quadratic(dynamics)) for dynamics in (wild, problem)]

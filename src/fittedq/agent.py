@@ -18,7 +18,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from fittedq import memory
-from fittedq.acting.episodes import episodes, episodes_at_once, returns, whole_episodes
+from fittedq.acting.episodes import Memoryless, episodes, episodes_at_once, returns, whole_episodes
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
@@ -226,6 +226,11 @@ class Agent:
             )
         return q[0] if single else q
 
+    def controller(self, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None) -> Memoryless:
+        """π as any other controller is: in flat vectors, to be evaluated and compared; the numbers are `act`'s."""
+        act = partial(self.act_flat, refine=refine, trust=trust, deadline=deadline)
+        return Memoryless(act, self.obs_size, self.action_set)
+
     def evaluate(
         self,
         env: AnyEnv | AbstractPlant,
@@ -256,8 +261,8 @@ class Agent:
         episodes, seed = whole(episodes, "episodes", 1), whole(seed, "seed", high=MOST_SEED)
         plant, steps = resolve(env), checked(refine, trust, deadline)
         if not plant.compiled:
-            act = partial(self.act_flat, refine=steps, trust=trust, deadline=deadline)
-            yield from islice(returns(act, plant, self.obs_size, self.action_set, seed, stop), episodes)
+            controller = self.controller(refine=steps, trust=trust, deadline=deadline)
+            yield from islice(returns(controller, plant, seed, stop), episodes)
             return
         if steps:
             raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
@@ -271,7 +276,7 @@ class Agent:
         plant = resolve(env)
         if plant.compiled:
             return whole_episodes(self._at_once(plant, max(3, steps), seed), steps)
-        return whole_episodes(episodes(self.act_flat, plant, self.obs_size, self.action_set, seed), steps)
+        return whole_episodes(episodes(self.controller(), plant, seed), steps)
 
     def _at_once(self, plant: AbstractPlant, number: int, seed: int) -> list[Transition]:
         """Episodes of a JAX environment, in one compiled loop."""

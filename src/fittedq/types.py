@@ -128,7 +128,7 @@ class AbstractPolicy(eqx.Module):
 
 
 @runtime_checkable
-class Controller(Protocol):
+class HostPolicy(Protocol):
     """What acts on the host: a policy's host view, or a solver."""
 
     def act(self, obs: Float[np.ndarray, "b s"], normal: Float[np.ndarray, "b m"]) -> Float[np.ndarray, "b m"]:

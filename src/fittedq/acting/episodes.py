@@ -1,16 +1,18 @@
-"""Fresh episodes of a policy's mode (for SAC the squashed mean)."""
+"""Fresh episodes of a controller; of an agent, those of its policy's mode (for SAC the squashed mean)."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
-from typing import NamedTuple
+from itertools import count, islice
+from typing import Generic, NamedTuple, TypeVar, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import inside
@@ -18,9 +20,10 @@ from fittedq.arrays import Tree
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
-from fittedq.envs.plant import AbstractPlant
+from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.spaces import refuse_not_finite
 from fittedq.errors import EnvError, UserError
+from fittedq.settings import MOST_SEED, whole
 from fittedq.types import AbstractPolicy, Transition
 
 EVALUATION_SEED = 2**31
@@ -29,7 +32,9 @@ EVALUATION_SEED = 2**31
 MOST_STEPS = 1_000_000
 """An episode of a policy that has taken so many steps has no end."""
 
-ActBatch = Callable[[np.ndarray], np.ndarray]
+Memory = TypeVar("Memory")
+"""What a controller keeps from one sample to the next."""
+Act = Callable[[Float[np.ndarray, "b s"]], Float[np.ndarray, "b m"]]
 
 
 class Step(NamedTuple):
@@ -59,16 +64,81 @@ def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, who
         )
 
 
+class AbstractController(abc.ABC, Generic[Memory]):
+    """What acts in flat vectors, in the environment's units, on b episodes side by side.
+
+    What it remembers of them is handed to it and given back: a controller itself never changes.
+    """
+
+    @abc.abstractmethod
+    def start(self, number: int) -> Memory:
+        """The memory of so many episodes that begin."""
+
+    @abc.abstractmethod
+    def step(self, memory: Memory, obs: Float[np.ndarray, "b s"]) -> tuple[Float[np.ndarray, "b m"], Memory]:
+        """(actions, memory) at the next sample of each episode."""
+
+    @abc.abstractmethod
+    def check(self, env: FlatEnv) -> None:
+        """A UserError unless it can act in `env`."""
+
+    def evaluate(self, env: AnyEnv | AbstractPlant, episodes: int = 10, seed: int = 0) -> Float[np.ndarray, "episodes"]:
+        """Undiscounted returns over fresh episodes, those of an agent that is evaluated with the same seed on the
+        host."""
+        episodes, seed = whole(episodes, "episodes", 1), whole(seed, "seed", high=MOST_SEED)
+        return np.array(list(islice(returns(self, resolve(env), seed, lambda: False), episodes)))
+
+    def loop(self) -> ControlLoop[Memory]:
+        """It, with a memory of its own: for a loop that only hands in observations."""
+        return ControlLoop(self)
+
+
+@final
+class ControlLoop(Generic[Memory]):
+    """A controller at work: `reset` at the beginning of an episode, then `act` once a sample."""
+
+    def __init__(self, controller: AbstractController[Memory]):
+        self.controller = controller
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._memory = self.controller.start(1)
+
+    def act(self, obs: Float[np.ndarray, "s"]) -> Float[np.ndarray, "m"]:
+        """The action at this sample."""
+        action, self._memory = self.controller.step(self._memory, np.asarray(obs)[None])
+        return action[0]
+
+
+@final
+@dataclass(frozen=True)
+class Memoryless(AbstractController[None]):
+    """a = act(s), of what was made for observations of one size and for one set of actions."""
+
+    act: Act
+    obs_size: int
+    action_set: AbstractActionSet
+    name: str = "the agent"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def start(self, number: int) -> None:
+        del number
+
+    def step(self, memory: None, obs: Float[np.ndarray, "b s"]) -> tuple[Float[np.ndarray, "b m"], None]:
+        return self.act(obs), memory
+
+    def check(self, env: FlatEnv) -> None:
+        check_spaces(env, self.obs_size, self.action_set, self.name)
+
+
 def returns(
-    act: ActBatch,
-    plant: AbstractPlant,
-    obs_size: int,
-    action_set: AbstractActionSet,
-    seed: int,
-    stop: Callable[[], bool],
+    controller: AbstractController[Memory], plant: AbstractPlant, seed: int, stop: Callable[[], bool]
 ) -> Iterator[float]:
     """The returns of `episodes`, in memory that does not grow with them; asked after each step, `stop()` ends them."""
-    for steps in _played(act, plant, obs_size, action_set, seed):
+    for steps in _played(controller, plant, seed):
         total = 0.0
         for step in steps:
             total += step.reward
@@ -77,37 +147,34 @@ def returns(
         yield total
 
 
-def episodes(
-    act: ActBatch, plant: AbstractPlant, obs_size: int, action_set: AbstractActionSet, seed: int
-) -> Iterator[Transition]:
+def episodes(controller: AbstractController[Memory], plant: AbstractPlant, seed: int) -> Iterator[Transition]:
     """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
 
-    On an environment of its own, which closes with the iterator. `act` is flat: [b, s] to [b, m].
+    On an environment of its own, which closes with the iterator.
     """
-    for steps in _played(act, plant, obs_size, action_set, seed):
+    for steps in _played(controller, plant, seed):
         yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
 
 
-def _played(
-    act: ActBatch, plant: AbstractPlant, obs_size: int, action_set: AbstractActionSet, seed: int
-) -> Iterator[Iterator[Step]]:
+def _played(controller: AbstractController[Memory], plant: AbstractPlant, seed: int) -> Iterator[Iterator[Step]]:
     """The steps of one episode after another; each is to be taken to its end before the next."""
     made = plant.make()
     try:
-        check_spaces(made, obs_size, action_set)
+        controller.check(made)
         for episode in count():
             sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-            yield _episode(act, made, episode, int(sequence.generate_state(1)[0]))
+            yield _episode(controller, made, episode, int(sequence.generate_state(1)[0]))
     finally:
         made.close()
 
 
-def _episode(act: ActBatch, env: FlatEnv, episode: int, seed: int) -> Iterator[Step]:
-    taken = 0
+def _episode(controller: AbstractController[Memory], env: FlatEnv, episode: int, seed: int) -> Iterator[Step]:
+    taken, memory = 0, controller.start(1)
     try:
         obs = _finite(env, env.reset(seed=seed)[0])
         while taken < MOST_STEPS:
-            action = act(obs[None])[0]
+            actions, memory = controller.step(memory, obs[None])
+            action = _executed(actions, obs, env.box, controller)
             next_obs, reward, terminated, truncated, _ = env.step(action)
             if not np.isfinite(reward):
                 raise UserError(f"reward is {reward}, expected a finite number.")
@@ -121,6 +188,17 @@ def _episode(act: ActBatch, env: FlatEnv, episode: int, seed: int) -> Iterator[S
         f"evaluation in {env.label}, episode {episode}: it has taken {MOST_STEPS:,} steps, expected an end before; put "
         "the environment in gymnasium.wrappers.TimeLimit, or do not evaluate in it (eval_every = 0)."
     )
+
+
+def _executed(
+    actions: Float[np.ndarray, "1 m"], obs: Float[np.ndarray, "s"], box: Box, controller: AbstractController[Memory]
+) -> Float[np.ndarray, "m"]:
+    """The action that reaches the plant: the controller's, moved to the limits of the actuators."""
+    if np.shape(actions) != (1, box.size):
+        raise UserError(f"{controller} gives an action of shape {np.shape(actions)[1:]}, expected ({box.size},).")
+    if not np.isfinite(actions).all():
+        raise UserError(f"{controller} gives the action {np.ravel(actions).tolist()}, expected finite numbers.")
+    return np.asarray(box.project(np.asarray(actions, np.float32), obs[None]))[0]
 
 
 def _finite(env: FlatEnv, obs: np.ndarray) -> np.ndarray:

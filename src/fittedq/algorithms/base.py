@@ -27,7 +27,7 @@ from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
 from fittedq.template.rates import Adam, Linear, Optimizer, Rate, at_rate
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
-from fittedq.types import AbstractCritic, Components, Controller, Transition, needed
+from fittedq.types import AbstractCritic, Components, HostPolicy, Transition, needed
 
 POLICY_CRITICS: dict[str, AbstractCombine] = {
     "min": MinOverCritics(),
@@ -188,7 +188,7 @@ class AbstractAlgorithm(abc.ABC):
         buffer = self.buffer if self.online else "fixed dataset"
         return {"buffer": buffer, **self.template(Box((-1.0,), (1.0,))).describe()}
 
-    def controller(self, nets: Components) -> Controller:
+    def controller(self, nets: Components) -> HostPolicy:
         """What acts, on the host: `act(obs [b,s], normal [b,m])` gives actions, the mode where `normal` is 0.
 
         Its policy, or, where it learns none, the solver of its greedy step.

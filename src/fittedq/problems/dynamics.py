@@ -7,12 +7,12 @@ from jaxtyping import Float
 
 from fittedq.arrays import Arr
 from fittedq.envs.native import Pendulum, physics
-from fittedq.problems.lqr import LQR
+from fittedq.problems.lqr import LinearQuadratic
 from fittedq.problems.plants import CartPole
 from fittedq.types import Dynamics
 
 
-def linear_quadratic(problem: LQR) -> Dynamics:
+def linear_quadratic(problem: LinearQuadratic) -> Dynamics:
     """s' = As + Ba + √W ξ, r = −(sᵀQs + aᵀRa)."""
     root = jnp.linalg.cholesky(jnp.asarray(problem.W))
 

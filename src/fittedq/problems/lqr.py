@@ -21,7 +21,7 @@ def _fixed_point(source: np.ndarray, factor: np.ndarray, gamma: float) -> np.nda
 
 
 @dataclass(frozen=True)
-class LQR:
+class LinearQuadratic:
     """r = −(sᵀQs + aᵀRa), s' = As + Ba + w, w ~ N(0, W), discounted by γ; with a temperature β, r gains β · entropy.
 
     P and the gain do not depend on β: only the policy's spread and the constants do. For unbounded actions.
@@ -36,10 +36,10 @@ class LQR:
     temperature: float = 0.0
 
     @staticmethod
-    def scalar(gamma: float = 0.9, noise: float = 0.01, temperature: float = 0.0) -> LQR:
+    def scalar(gamma: float = 0.9, noise: float = 0.01, temperature: float = 0.0) -> LinearQuadratic:
         """A = B = Q = R = 1, W = noise."""
         one = np.ones((1, 1))
-        return LQR(one, one, one, one, noise * one, gamma, temperature)
+        return LinearQuadratic(one, one, one, one, noise * one, gamma, temperature)
 
     # ------------------------------------------------------------------ the optimum
 

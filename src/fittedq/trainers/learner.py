@@ -13,7 +13,7 @@ from fittedq.approx.host import HostCopy, to_host
 from fittedq.approx.packing import Packing
 from fittedq.arrays import Arr, strong
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.types import Controller, DrawnRows, Transition
+from fittedq.types import DrawnRows, HostPolicy, Transition
 
 MEASURED_ROWS = 2_000
 """Newest transitions that a method's own measures see."""
@@ -125,7 +125,7 @@ class Learner:
         # `device_put` may alias NumPy's memory, which must not be donated.
         return [jnp.array(buffer, copy=True) for buffer in self._packing.pack(to_host(state))]
 
-    def host_policy(self) -> Controller:
+    def host_policy(self) -> HostPolicy:
         """The newest policy, for acting in NumPy: always the same object, refreshed.
 
         Waits for the learner, unless the policy was not due for an update since: then acting goes on meanwhile.
