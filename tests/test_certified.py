@@ -554,7 +554,7 @@ class Ball(AbstractActionSet):
     low: tuple[float, ...]
     high: tuple[float, ...]
     whole: ClassVar[Whole] = Whole()
-    reads_obs: ClassVar[bool] = False
+    reads: ClassVar[tuple[int, ...] | None] = ()
     interior: ClassVar[np.ndarray] = np.zeros((0, 2))
 
     def region(self, obs):

@@ -43,13 +43,18 @@ class AbstractActionSet(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def reads_obs(self) -> bool:
-        """Whether A(s) depends on s."""
+    def reads(self) -> tuple[int, ...] | None:
+        """The coordinates of s on which A(s) depends; None where they are not known."""
 
     @property
     @abc.abstractmethod
     def interior(self) -> Float[np.ndarray, "k m"]:
         """Points inside A(s) whatever s is, one for each setting of the whole numbers, as far as they are known."""
+
+    @property
+    def reads_obs(self) -> bool:
+        """Whether A(s) depends on s."""
+        return self.reads != ()
 
     @property
     def integer(self) -> tuple[int, ...]:
@@ -171,8 +176,8 @@ class Box(AbstractActionSet):
         return Whole()
 
     @property
-    def reads_obs(self) -> bool:
-        return False
+    def reads(self) -> tuple[int, ...] | None:
+        return ()
 
     @property
     def interior(self) -> Float[np.ndarray, "k m"]:

@@ -74,8 +74,8 @@ class Mixed(AbstractActionSet):
         return Whole(self.coordinates, self.settings)
 
     @property
-    def reads_obs(self) -> bool:
-        return self.inner.reads_obs
+    def reads(self) -> tuple[int, ...] | None:
+        return self.inner.reads
 
     @property
     def interior(self) -> Float[np.ndarray, "k m"]:

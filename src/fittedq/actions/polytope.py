@@ -72,8 +72,8 @@ class Polytope(AbstractActionSet):
         return Whole()
 
     @property
-    def reads_obs(self) -> bool:
-        return False
+    def reads(self) -> tuple[int, ...] | None:
+        return ()
 
     @property
     def interior(self) -> Float[np.ndarray, "k m"]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.actions.increments import Increments
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.errors import UserError, in_one_line
@@ -14,6 +15,7 @@ from fittedq.errors import UserError, in_one_line
 KINDS: dict[str, Callable[[Mapping[str, Any]], AbstractActionSet]] = {
     "box": lambda saved: Box(saved["low"], saved["high"]),
     "polytope": lambda saved: Polytope(*(saved[name] for name in ("low", "high", "matrix", "bound"))),
+    "increments": lambda saved: Increments(Box(saved["low"], saved["high"]), saved["rate"], saved["columns"]),
     "mixed": lambda saved: Mixed(cast("Box | Polytope", action_set_of(saved["inner"])), saved["integer"]),
 }
 """By `kind`, how a set is made again from what its `describe` said; a set of your own enters itself here."""

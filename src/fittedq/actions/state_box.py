@@ -41,8 +41,8 @@ class StateBox(AbstractActionSet):
         return Whole()
 
     @property
-    def reads_obs(self) -> bool:
-        return True
+    def reads(self) -> tuple[int, ...] | None:
+        return None
 
     @property
     def interior(self) -> Float[np.ndarray, "k m"]:

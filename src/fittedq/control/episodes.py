@@ -1,0 +1,69 @@
+"""Whole episodes of raw rows, as a controller with a memory sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fittedq.control.state import AugmentedState
+from fittedq.errors import UserError
+from fittedq.types import Transition
+
+
+class AugmentedRows:
+    """(z, a, r − cost, z', terminated, truncated) of raw rows in order, made of them where they are asked for.
+
+    `columns` are those of `Transition`, [N, …], and `starts` the rows at which an episode begins; no history reaches
+    over one. The first observation and the first action of an episode stand for those before it, so its first change
+    is 0: what was done before is not in the log. What is kept is a number a row and integral; histories are not.
+    """
+
+    def __init__(self, state: AugmentedState, columns: Mapping[str, np.ndarray], starts: Int[np.ndarray, "e"]):
+        self.state, self._columns = state, columns
+        count = len(columns["reward"])
+        longest = int(np.diff([*starts, count]).max())
+        if state.augmentation.history > longest:
+            raise UserError(
+                f"setting history: found {state.augmentation.history}, but the longest episode of the data has "
+                f"{longest} samples; expected fewer observations than an episode has."
+            )
+        first = np.zeros(count, np.int64)
+        first[starts] = starts
+        self._start: Int[np.ndarray, "N"] = np.maximum.accumulate(first)
+        self._integral = self._integrals([*starts.tolist(), count])
+
+    def _integrals(self, ends: list[int]) -> Float[np.ndarray, "N i"]:
+        """I_t of every row, in double precision on the way."""
+        state = self.state
+        limit = state.augmentation.integral_limit or np.inf
+        found = np.zeros((ends[-1], len(state.augmentation.integral)), np.float32)
+        for begin, end in pairwise(ends):
+            gain = state.gain(np.asarray(self._columns["obs"][begin:end], np.float64))
+            for column in range(found.shape[1]):
+                steps = accumulate(
+                    gain[:, column].tolist(), lambda total, step: min(max(total + step, -limit), limit), initial=0.0
+                )
+                found[begin:end, column] = list(steps)[1:]
+        return found
+
+    def __call__(self, rows: slice | Int[np.ndarray, "k"]) -> Transition:
+        """The rows at a slice or at an array of numbers."""
+        state, columns = self.state, self._columns
+        at = np.arange(len(self._start))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        first = self._start[at]
+        obs, action = columns["obs"], columns["action"]
+        past = [obs[np.maximum(at - lag, first)] for lag in range(1, state.augmentation.history)]
+        past += [state.limits.to_unit(action[np.maximum(at - lag, first)]) for lag in range(1, state.lags + 1)]
+        seen = state.joined(obs[at], self._integral[at], past)
+        taken = state.asked(seen, action[at])
+        return Transition(
+            obs=seen,
+            action=taken,
+            reward=columns["reward"][at] - state.cost(seen, taken),
+            next_obs=state.after(seen, action[at], columns["next_obs"][at]),
+            terminated=columns["terminated"][at],
+            truncated=columns["truncated"][at],
+        )
