@@ -110,8 +110,11 @@ def test_classes_are_abstract_or_final() -> None:
         for base in cls.__bases__
         if ours(base) and not inspect.isabstract(base) and not base.__name__.startswith("Abstract")
     }
-    flags = {"LimitsActions", "NamesEnv", "TrustsFile"}
-    assert {name for name in extended if name.split("(")[1][:-1] not in flags} == {"EnvError(UserError)"}
+    flags = {"GivesCode", "LimitsActions", "NamesEnv", "TrustsFile"}
+    assert {name for name in extended if name.split("(")[1][:-1] not in flags} == {
+        "EnvError(UserError)",
+        "MissingCode(UserError)",
+    }
 
 
 def test_a_frozen_dataclass_is_written_to_in_one_place() -> None:

@@ -108,5 +108,19 @@ def test_it_trains_from_the_command_line_saves_and_resumes_without_code(
     assert np.isfinite(fittedq.load(run).act(np.zeros(3))).all()
 
 
+def test_its_run_names_the_package_once_that_is_gone(
+    installed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(installed / "run")  # the test before made it
+    monkeypatch.setattr(algorithms, "_entries", dict)
+    told = "algorithm 'timid' came with the package 'fittedq-timid', which is not installed here, or"
+    for command in (["resume", run, "--steps", "30"], ["eval", run]):
+        assert main(command) == 2
+        assert f"{told} announces it no more; install it again." in capsys.readouterr().err
+    assert main(["inspect", run]) == 0
+    shown = capsys.readouterr()
+    assert "package  fittedq-timid" in shown.out and told in shown.err
+
+
 def test_it_conforms(installed: Path) -> None:
     conforms(algorithms.find("timid")(hidden=(4,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,8 @@ from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_a
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.saved import Code, as_saved, code_names, code_to_act, restored
+from fittedq.algorithms.named import NamedMethod
+from fittedq.algorithms.saved import Code, as_saved, code_names, code_to_act, origin, restored
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.arrays import Side
 from fittedq.code import by_name, refuse_unknown
@@ -56,12 +57,15 @@ class Agent:
         spaces: Spaces | None = None,
         fallback: object = None,
         reward_scale: float = 1.0,
+        method: NamedMethod | None = None,
     ):
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
         self.nets, self.moments = to_host(nets), None if moments is None else to_host(moments)
         self._compiled_critic: AbstractCritic | None = None
         self._policy, self._critic = algorithm.controller(self.nets), host_view(self.nets.critic)
+        self.method = method
+        """The words that its algorithm was named by, where it is code that was named so."""
         self.env = name_of(env)
         """What it was trained on, by name; where only a file says so, code in it is not run unasked."""
         self.spaces = spaces or Spaces.flat(obs_size, action_set.size)
@@ -313,15 +317,15 @@ class Agent:
             raise UserError(f"agent folder {path} cannot be written ({error.strerror}); choose another path.") from None
 
     @staticmethod
-    def load(path: str | Path, code: Code = None) -> Agent:
+    def load(path: str | Path, code: Code = None, trust_code: Sequence[str] = ()) -> Agent:
         """The agent of `save`; its networks are built from its settings, its environment is not.
 
         No file holds code. What the agent needs of it is given again as `code`: the algorithm, where it is not in the
         registry, or a dictionary by name, {"features": φ}, or {"action_set": s} where its bounds are functions of the
-        state.
+        state. A module or file that only the agent's folder names is imported where `trust_code` names it too.
         """
         arrays, manifest = load_folder(place(path, "path"), AGENT)
-        return _rebuilt(arrays, manifest.get("agent"), str(path), by_name(code))
+        return _rebuilt(arrays, manifest.get("agent"), str(path), by_name(code), trust_code)
 
     def _described(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(tensors, JSON): all there is to say of an agent, save code of the user's."""
@@ -330,6 +334,7 @@ class Agent:
             arrays |= to_arrays("moments", self.moments)
         return arrays, {
             "algorithm": self.algorithm.name,
+            **origin(self.algorithm, self.method),
             "settings": as_saved(self.algorithm),
             "obs_size": self.obs_size,
             "action_set": self.action_set.describe(),
@@ -363,6 +368,7 @@ class Agent:
             self.spaces,
             self._fallback,
             self.reward_scale,
+            self.method,
         )
 
     def _normalize(self, obs: Side) -> Side:
@@ -377,13 +383,16 @@ class Agent:
         return rows, single
 
 
-def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mapping[str, Any]) -> Agent:
+def _rebuilt(
+    arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mapping[str, Any], trust_code: Sequence[str] = ()
+) -> Agent:
     """The agent that `Agent._described` tells of; `where` it was found, for sentences."""
     try:
-        algorithm = restored(saved["algorithm"], saved["settings"], code, where)
+        algorithm = restored(saved, code, where, trust_code=trust_code)
         refuse_unknown(code, code_names(algorithm))
         obs_size, action_set = int(saved["obs_size"]), action_set_of(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
+        method = NamedMethod.of(saved.get("method"), where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
         reward_scale = real(saved.get("reward_scale", 1.0), "reward_scale", "a number above 0", low=1e-30)
         size = memory.network_bytes(algorithm.layers(obs_size, action_set.size), batch=0)
@@ -399,7 +408,7 @@ def _rebuilt(arrays: dict[str, np.ndarray], saved: Json, where: str, code: Mappi
     moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
     nets = from_arrays("nets", like, arrays)
     read = None if spaces is None else spaces_of(spaces)
-    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback, reward_scale)
+    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback, reward_scale, method)
 
 
 def _from_bytes(agent: str, tensors: bytes) -> Agent:

@@ -11,8 +11,10 @@ from typing import Any
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
+from fittedq.algorithms import Asked
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import Code
+from fittedq.code import check_needed, told
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.errors import UserError
@@ -47,8 +49,9 @@ def train(
 ) -> Agent:
     """Train `algorithm` on `env` for `steps` environment steps and return the last agent.
 
-    `algorithm` is a name (`fittedq list`), a class, or one with its settings, such as `TD3(gamma=0.9)` or a method
-    `Composed` from slots; settings given beside it override its own.
+    `algorithm` is a name (`fittedq list`, or "file.py:Name" and "module:Name" for one of your own), a class, or one
+    with its settings, such as `TD3(gamma=0.9)` or a method `Composed` from slots; settings given beside it override its
+    own.
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
     by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
@@ -75,7 +78,7 @@ def train(
         eval_env=eval_env,
         data=None if data is None else Dataset.of(data, "data"),
         action_set=action_set,
-        start=_agent(start),
+        start=_agent(start, algorithm),
         preset=preset,
     )
     return _to_the_end(run, stop_when, progress)
@@ -122,7 +125,7 @@ def fit(
         folder=folder,
         eval_env=eval_env,
         action_set=action_set,
-        start=_agent(start),
+        start=_agent(start, algorithm),
         preset=preset,
     )
     return _to_the_end(run, stop_when, progress)
@@ -172,7 +175,7 @@ def stream(
         folder=None if out is None else place(out, "out"),
         eval_env=eval_env,
         action_set=action_set,
-        start=_agent(start),
+        start=_agent(start, algorithm),
         preset=preset,
     )
     return _told(run, run.reports(stop_when), progress, depth=2)
@@ -198,8 +201,9 @@ def resume(
     `env` is needed where `train` was given an environment rather than an id. No file holds code; what the run has of it
     is given again as `code`: the algorithm, where it is not in the registry, or a dictionary by name, such as
     {"features": φ}, {"model": f}, or {"action_set": s} where its bounds are functions of the state. A module, file or
-    wrapper that only the run's settings name is imported where `trust_code` names it too. `stop_when` is `train`'s: a
-    rule belongs to a call, not to the run. A setting beside these is refused: it stands in `set`.
+    wrapper that only the run's settings name, for its environment or its method, is imported where `trust_code` names
+    it too. `stop_when` is `train`'s: a rule belongs to a call, not to the run. A setting beside these is refused: it
+    stands in `set`.
     """
     for name, value in settings.items():
         raise UserError(f"found it beside the others, expected set={{{name!r}: {value!r}}}.", argument=name)
@@ -210,12 +214,15 @@ def resume(
     )
 
 
-def load(path: str | Path, code: Code = None) -> Agent:
+def load(path: str | Path, code: Code = None, trust_code: Sequence[str] = ()) -> Agent:
     """The agent saved at `path` by `Agent.save`, or the best one of a run folder.
 
-    `code` is what no file holds, as in `resume`; a model is not needed to act.
+    `code` is what no file holds, and `trust_code` names what only a file names, as in `resume`; a model is not needed
+    to act.
     """
-    return find_agent(place(path, "path"), code)
+    agent = find_agent(place(path, "path"), code, trust_code)
+    check_needed(trust_code, agent.method)
+    return agent
 
 
 def _given(**numbers: int | None) -> dict[str, int]:
@@ -223,8 +230,13 @@ def _given(**numbers: int | None) -> dict[str, int]:
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def _agent(start: Agent | str | Path | None) -> Agent | None:
-    return start if start is None or isinstance(start, Agent) else find_agent(place(start, "start"))
+def _agent(start: object, algorithm: Asked) -> Agent | None:
+    """What a run starts from; the method that is to be trained is the code of its agent, where it is the same."""
+    if start is None or isinstance(start, Agent):
+        return start
+    if not isinstance(start, str | Path):
+        raise UserError(f"found {told(start)}, expected an agent, or the folder of one or of a run.", argument="start")
+    return find_agent(place(start, "start"), like=algorithm)
 
 
 def _told(run: Run, reports: Reports, progress: bool, depth: int) -> Reports:

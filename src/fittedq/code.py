@@ -1,14 +1,28 @@
-"""Code that no file holds: what files say of it instead, and how it is given again."""
+"""Code that no file holds: what files say of it instead, how it is given again, and how it is found by name.
+
+A name that the user gives is followed: its module is imported. A name that only a file gives (a run's settings, an
+agent's manifest) is followed as far as what is installed and registered; code that it names is imported once the user
+names it too.
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
+import hashlib
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
 
-from fittedq.errors import UserError, nearest
+from fittedq.errors import MissingCode, UserError, nearest
 
 UserCode = TypeVar("UserCode")
 
@@ -62,11 +76,13 @@ def again(name: str, text: str, given: UserCode | None, where: str, found: str |
 
     `found` is the text of `given`, where that is not its sketch.
     """
-    how = "code=METHOD" if name == "algorithm" else f"code={{{name!r}: …}}"
     if given is None:
-        raise UserError(
-            f"{where}: its {name} is code, which no file holds: {shortened(text)}; give it again in Python, {how} in "
-            "fittedq.load or fittedq.resume."
+        method = name == "algorithm"
+        how = "code=METHOD" if method else f"code={{{name!r}: …}}"
+        word = "--code FILE.py:NAME, or " * method
+        raise MissingCode(
+            f"{where}: its {name} is code, which no file holds: {shortened(text)}; give it again, {word}in Python "
+            f"{how} in fittedq.load or fittedq.resume."
         )
     found = sketch(given) if found is None else found
     if found != text:
@@ -97,3 +113,107 @@ def told(value: object) -> str:
 def shortened(text: str) -> str:
     """`text`, cut to what a sentence bears."""
     return text if len(text) <= SKETCH_SHOWN else f"{text[:SKETCH_SHOWN]}…"
+
+
+# ---------------------------------------------------------------------- code by name
+
+
+Named = TypeVar("Named", bound="AbstractNamed")
+
+
+class AbstractNamed(abc.ABC):
+    """What a user or a file names in words, some of which may be code that is imported. A frozen dataclass."""
+
+    what: ClassVar[str]
+    """Which part of a run it is, in a sentence."""
+    named_by: str | None
+    """The file that names it, as words of a sentence; None: the user."""
+
+    @property
+    @abc.abstractmethod
+    def code(self) -> tuple[str, ...]:
+        """What of it may import code or read a file."""
+
+    def trusted(self: Named, names: Sequence[str]) -> Named:
+        """The same, named by the user, if `names` hold all of its code; otherwise it stays the file's."""
+        trusts = set(self.code) <= set(names)
+        return dataclasses.replace(self, named_by=None) if trusts else self  # pyright: ignore[reportArgumentType]
+
+    def check_trusted(self) -> None:
+        """A UserError where a file names code and the user did not."""
+        if self.named_by is not None and self.code:
+            flags = " ".join(f"--trust-code {shlex.quote(name)}" for name in self.code)
+            raise MissingCode(
+                f"{self.named_by} names code to be run for its {self.what}: {', '.join(self.code)}. If you trust it, "
+                f"name it yourself: {flags} (in Python trust_code={list(self.code)!r})."
+            )
+
+
+def check_needed(names: Sequence[str], *parts: AbstractNamed | None) -> None:
+    """A UserError for a name to be trusted that is code of none of these."""
+    needed = [name for part in parts if part is not None for name in part.code]
+    for name in names:
+        if name not in needed:
+            hint = nearest(name, needed) if needed else "leave it out."
+            raise UserError(
+                f"found {name!r}, which no environment that is named there needs, nor its method; {hint}",
+                argument="trust_code",
+            )
+
+
+def find_code(name: str, called: str) -> object:
+    """The object that "module:Name" or "file.py:Name" names; `called` is what a sentence calls it."""
+    part, _, attribute = name.rpartition(":")
+    if not part or not attribute:
+        raise UserError(f"{called}: expected 'module:Name' or 'file.py:Name'.")
+    module = import_code(part, called)
+    if not hasattr(module, attribute):
+        raise UserError(f"{called}: {part} has no {attribute!r}; {nearest(attribute, vars(module))}")
+    return getattr(module, attribute)
+
+
+def import_code(part: str, called: str) -> ModuleType:
+    """The module, installed or in the current folder, or the Python file; a UserError names what is missing."""
+    try:
+        if part.endswith(".py"):
+            return _imported_file(Path(part).resolve())
+        _extend_path(os.getcwd())
+        return importlib.import_module(part)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{called}: the file {error.filename} is not there; check the path.") from error
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        if part == missing or part.startswith(f"{missing}."):
+            what = f"the module {missing!r} is neither installed nor in the current folder"
+        else:
+            what = f"{part} needs the module {missing!r}, which is not installed"
+        raise UserError(f"{called}: {what}.") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{called}: importing {part} raised {type(error).__name__}: {error}.") from error
+
+
+def _imported_file(path: Path) -> ModuleType:
+    """A file as a module, once; what lies beside it can be imported from it."""
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise FileNotFoundError(2, "not there", str(path))
+    _extend_path(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _extend_path(folder: str) -> None:
+    # At the end: a file of the user's never stands in for a module that is installed.
+    if folder not in sys.path:
+        sys.path.append(folder)

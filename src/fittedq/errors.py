@@ -25,6 +25,10 @@ class EnvError(UserError):
     """What an environment did wrong: what was learned before is whole, and worth keeping."""
 
 
+class MissingCode(UserError):
+    """Code that no file holds, and that the user did not give or trust: what needs none of it can go on."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What a foreign library says, in one line of bearable length, to be put in a sentence."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,6 +13,7 @@ from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
 from fittedq.algorithms.crossq import CrossQ
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
+from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.sac import SAC
 from fittedq.algorithms.sac_v import SACValue
@@ -24,7 +25,7 @@ from fittedq.algorithms.td3 import TD3
 from fittedq.algorithms.td7 import TD7
 from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
-from fittedq.errors import UserError, in_one_line, nearest
+from fittedq.errors import MissingCode, UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
     cls.name: cls
@@ -52,11 +53,11 @@ GROUP = "fittedq.algorithms"
 """The entry points by which an installed package brings algorithms: `name = "module:Class"`."""
 
 Asked = str | AbstractAlgorithm | type[AbstractAlgorithm]
-"""An algorithm as a user names it: by the registry's name, a class, or one with its settings."""
+"""An algorithm as a user names it: by the registry's name or as "file.py:Name", a class, or one with its settings."""
 
 
-def find(name: str) -> type[AbstractAlgorithm]:
-    """The registered algorithm of that name, or a UserError with the nearest ones."""
+def find(name: str, package: str | None = None) -> type[AbstractAlgorithm]:
+    """The registered algorithm of that name, or a UserError with the nearest ones, or the `package` that had it."""
     if not isinstance(name, str):
         raise UserError(
             f"found {name!r}, expected an algorithm, or a name of: {', '.join(REGISTRY)}.", argument="algorithm"
@@ -65,7 +66,13 @@ def find(name: str) -> type[AbstractAlgorithm]:
         return REGISTRY[name]
     if name in _entries():
         return _loaded(name)
-    raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [*REGISTRY, *_entries()])}")
+    if package is not None:
+        raise MissingCode(
+            f"algorithm {name!r} came with the package {package!r}, which is not installed here, or announces it no "
+            "more; install it again."
+        )
+    own = " A method of your own is named as file.py:Name or module:Name." * any(sign in name for sign in "./")
+    raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [*REGISTRY, *_entries()])}{own}")
 
 
 def registered(algorithm: AbstractAlgorithm) -> bool:
@@ -74,6 +81,12 @@ def registered(algorithm: AbstractAlgorithm) -> bool:
         return find(algorithm.name) is type(algorithm)
     except UserError:
         return False
+
+
+def package_of(algorithm: AbstractAlgorithm) -> str | None:
+    """The installed package that brings it; None: fittedq, or none."""
+    entry = _entries().get(algorithm.name)
+    return entry.dist.name if entry is not None and entry.dist is not None and registered(algorithm) else None
 
 
 def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
@@ -131,7 +144,9 @@ def class_of(algorithm: Asked) -> type[AbstractAlgorithm]:
 
 
 def asked_for(algorithm: Asked) -> AbstractAlgorithm | type[AbstractAlgorithm]:
-    """The algorithm itself, where it was given, else its class."""
+    """The algorithm itself, where it was given or named as code, else its class."""
+    named = NamedMethod.of(algorithm)
+    algorithm = algorithm if named is None else named.found()
     cls = algorithm if isinstance(algorithm, type) else type(algorithm)
     if not issubclass(cls, AbstractAlgorithm):
         return find(algorithm)  # pyright: ignore
@@ -141,6 +156,7 @@ def asked_for(algorithm: Asked) -> AbstractAlgorithm | type[AbstractAlgorithm]:
 
 def made(algorithm: Asked, settings: Mapping[str, Any]) -> AbstractAlgorithm:
     """The algorithm with these settings, which override those of an algorithm that was made in Python."""
+    algorithm = asked_for(algorithm)
     if isinstance(algorithm, AbstractAlgorithm):
         return dataclasses.replace(cast(Any, algorithm), **settings) if settings else algorithm
-    return class_of(algorithm)(**settings)
+    return algorithm(**settings)

@@ -15,8 +15,9 @@ from rich.table import Table
 from fittedq.acting.collect import Policy, collect
 from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
-from fittedq.cli.environments import LimitsActions, NamesEnv
+from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
 from fittedq.cli.signals import INTERRUPTED, interruptible
+from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source, parse_map
@@ -31,7 +32,7 @@ from fittedq.runs.saved import find_agent
 
 
 @dataclass(frozen=True)
-class Collect(NamesEnv, LimitsActions):
+class Collect(NamesEnv, LimitsActions, TrustsFile):
     """Collect transitions from an environment. Ctrl-C keeps what was collected.
 
     If the process is killed, give the same command again: it makes the dataset of what was collected.
@@ -64,7 +65,9 @@ class Collect(NamesEnv, LimitsActions):
                 f"A collection into {self.out} was killed; the {len(left):,} transitions that it left are now the "
                 "dataset there. Give another --out to collect more."
             )
-        policies = [self._policy(name, plant) for name in self.policy or ("random",)]
+        agents = {name: find_agent(Path(name), None, self.trust_code) for name in self.policy if name != "random"}
+        check_needed(self.trust_code, *(agent.method for agent in agents.values()))
+        policies = [self._policy(agents.get(name), plant) for name in self.policy or ("random",)]
         origin = {
             "collect": env.describe(),
             "policies": list(self.policy) or ["random"],
@@ -100,10 +103,9 @@ class Collect(NamesEnv, LimitsActions):
             raise EnvError(f"{failure} The transitions before that are in {self.out}.") from failure
         return INTERRUPTED if interrupted else 0
 
-    def _policy(self, name: str, plant: AbstractPlant) -> Policy:
-        if name == "random":
+    def _policy(self, agent: Agent | None, plant: AbstractPlant) -> Policy:
+        if agent is None:
             return None
-        agent: Agent = find_agent(Path(name))
         env = plant.make()
         try:
             check_spaces(env, agent.obs_size, agent.action_set)

@@ -1,15 +1,21 @@
-"""What commands that make an environment have in common: its arguments, its wrappers, and what is trusted of a file."""
+"""What commands that make an environment or read a run have in common: its arguments, its wrappers, its code, and what
+is trusted of a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fittedq.actions.limits import Limits
-from fittedq.envs.registry import NamedEnv, check_needed
+from fittedq.agent import Agent
+from fittedq.cli.arguments import MaybeWord
+from fittedq.code import check_needed
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError
+from fittedq.runs.saved import find_agent
 from fittedq.settings import parse_assignments
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -49,12 +55,26 @@ class LimitsActions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrustsFile:
-    """A command that may find an environment named in a file."""
+    """A command that may find code named in a file."""
 
     trust_code: Annotated[Words, tyro.conf.arg(metavar="NAME")] = ()
-    """A module, file or wrapper that the run names for its environment and that may run. May be given often."""
+    """A module, file or wrapper that the run names for its environment or its method and that may run. May be given
+    often."""
 
-    def chosen(self, named: NamedEnv | None, saved: NamedEnv | None) -> NamedEnv | None:
+
+@dataclass(frozen=True, kw_only=True)
+class GivesCode(TrustsFile):
+    """A command on a run or an agent, whose method may be the user's own."""
+
+    code: MaybeWord = None
+    """The run's method, where it is your own: a class or an object, as FILE.py:NAME or MODULE:NAME."""
+
+    def agent(self, path: Path) -> Agent:
+        """The agent at `path`, its method given or trusted."""
+        return find_agent(path, self.code, self.trust_code)
+
+    def chosen(self, named: NamedEnv | None, agent: Agent) -> NamedEnv | None:
         """The environment that the user named, else the one that a file names, trusted as far as the user says."""
-        check_needed(self.trust_code, saved if named is None else None)
+        saved = agent.env
+        check_needed(self.trust_code, saved if named is None else None, agent.method)
         return named or (saved and saved.trusted(self.trust_code))

@@ -11,15 +11,15 @@ import numpy as np
 import tyro
 
 from fittedq.cli.arguments import MaybeFloat, MaybeWord
-from fittedq.cli.environments import NamesEnv, TrustsFile
+from fittedq.cli.environments import GivesCode, NamesEnv
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.errors import UserError, plural
 from fittedq.runs.progress import counted
-from fittedq.runs.saved import find_agent, without_env
+from fittedq.runs.saved import without_env
 
 
 @dataclass(frozen=True)
-class Eval(NamesEnv, TrustsFile):
+class Eval(NamesEnv, GivesCode):
     """Play episodes with a saved agent and print their returns."""
 
     path: tyro.conf.Positional[Path]
@@ -38,8 +38,8 @@ class Eval(NamesEnv, TrustsFile):
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        agent = find_agent(self.path)
-        env = self.chosen(self.named(self.env), agent.env)
+        agent = self.agent(self.path)
+        env = self.chosen(self.named(self.env), agent)
         if env is None:
             raise UserError(f"{self.path} {without_env(self.path)}; name one with --env.")
         if self.trust is not None and not self.refine:

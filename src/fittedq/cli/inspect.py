@@ -13,7 +13,7 @@ import tyro
 from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybePath, MaybeWord
-from fittedq.cli.environments import NamesEnv, TrustsFile
+from fittedq.cli.environments import GivesCode, NamesEnv
 from fittedq.cli.train import EXPLODING
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
@@ -21,12 +21,12 @@ from fittedq.diagnose.residuals import critic_residual
 from fittedq.diagnose.values import policy_drift, promise_figures
 from fittedq.diagnose.verdicts import by_horizon, verdict_lines, verdicts
 from fittedq.envs.registry import NamedEnv
-from fittedq.errors import UserError
+from fittedq.errors import MissingCode, UserError
 from fittedq.files import make_folder, read_json
 from fittedq.maximize.base import Status
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.progress import console, counted
-from fittedq.runs.saved import find_agent, learned_from, without_env
+from fittedq.runs.saved import about_agent, learned_from, without_env
 from fittedq.types import Transition
 
 AT_ONCE = 10
@@ -36,7 +36,7 @@ SUMMARIES = {"median": "median", "p95": "95th percentile", "worst": "worst"}
 
 
 @dataclass(frozen=True)
-class Inspect(NamesEnv, TrustsFile):
+class Inspect(NamesEnv, GivesCode):
     """Show what a run or an agent is. --gap proves how far its policy is from the maximum of its own critic. --health
     compares what the critic promises with the returns that follow, and shows how accurate the model and its gradients
     are."""
@@ -71,18 +71,17 @@ class Inspect(NamesEnv, TrustsFile):
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        agent = find_agent(self.path)
+        agent = self._agent()
         about = _about(self.path, agent)
-        self.chosen(self.named(self.env), agent.env)  # a word that would have no effect is told before anything is done
         if self.states < 1 or self.worst < 0 or not self.tol > 0 or not self.within > 0:
             raise UserError(
                 f"inspect: found --states {self.states}, --worst {self.worst}, --tol {self.tol}, --within "
                 f"{self.within}; expected at least one state and shares above 0."
             )
         findings: dict[str, Any] = {}
-        if self.health:
+        if agent is not None and self.health:
             findings["health"] = self._health(agent)
-        if self.gap:
+        if agent is not None and self.gap:
             findings |= self._gap(agent)
         judged = findings.get("health", {}) | findings.get("gap", {})
         if judged:
@@ -98,6 +97,18 @@ class Inspect(NamesEnv, TrustsFile):
         for line in verdict_lines(judged):
             console(to_errors=False).print(line, soft_wrap=True)
         return 0
+
+    def _agent(self) -> Agent | None:
+        """The agent; None where it takes code that was not given, and what is asked for needs none."""
+        try:
+            agent = self.agent(self.path)
+        except MissingCode as missing:
+            if self.gap or self.health or self.code or self.trust_code:
+                raise
+            console().print(f"note: {missing}", soft_wrap=True)
+            return None
+        self.chosen(self.named(self.env), agent)  # a word that would have no effect is told before anything is done
+        return agent
 
     def _gap(self, agent: Agent) -> dict[str, Any]:
         obs = self._states(agent)
@@ -139,8 +150,8 @@ class Inspect(NamesEnv, TrustsFile):
         best, last = self.path / "best", self.path / "last"
         if best.is_dir() and last.is_dir():
             before, after = (
-                Agent.load(best).act_flat(np.asarray(rows.obs)),
-                Agent.load(last).act_flat(np.asarray(rows.obs)),
+                self.agent(best).act_flat(np.asarray(rows.obs)),
+                self.agent(last).act_flat(np.asarray(rows.obs)),
             )
             drift = policy_drift(before, after, agent.action_set)
             figures |= {"drift_mean": float(drift.mean()), "drift_worst": float(drift.max())}
@@ -154,7 +165,7 @@ class Inspect(NamesEnv, TrustsFile):
         return data.transitions(slice(0, min(len(data), max(self.states, 1))))
 
     def _env(self, agent: Agent) -> NamedEnv:
-        env = self.chosen(self.named(self.env), agent.env)
+        env = self.chosen(self.named(self.env), agent)
         if env is None:
             raise UserError(f"{self.path} {without_env(self.path)}; name one with --env, or give --data.")
         return env
@@ -197,15 +208,20 @@ class Inspect(NamesEnv, TrustsFile):
             draw_state(gap, row, agent.critic_value, low, high, self.pictures / f"worst-{rank + 1}.png")
 
 
-def _about(path: Path, agent: Agent) -> dict[str, Any]:
+def _about(path: Path, agent: Agent | None) -> dict[str, Any]:
+    """What the files at `path` say of a run or an agent; what its code says too, where that is there."""
+    saved = about_agent(path)
+    env = NamedEnv.of(saved.get("env"), str(path))
     about: dict[str, Any] = {
         "path": str(path),
-        "algorithm": agent.algorithm.name,
-        "title": agent.algorithm.title,
-        "env": None if agent.env is None else str(agent.env),
-        "obs_size": agent.obs_size,
-        "action_set": through_json(agent.action_set.describe()),
-        "normalized": agent.moments is not None,
+        "algorithm": saved.get("algorithm"),
+        "method": saved.get("method"),
+        "package": saved.get("package"),
+        "title": None if agent is None else agent.algorithm.title,
+        "env": None if env is None else str(env),
+        "obs_size": saved.get("obs_size"),
+        "action_set": saved.get("action_set") if agent is None else through_json(agent.action_set.describe()),
+        "normalized": saved.get("normalized"),
     }
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from fittedq.algorithms import REGISTRY, find, plugins
+from fittedq.algorithms import REGISTRY, Asked, class_of, made, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.presets import Preset, presets, presets_of
 from fittedq.runs.progress import console
@@ -27,7 +27,7 @@ class List:
     algorithm: Annotated[
         tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ALGORITHM]", help_behavior_hint="")
     ] = None
-    """Show this algorithm's slots and settings."""
+    """Show this algorithm's slots and settings. One of your own: FILE.py:NAME or MODULE:NAME."""
     json: bool = False
     """Print one JSON object per line, for machines."""
 
@@ -47,8 +47,9 @@ class List:
         return 0
 
 
-def _about(cls: type[AbstractAlgorithm]) -> dict[str, str]:
-    return {"name": cls.name, "title": cls.title, **cls().describe()}
+def _about(algorithm: Asked) -> dict[str, str]:
+    method = made(algorithm, {})
+    return {"name": method.name, "title": method.title, **method.describe()}
 
 
 def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _preset(preset: Preset) -> str:
 
 def _settings(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
-    cls = find(algorithm)
+    cls = class_of(algorithm)
     collecting = settings_of(cls, "host")
     own = {field.name: field for field in setting_fields(cls)}
     online = own | {field.name: field for field in setting_fields(collecting)} if cls.online else {}
@@ -87,7 +88,7 @@ def _default(field: dataclasses.Field[Any] | None) -> object:
 
 
 def _show(algorithm: str) -> None:
-    about = _about(find(algorithm))
+    about = _about(algorithm)
     for name, text in about.items():
         for line in text.split("; "):
             print(f"{name:>8}  {line}")
@@ -104,7 +105,7 @@ def _show(algorithm: str) -> None:
         objects = "" if row["in_python"] is None else f"; in Python also {row['in_python']}"
         table.add_row(row["setting"], *shown, f"{row['meaning']}{words}{objects}")
     console(to_errors=False).print(table)
-    for preset in presets_of(find(algorithm)):
+    for preset in presets_of(class_of(algorithm)):
         words = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())
         differs = "" if preset.differs is None else f" Not as published: {preset.differs}."
         print(f"\n--preset {preset.name}: {preset.title} ({preset.source}).{differs}", words, sep="\n")

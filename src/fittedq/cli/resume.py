@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from fittedq.cli.arguments import MaybeInt, StopCondition
-from fittedq.cli.environments import TrustsFile, Words
+from fittedq.cli.environments import GivesCode, Words
 from fittedq.cli.train import follow
 from fittedq.errors import UserError
 from fittedq.runs.resume import reopened
@@ -19,7 +19,7 @@ from fittedq.settings import parse_assignments
 
 
 @dataclass(frozen=True)
-class Resume(TrustsFile):
+class Resume(GivesCode):
     """Continue a run from its last whole checkpoint: bit for bit, or with other settings from there on."""
 
     run_folder: tyro.conf.Positional[Path]
@@ -36,7 +36,7 @@ class Resume(TrustsFile):
 
     def run(self) -> int:
         changes = parse_assignments(self.set)
-        run = reopened(self.run_folder, steps=self.steps, changes=changes, trust_code=self.trust_code)
+        run = reopened(self.run_folder, steps=self.steps, changes=changes, code=self.code, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
             return follow(run, self.stop_when, as_json=self.json, first=f"Continuing {self.run_folder} {at}.")

@@ -14,9 +14,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from fittedq.algorithms.named import NamedMethod
 from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord, StopCondition
-from fittedq.cli.environments import LimitsActions, NamesEnv
+from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
 from fittedq.cli.signals import INTERRUPTED, interruptible
+from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.runs.folder import json_value
@@ -35,12 +37,13 @@ EXPLODING = (
 
 
 @dataclass(frozen=True)
-class Train(NamesEnv, LimitsActions):
+class Train(NamesEnv, LimitsActions, TrustsFile):
     """Train a controller in an environment or from a dataset. Ctrl-C saves the run and stops it; `fittedq resume`
     continues it."""
 
     algorithm: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ALGORITHM")]
-    """The algorithm's name; `fittedq list` shows all."""
+    """The algorithm's name; `fittedq list` shows all. One of your own: FILE.py:NAME or MODULE:NAME, a class or an
+    object."""
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ENV]", help_behavior_hint="")] = None
     """A Gymnasium id (HalfCheetah-v5, module:Id), a class (module:Class, file.py:Class) or a JAX environment
     (jax/Pendulum-v1). Leave it out to learn from --data alone."""
@@ -90,7 +93,10 @@ class Train(NamesEnv, LimitsActions):
         else:
             schedule = Schedule(steps=USUAL_STEPS if self.steps is None else self.steps, **given)
         source = self.env or Path(str(self.data)).name
-        folder = self.out or Path("runs") / f"{self.preset or self.algorithm}-{folder_name(source)}-{self.seed}"
+        method = self.preset or folder_name(self.algorithm)
+        folder = self.out or Path("runs") / f"{method}-{folder_name(source)}-{self.seed}"
+        start = None if self.start is None else find_agent(self.start, None, self.trust_code, like=self.algorithm)
+        check_needed(self.trust_code, NamedMethod.of(self.algorithm), start and start.method)
         env = None if self.env is None else self.named(self.env)
         eval_env = self.named(self.eval_env) if self.eval_env is not None or self.env is None else None
         run = Run(
@@ -103,7 +109,7 @@ class Train(NamesEnv, LimitsActions):
             folder=folder,
             eval_env=eval_env,
             action_set=self.limits(),
-            start=None if self.start is None else find_agent(self.start),
+            start=start,
             preset=self.preset,
         )
         return follow(run, self.stop_when, as_json=self.json)

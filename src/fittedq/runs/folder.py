@@ -44,6 +44,8 @@ KINDS_OF_SETTINGS: dict[str, Any] = {
     "settings": dict,
     "history": list,
     "preset": str | None,
+    "method": str | None,
+    "package": str | None,
 }
 """What `config.json` holds under each name, before anything is made of it."""
 

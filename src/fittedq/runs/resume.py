@@ -14,11 +14,12 @@ from fittedq import algorithms
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.saved import Code, code_names, restored
-from fittedq.code import by_name, refuse_unknown, shortened
+from fittedq.code import by_name, check_needed, refuse_unknown, shortened
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
-from fittedq.envs.registry import NamedEnv, check_needed, name_of
+from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.errors import UserError
 from fittedq.files import versions
 from fittedq.runs.changes import check_code_kept, check_same_networks, replaceable, split_changes
@@ -52,7 +53,8 @@ def reopened(
         undone.callback(opened.close)
         saved, saved_eval = (NamedEnv.of(config.get(name), f"run folder {folder}") for name in ("env", "eval_env"))
         named = saved if env is None else name_of(env)
-        check_needed(trust_code, named or saved, saved_eval)
+        method = NamedMethod.of(config.get("method"), f"run folder {folder}")
+        check_needed(trust_code, named or saved, saved_eval, method)
         env = env if named is None else named.trusted(trust_code)
         path = config.get("data")
         data = None if path is None else Dataset.open(path)
@@ -71,7 +73,7 @@ def reopened(
         schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
         if steps is not None:
             schedule = dataclasses.replace(schedule, steps=steps)
-        algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}")
+        algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}", trust_code)
         run = Run(
             algorithm,
             env,
@@ -83,7 +85,7 @@ def reopened(
             settings=loop_settings,
         )
         undone.callback(run.trainer.close)
-        run.folder = opened
+        run.folder, run.method = opened, method
         different = _differences(run, config, {**looks, **settings})
         run.restore()
         run.changes = _changes(run, config, different)
@@ -154,13 +156,23 @@ def _changes(run: Run, config: Mapping[str, Any], changes: dict[str, Any]) -> di
 
 
 def _saved_algorithm(
-    config: Mapping[str, Any], changes: Mapping[str, Any], code: Mapping[str, Any], where: str
+    config: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    code: Mapping[str, Any],
+    where: str,
+    trust_code: Sequence[str],
 ) -> tuple[AbstractAlgorithm, dict[str, Any]]:
     """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
     loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in setting_fields(cls)}
     saved: dict[str, Any] = config["settings"]
     own = {name: value for name, value in saved.items() if name not in loops}
-    algorithm = restored(config["algorithm"], own, code, where, idle=lambda cls: replaceable(cls) & changes.keys())
+    algorithm = restored(
+        {**config, "settings": own},
+        code,
+        where,
+        trust_code=trust_code,
+        idle=lambda cls: replaceable(cls) & changes.keys(),
+    )
     refuse_unknown(code, code_names(algorithm))
     check_code_kept(algorithm, saved, changes)
     algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})

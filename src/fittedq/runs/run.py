@@ -21,8 +21,9 @@ from fittedq.actions.limits import Limits
 from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.presets import preset_for
-from fittedq.algorithms.saved import as_saved
+from fittedq.algorithms.saved import as_saved, origin
 from fittedq.approx.models import KnownModel
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
@@ -72,6 +73,9 @@ class Run:
         preset: str | None = None,
     ):
         keep_programs()
+        self.method = NamedMethod.of(algorithm)
+        """The words that named the algorithm, where it is code."""
+        algorithm = algorithms.asked_for(algorithm)
         cls = algorithms.class_of(algorithm)
         if env is None and data is None:
             raise UserError("train: found neither an environment nor a dataset; give one of them.")
@@ -80,7 +84,7 @@ class Run:
         self.eval_name = None if eval_env is None or self.eval_plant is None else self.eval_plant.name
         if self.eval_plant is not None and schedule.eval_every:
             self.eval_plant = self.eval_plant.single()
-        choice = choose(algorithms.asked_for(algorithm), self.plant)
+        choice = choose(algorithm, self.plant)
         given, loop_given = split_settings(settings or {}, cls, choice.settings)
         published = {} if preset is None else preset_for(preset, algorithm).settings
         given, self._preset = _named(published, cls) | given, preset
@@ -190,6 +194,7 @@ class Run:
         """What `resume` needs to make this run again."""
         return {
             "algorithm": self.algorithm.name,
+            **origin(self.algorithm, self.method),
             "env": None if self.env_name is None else self.env_name.describe(),
             "data": None if self.data is None else self.data.path,
             "eval_env": None if self.eval_name is None else self.eval_name.describe(),
@@ -214,6 +219,7 @@ class Run:
             self.env_name or self.eval_name,
             self.spaces,
             reward_scale=trainer.reward_scale,
+            method=self.method,
         )
 
     def __repr__(self) -> str:

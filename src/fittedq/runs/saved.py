@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fittedq.agent import Agent
-from fittedq.algorithms.saved import Code
+from fittedq.algorithms import Asked
+from fittedq.algorithms.saved import Code, code_like
 from fittedq.errors import UserError
-from fittedq.files import AGENT, faults
+from fittedq.files import AGENT, faults, read_manifest
 from fittedq.runs.folder import RunFolder
 
 
-def find_agent(path: Path, code: Code = None) -> Agent:
-    """The agent of an agent folder, or the best (else the last) of a run folder."""
-    if (path / "config.json").is_file():
-        for candidate in (path / "best", path / "last"):
-            if candidate.is_dir():
-                try:
-                    RunFolder(path).check_agent(candidate)
-                    return Agent.load(candidate, code)
-                except UserError as error:
-                    if not _damaged(candidate):
-                        raise
-                    last = path / "last"
-                    whole = last.is_dir() and not _damaged(last)
-                    todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
-                    raise UserError(f"{error} {todo}") from None
-        raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
-    return Agent.load(path, code)
+def find_agent(path: Path, code: Code = None, trust_code: Sequence[str] = (), *, like: Asked | None = None) -> Agent:
+    """The agent of an agent folder, or the best (else the last) of a run folder; `code` and `trust_code` are
+    `Agent.load`'s.
+
+    Where no `code` is given, a method `like` the agent's is its code.
+    """
+    folder = agent_folder(path)
+    try:
+        if folder != path:
+            RunFolder(path).check_agent(folder)
+        if code is None and like is not None:
+            code = code_like(about_agent(path)["settings"], like)
+        return Agent.load(folder, code, trust_code)
+    except UserError as error:
+        if folder == path or not _damaged(folder):
+            raise
+        last = path / "last"
+        whole = last.is_dir() and not _damaged(last)
+        todo = f"Take {last} instead." if whole else f"`fittedq resume {path}` writes {last} anew."
+        raise UserError(f"{error} {todo}") from None
+
+
+def agent_folder(path: Path) -> Path:
+    """The folder itself, or that of a run's best (else its last) agent."""
+    if not (path / "config.json").is_file():
+        return path
+    for candidate in (path / "best", path / "last"):
+        if candidate.is_dir():
+            return candidate
+    raise UserError(f"run folder {path} holds no saved agent yet; train it further first.")
+
+
+def about_agent(path: Path) -> Mapping[str, Any]:
+    """What the manifest of the agent at `path` says, of which nothing is made."""
+    folder = agent_folder(path)
+    about = read_manifest(folder, AGENT).get("agent")
+    if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
+        raise UserError(f"{folder}: the manifest is no agent's; it is damaged.")
+    return about
 
 
 def learned_from(path: Path) -> Path | None:
