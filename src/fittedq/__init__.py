@@ -1,8 +1,9 @@
 """Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
 The names in `__all__` are the stable surface: the five functions, every slot that a method is made of, and what stands
-in their signatures; beside them `fittedq.testing.conforms`. All else, modules and the names in them, is internal and
-may change. What stands here is imported when it is first used: `import fittedq` alone costs nothing.
+in their signatures; beside them `fittedq.testing.conforms`, and what `fittedq.baselines` exports. All else, modules and
+the names in them, is internal and may change. What stands here is imported when it is first used: `import fittedq`
+alone costs nothing.
 """
 
 from __future__ import annotations
@@ -395,8 +396,8 @@ class _Package(ModuleType):
     """Public names, imported at their first use."""
 
     def __getattr__(self, name: str) -> object:
-        if name == "testing":
-            return importlib.import_module("fittedq.testing")
+        if name in ("baselines", "testing"):
+            return importlib.import_module(f"fittedq.{name}")
         if name == "__version__":
             return importlib.import_module("importlib.metadata").version("fittedq")
         if name not in _HOME:

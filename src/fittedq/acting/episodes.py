@@ -105,9 +105,9 @@ class ControlLoop(Generic[Memory]):
         """An episode begins."""
         self._memory = self.controller.start(1)
 
-    def act(self, obs: Float[np.ndarray, "s"]) -> Float[np.ndarray, "m"]:
-        """The action at this sample."""
-        action, self._memory = self.controller.step(self._memory, np.asarray(obs)[None])
+    def act(self, obs: object) -> Float[np.ndarray, "m"]:
+        """The action at this sample, of an observation in flat numbers [s]."""
+        action, self._memory = self.controller.step(self._memory, np.asarray(obs, np.float32)[None])
         return action[0]
 
 
