@@ -81,7 +81,18 @@ if TYPE_CHECKING:
         LeastSquares,
         WholeFit,
     )
-    from fittedq.template.fqi import FQI, AbstractFollow, Copy, LearnerState, Periodic, Polyak, Sync, Tick, Update
+    from fittedq.template.fqi import (
+        FQI,
+        AbstractFollow,
+        Copy,
+        LearnerState,
+        Periodic,
+        Polyak,
+        Sync,
+        Tick,
+        Trailing,
+        Update,
+    )
     from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
     from fittedq.template.losses import (
         AbstractLoss,
@@ -283,6 +294,7 @@ __all__ = [
     "Sync",
     "TanhGaussianPolicy",
     "Tick",
+    "Trailing",
     "Transition",
     "TreeArgmax",
     "TreeCritic",
@@ -369,7 +381,7 @@ _HOMES = {
     "fittedq.runs.schedule": "Schedule",
     "fittedq.settings": "code_setting setting",
     "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend Fitted GrowTrees LeastSquares WholeFit",
-    "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Update",
+    "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Trailing Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
         "AbstractLoss AbstractRegression Imitate Improve Predict Regress RegressReturns RegressTogether TuneTemperature"

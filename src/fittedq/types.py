@@ -210,6 +210,11 @@ class Components(eqx.Module):
         """Components by name."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
+    @property
+    def acting(self) -> Components:
+        """What acts, alone: the policy, or the critic where there is none."""
+        return Components(critic=self.critic) if self.policy is None else Components(policy=self.policy)
+
     def over(self, other: Components) -> Components:
         """These components where present, else those of `other`: the frozen copies laid over the live ones."""
         mine, theirs = self.parts(), other.parts()

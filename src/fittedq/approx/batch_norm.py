@@ -113,8 +113,10 @@ class BatchNormMlp(AbstractNet):
     def taking(self, statistics: Statistics) -> BatchNormMlp:
         old, keep = self.statistics, self.momentum
         mixed = jax.tree.map(lambda running, new: keep * running + (1 - keep) * new, old, statistics)
-        new = Statistics(mixed.mean, mixed.variance, old.count + 1)
-        return eqx.tree_at(lambda net: net.statistics, self, new)
+        return self.knowing(Statistics(mixed.mean, mixed.variance, old.count + 1))
+
+    def knowing(self, statistics: Statistics) -> BatchNormMlp:
+        return eqx.tree_at(lambda net: net.statistics, self, statistics)
 
     def projected(self) -> BatchNormMlp:
         if not self.spherical:

@@ -36,6 +36,10 @@ class AbstractNet(eqx.Module):
         """The network with a batch's statistics taken into its running ones."""
 
     @abc.abstractmethod
+    def knowing(self, statistics: Tree) -> AbstractNet:
+        """The network with a batch's statistics in the place of its running ones."""
+
+    @abc.abstractmethod
     def projected(self) -> AbstractNet:
         """The network with its weights back in the set where they are kept; itself where there is none."""
 
@@ -67,6 +71,9 @@ class AbstractRowNet(AbstractNet):
     def taking(self, statistics: Tree) -> AbstractRowNet:
         return self
 
+    def knowing(self, statistics: Tree) -> AbstractRowNet:
+        return self
+
 
 Activation = str | Callable[[Arr], Arr]
 """A word of `ACTIVATIONS`, or a function of an array, element by element, in `jax.numpy`."""
@@ -92,6 +99,9 @@ class Passed(AbstractNet):
         return self.outputs, None
 
     def taking(self, statistics: Tree) -> Passed:
+        return self
+
+    def knowing(self, statistics: Tree) -> Passed:
         return self
 
     def projected(self) -> Passed:
@@ -121,6 +131,15 @@ def taken(component: Part, statistics: Tree) -> Part:
 def projected(component: Part) -> Part:
     """A component whose networks' weights are back in the set where they are kept, such as the unit sphere."""
     return _changed(lambda net: net.projected(), component)
+
+
+def of_its_kind(mean: Part, *inputs: Arr) -> Part:
+    """A mean of components as one of their kind: the weights of its networks back in the set where they are kept, and
+    their statistics those that its own layers have at `inputs`, for a mean of variances is not the variance of a mean.
+    """
+    mean = projected(mean)
+    statistics = in_batch(mean, *inputs)[1]
+    return mean if statistics is None else _changed(lambda net: net.knowing(statistics), mean)
 
 
 def _changed(change: Callable[[AbstractNet], AbstractNet], component: Part) -> Part:

@@ -35,6 +35,7 @@ KEPT = {
     "n_envs": "their running episodes are part of the checkpoint",
     "replay_size": "the replay was laid out with it",
     "replay": "what its rows' errors were is part of the checkpoint, or is not known",
+    "keep": "the mean so far is part of the checkpoint, or is not known",
     "priority_exponent": "the priorities in the checkpoint are powers with it",
 }
 """Why these stay. What shapes or starts the networks is found out by making them (`check_same_networks`)."""

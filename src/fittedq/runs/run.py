@@ -214,7 +214,7 @@ class Run:
             self.algorithm,
             trainer.obs_size,
             trainer.action_set,
-            trainer.nets(),
+            trainer.kept(),
             trainer.moments(),
             self.env_name or self.eval_name,
             self.spaces,

@@ -138,6 +138,21 @@ class Polyak(AbstractFollow):
         return tick.choose(self.every, self.tau)
 
 
+class Trailing(AbstractFollow):
+    """θ̄_k, the mean of the iterates 1 … k over about the last `share` of them, and over no more than about `window`.
+
+    rate_k = 1 / min(1 + share (k − 1), window): the first iterate replaces whatever was there. While the share rules,
+    the weights are ∝ i (i + 1) … (i + p − 1), p = 1/share − 1, and the mean age is share (k − 1) / (1 + share); with
+    share = 1 it is the mean of all. Source: Shamir & Zhang 2013 (polynomial-decay averaging); Polyak & Juditsky 1992.
+    """
+
+    share: float = eqx.field(static=True, metadata=RATE)
+    window: float = eqx.field(static=True, default=math.inf, metadata={"low": 1, "high": math.inf})
+
+    def rate(self, tick: Tick) -> Scalar:
+        return 1.0 / jnp.minimum(1.0 + self.share * (tick.count - 1.0), self.window)
+
+
 class Sync(AbstractSlot):
     """Which components have frozen copies, and how each follows; those without are read live."""
 
@@ -218,6 +233,8 @@ class LearnerState(eqx.Module):
     key: PRNGKeyArray
     step: Int[Array, ""]
     fault: Int[Array, ""]
+    mean: Components = Components()
+    """The mean of what acts over its iterates, where the template keeps one."""
 
 
 ABSENT = "–"
@@ -244,6 +261,8 @@ class FQI(AbstractSlot):
     sync: Sync
     greedy: AbstractGreedy | None = None
     """None where no target needs an action at s' (a value network stands in)."""
+    mean: AbstractFollow | None = None
+    """How the mean of what acts follows its iterates. Nothing is learned from it; None: none is kept."""
 
     def __check_init__(self) -> None:
         """A UserError for a slot that needs what no other slot gives, or what there is not."""
@@ -272,6 +291,12 @@ class FQI(AbstractSlot):
                 )
         for update in self.updates:
             update.loss.check_component(getattr(nets, update.component))
+        acts = nets.acting.policy or nets.acting.critic
+        if self.mean is not None and any(leaf.dtype.kind != "f" for leaf in jax.tree.leaves(acts)):
+            raise UserError(
+                f"setting keep: found average, and what acts is a {type(acts).__name__}, which holds whole numbers; "
+                "these have no mean, so expected last."
+            )
         for part in parts((self.greedy, self.updates)):
             if (check := getattr(part, "check_components", None)) is not None:
                 check(nets)
@@ -396,6 +421,7 @@ class FQI(AbstractSlot):
             key=key,
             step=jnp.zeros((), jnp.int32),
             fault=jnp.zeros((), jnp.int32),
+            mean=self.first_mean(nets),
         )
         first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
         keys = [key] * (2 * len(self.updates))
@@ -406,6 +432,14 @@ class FQI(AbstractSlot):
 
         metrics = jax.tree.map(zeros, shapes)
         return dataclasses.replace(state, metrics=metrics)
+
+    def first_mean(self, nets: Components) -> Components:
+        """The mean of what acts before the first call."""
+        return Components() if self.mean is None else jax.tree.map(jnp.copy, nets.acting)
+
+    def next_mean(self, mean: Components, nets: Components, tick: Tick) -> Components:
+        """The mean of what acts after a call."""
+        return mean if self.mean is None else polyak(mean, nets.acting, self.mean.rate(tick))
 
     def learned(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """`names`, or all components that are fitted; a UserError for one that is not."""
@@ -448,7 +482,8 @@ class FQI(AbstractSlot):
         nets, optimizer_states, metrics = self._updates(state, batch, drawn, tick, greedy_key, keys)
         frozen = self.sync(state.frozen, nets, tick)
         fault = fault_after(state.fault, tick.count, [metrics[index][name] for index, name in self.watched(metrics)])
-        return LearnerState(nets, frozen, optimizer_states, metrics, key, tick.count, fault)
+        mean = self.next_mean(state.mean, nets, tick)
+        return LearnerState(nets, frozen, optimizer_states, metrics, key, tick.count, fault, mean)
 
     def _updates(
         self,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.approx.net import of_its_kind
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fqi import LearnerState
@@ -48,6 +49,8 @@ def never() -> bool:
     return False
 
 
+KNOWN = 4_096
+"""States at which the layers of a mean of networks are looked at."""
 EXAMINED = 64
 """States in which a component without a gradient is looked at."""
 
@@ -89,6 +92,19 @@ class AbstractTrainer(abc.ABC):
     @abc.abstractmethod
     def nets(self) -> Components:
         """The live components."""
+
+    @abc.abstractmethod
+    def mean(self) -> Components:
+        """The mean of what acts over its iterates, summed up; empty where none is kept."""
+
+    def kept(self) -> Components:
+        """What an agent is made of: the live components, with its mean in the place of what acts where one is kept."""
+        mean, nets = self.mean(), self.nets()
+        if mean.policy is not None:
+            seen = self.seen_obs(KNOWN)
+            policy = of_its_kind(mean.policy, seen) if len(seen) > 1 else mean.policy
+            mean = mean.replace("policy", policy)
+        return mean.over(nets)
 
     @abc.abstractmethod
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:

@@ -79,6 +79,9 @@ class BatchTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self.learner.state.nets
 
+    def mean(self) -> Components:
+        return self.learner.state.mean
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)

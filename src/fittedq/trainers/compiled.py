@@ -237,6 +237,9 @@ class CompiledTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self._state.learner.nets
 
+    def mean(self) -> Components:
+        return self._state.learner.mean
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         learner = begun_with(self._fqi, self._state.learner, nets)
         kept = self._state.moments if moments is None else jax.tree.map(jnp.asarray, moments)

@@ -24,7 +24,7 @@ from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
 from fittedq.trainers.rows import check_same_plant, reward_range
-from fittedq.trainers.settings import FitSettings, GrowSettings
+from fittedq.trainers.settings import GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, to_arrays
 from fittedq.types import Components, Transition, sized
 
@@ -128,8 +128,7 @@ class GrowingTrainer(AbstractTrainer):
         columns = Transition.unpack(packed, self.obs_size, self.action_set.size)
         dataset = Dataset(dict(columns._asdict()), self.action_set)
         if self._fitted is None:
-            settings = FitSettings(normalize_obs=self._settings.normalize_obs)
-            self._fitted = FittedTrainer(self._algorithm, dataset, settings, self._seed)
+            self._fitted = FittedTrainer(self._algorithm, dataset, self._settings.of_iterations, self._seed)
             self._fitted.watch = self.watch
             if self._start is not None:
                 self._fitted.begin_with(self._start, None)
@@ -138,6 +137,9 @@ class GrowingTrainer(AbstractTrainer):
 
     def nets(self) -> Components:
         return self._first if self._fitted is None else self._fitted.nets()
+
+    def mean(self) -> Components:
+        return Components() if self._fitted is None else self._fitted.mean()
 
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self._first = self._start = strong(jax.tree.map(jnp.asarray, nets))

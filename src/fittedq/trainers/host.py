@@ -211,6 +211,9 @@ class HostTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self.learner.state.nets
 
+    def mean(self) -> Components:
+        return self.learner.state.mean
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)
         self._moments = moments

@@ -18,7 +18,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fits import WholeFit
-from fittedq.template.fqi import Update
+from fittedq.template.fqi import Tick, Update
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.rows import (
@@ -57,7 +57,7 @@ class FittedTrainer(AbstractTrainer):
         self.finished: str | None = None
         settings.check_iterations()
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
-        self._fqi = algorithm.template(self.action_set)
+        self._fqi = settings.keeping(algorithm.template(self.action_set))
         scale = reward_scale(dataset, algorithm.discount, settings)
         self._rows = Rows(dataset, settings.normalize_obs, reward_scale=scale)
         self._reward_range = reward_range(dataset)
@@ -66,6 +66,7 @@ class FittedTrainer(AbstractTrainer):
 
         self._first = self._start()
         self._nets = self._first
+        self._mean = self._fqi.first_mean(self._first)
         self._optimizer_states = self._fqi.fit_states(self._first)
         self._solutions = Solutions.none(self._rows.size, self.action_set)
         self._metrics: dict[str, float] = {}
@@ -75,6 +76,7 @@ class FittedTrainer(AbstractTrainer):
 
         self._acting = None if self._fqi.greedy is None else RowsActing(self._fqi.greedy, seed)
         self._label = [jax.jit(partial(_label, update)) for update in self._fqi.updates]
+        self._next_mean = jax.jit(self._fqi.next_mean)
         self._fits = [update.fit.over(update.loss) for update in self._fqi.updates]
 
     # ------------------------------------------------------------------ the iteration
@@ -152,6 +154,8 @@ class FittedTrainer(AbstractTrainer):
         self.watch.check_networks(nets, f"in iteration {n}")
         self.judge(metrics.get("max_abs_target", 0.0), metrics, nets, n)
         self._nets, self._optimizer_states = nets, tuple(states)
+        if self._fqi.mean is not None:
+            self._mean = self._next_mean(self._mean, nets.acting, Tick(jnp.asarray(n)))
         self._solutions = solutions
         self._metrics, self.updates, self.step = metrics, updates, n
         self.finished = self._verdict(metrics)
@@ -252,9 +256,13 @@ class FittedTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self._nets
 
+    def mean(self) -> Components:
+        return self._mean
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self._first = self._nets = jax.tree.map(jnp.asarray, nets)
+        self._mean = self._fqi.first_mean(self._first)
 
     def moments(self) -> RunningMoments | None:
         return self._rows.moments
@@ -269,6 +277,7 @@ class FittedTrainer(AbstractTrainer):
     def snapshot(self) -> Snapshot:
         arrays = {
             **to_arrays("nets", self._nets),
+            **to_arrays("mean", self._mean),
             **to_arrays("optimizers", self._optimizer_states),
             **{f"solutions/{name}": array for name, array in vars(self._solutions).items()},
         }
@@ -282,6 +291,7 @@ class FittedTrainer(AbstractTrainer):
         self.finished = self._verdict(self._metrics) if self._metrics else None
         self._nets = from_arrays("nets", sized(self._first, arrays), arrays)
         self._nets = jax.tree.map(jnp.asarray, self._nets)
+        self._mean = jax.device_put(from_arrays("mean", self._mean, arrays))
         self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))
         self._solutions = Solutions(**below("solutions/", arrays)).copy()
         self._work = None

@@ -13,8 +13,8 @@ import numpy as np
 from fittedq import memory
 from fittedq.data.priorities import PRIORITY_RULES, PriorityRule
 from fittedq.errors import UserError
-from fittedq.settings import MOST_NUMBER, check_settings, setting
-from fittedq.template.fqi import FQI
+from fittedq.settings import MOST_NUMBER, as_dict, check_settings, setting, setting_fields
+from fittedq.template.fqi import FQI, Trailing
 from fittedq.template.rates import Linear, over
 from fittedq.types import COMPONENTS
 
@@ -25,8 +25,40 @@ LEAST_ENV_BYTES = 2**12
 ANNEALED = Linear(0.4, 1.0)
 
 
+SHARE, WINDOW = 0.1, 500
+KEEPS = ("last", "average")
+
+
 @dataclass(frozen=True, kw_only=True)
-class AbstractDrawing(abc.ABC):
+class AbstractLoop(abc.ABC):
+    """What every run's training has."""
+
+    keep: str = setting(
+        "last", "what an agent acts by: the last networks, or the average of a run's end", choices=KEEPS
+    )
+    average_share: float = setting(
+        SHARE, "with keep=average: the share of a run's updates, at its end, that it is over", above=0.0, high=1.0
+    )
+    average_window: int = setting(WINDOW, "with keep=average: the most updates that it is over, about", low=1)
+
+    @abc.abstractmethod
+    def updates(self, steps: int) -> int:
+        """About how many a run of so many steps takes."""
+
+    def keeping(self, fqi: FQI) -> FQI:
+        """A method's template with the mean that is kept, where one is."""
+        mean = Trailing(self.average_share, self.average_window)
+        return dataclasses.replace(fqi, mean=mean) if self.keep == "average" else fqi
+
+    def check_keeping(self) -> None:
+        """A UserError for what would be without effect."""
+        for name, usual in (("average_share", SHARE), ("average_window", WINDOW)):
+            if self.keep != "average" and getattr(self, name) != usual:
+                raise UserError(f"setting {name}: keep is {self.keep}, so nothing is averaged; leave it out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractDrawing(AbstractLoop, abc.ABC):
     """How batches are drawn from what is kept; shared by every algorithm that learns from batches."""
 
     batch_size: int = setting(256, "transitions in a batch", low=1)
@@ -46,10 +78,6 @@ class AbstractDrawing(abc.ABC):
         None, "what starts anew; none means all that the method learns", choices=COMPONENTS
     )
 
-    @abc.abstractmethod
-    def updates(self, steps: int) -> int:
-        """About how many a run of so many steps takes."""
-
     @property
     def rule(self) -> PriorityRule | None:
         """How rows are drawn by their errors; None: uniformly."""
@@ -65,7 +93,7 @@ class AbstractDrawing(abc.ABC):
         fqi.check_batches()
         if self.n_step > 1:
             fqi.check_spans()
-        return fqi.robust() if self.rule is not None and self.rule.robust else fqi
+        return self.keeping(fqi.robust() if self.rule is not None and self.rule.robust else fqi)
 
     def beta(self, count: int) -> float:
         """β after so many updates."""
@@ -74,12 +102,18 @@ class AbstractDrawing(abc.ABC):
 
     def check_drawing(self) -> None:
         """A UserError for what would be without effect."""
+        self.check_keeping()
         weighted = self.rule is not None and self.rule.weighted
         if self.rule is None and self.priority_exponent is not None:
             raise UserError("setting priority_exponent: replay is uniform and has no priorities; leave it out.")
         if not self.reset_every and self.reset_components is not None:
             raise UserError(
                 "setting reset_components: reset_every is 0, so nothing starts anew; set it, or leave this out."
+            )
+        if self.reset_every and self.keep == "average":
+            raise UserError(
+                f"setting keep: found average with reset_every = {self.reset_every:,}; a mean of networks from before "
+                "and after a reset is neither, so expected last."
             )
         if not weighted and self.importance_exponent != ANNEALED:
             raise UserError(f"setting importance_exponent: replay {self.replay} weighs no errors; leave it out.")
@@ -164,7 +198,7 @@ class FitSettings(AbstractDrawing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowSettings:
+class GrowSettings(AbstractLoop):
     """How a fitted method collects its own data: each iteration fits all that was collected so far."""
 
     random_steps: int = setting(1_000, "environment steps with uniform actions before the first iteration", low=1)
@@ -173,6 +207,13 @@ class GrowSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.check_keeping()
+
+    @property
+    def of_iterations(self) -> FitSettings:
+        """The settings of its iterations."""
+        both = {field.name for field in setting_fields(FitSettings)}
+        return FitSettings(**{name: value for name, value in as_dict(self).items() if name in both})
 
     def updates(self, steps: int) -> int:
         """Iterations that so many environment steps call for."""

@@ -66,7 +66,7 @@ def check_collects(algorithm: AbstractAlgorithm, nets: Components) -> None:
 def begun_with(fqi: FQI, state: LearnerState, nets: Components) -> LearnerState:
     """A first state with other first components."""
     nets = jax.tree.map(jnp.asarray, nets)
-    return dataclasses.replace(state, nets=nets, frozen=fqi.sync.freeze(nets))
+    return dataclasses.replace(state, nets=nets, frozen=fqi.sync.freeze(nets), mean=fqi.first_mean(nets))
 
 
 def check_memory(
