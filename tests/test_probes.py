@@ -44,6 +44,10 @@ COLD["tqc"]["temperature_learning_rate"] = 1e-6
 COLD["simba"] = {"policy_hidden": (32,), "optimizer": "adam", "initial_temperature": 0.02}
 COLD["simba"]["temperature_learning_rate"] = 1e-6
 COLD["td7"] = {"embedding": 16, "encoder_hidden": (32,), "period": 10}
+# So large an α makes it TD3: uniform actions are nothing to stay near.
+COLD["td3_bc"] = {"alpha": 1e3}
+# Of uniform actions the value of nearly the best one, and its imitation.
+COLD["iql"] = {"expectile": 0.98, "inverse_temperature": 30.0}
 COLD["crossq"] = {
     "policy_hidden": (32, 32),
     "initial_temperature": 0.02,

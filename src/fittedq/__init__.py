@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.ddpg import DDPG
     from fittedq.algorithms.explicit_fqi import ExplicitFQI
     from fittedq.algorithms.fitted import FittedAlgorithm, SolvingAlgorithm
+    from fittedq.algorithms.iql import IQL
     from fittedq.algorithms.nfqca import NFQCA
     from fittedq.algorithms.sac import SAC
     from fittedq.algorithms.sac_v import SACValue
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.smooth_fqi import SmoothFQI
     from fittedq.algorithms.svg import SVG
     from fittedq.algorithms.td3 import TD3
+    from fittedq.algorithms.td3_bc import TD3BC
     from fittedq.algorithms.td7 import TD7
     from fittedq.algorithms.tqc import TQC
     from fittedq.algorithms.xqc import XQC
@@ -48,7 +50,14 @@ if TYPE_CHECKING:
     from fittedq.approx.linear import AbstractFeatures, Custom, LinearCritic, Polynomial, RadialBasis
     from fittedq.approx.models import GaussianModel, KnownModel
     from fittedq.approx.net import AbstractNet
-    from fittedq.approx.networks import DeterministicPolicy, Mlp, QNetwork, TanhGaussianPolicy, VNetwork
+    from fittedq.approx.networks import (
+        ClippedGaussianPolicy,
+        DeterministicPolicy,
+        Mlp,
+        QNetwork,
+        TanhGaussianPolicy,
+        VNetwork,
+    )
     from fittedq.approx.residual import ResidualMlp
     from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
@@ -97,6 +106,8 @@ if TYPE_CHECKING:
     from fittedq.template.losses import (
         AbstractLoss,
         AbstractRegression,
+        Expectile,
+        Huber,
         Imitate,
         Improve,
         Predict,
@@ -105,6 +116,7 @@ if TYPE_CHECKING:
         RegressTogether,
         TuneTemperature,
     )
+    from fittedq.template.near import ImitateByAdvantage, ImproveNear
     from fittedq.template.rates import Adam, Linear, scheduled
     from fittedq.template.rollout import (
         AbstractTail,
@@ -135,10 +147,12 @@ if TYPE_CHECKING:
         SoftValue,
         Truncated,
         UniformSamples,
+        ValueAsLogged,
         WithinSeen,
     )
     from fittedq.types import (
         AbstractCritic,
+        AbstractDensityPolicy,
         AbstractEncoder,
         AbstractModel,
         AbstractPolicy,
@@ -155,10 +169,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DDPG",
     "FQI",
+    "IQL",
     "NFQCA",
     "SAC",
     "SVG",
     "TD3",
+    "TD3BC",
     "TD7",
     "TQC",
     "XQC",
@@ -166,6 +182,7 @@ __all__ = [
     "AbstractAlgorithm",
     "AbstractCombine",
     "AbstractCritic",
+    "AbstractDensityPolicy",
     "AbstractEncoder",
     "AbstractExploration",
     "AbstractFeatures",
@@ -202,6 +219,7 @@ __all__ = [
     "CertifiedArgmax",
     "Chunked",
     "Clipped",
+    "ClippedGaussianPolicy",
     "Components",
     "Composed",
     "Copy",
@@ -216,6 +234,7 @@ __all__ = [
     "EmbeddedMlp",
     "EnvError",
     "Exhaustive",
+    "Expectile",
     "ExplicitFQI",
     "FirstCritic",
     "Fitted",
@@ -228,9 +247,12 @@ __all__ = [
     "Greedy",
     "Grid",
     "GrowTrees",
+    "Huber",
     "HypersphericalMlp",
     "Imitate",
+    "ImitateByAdvantage",
     "Improve",
+    "ImproveNear",
     "ImproveThrough",
     "IntegerArgmax",
     "KnownModel",
@@ -305,6 +327,7 @@ __all__ = [
     "Update",
     "UserError",
     "VNetwork",
+    "ValueAsLogged",
     "ValueTail",
     "WholeFit",
     "WithinSeen",
@@ -338,6 +361,7 @@ _HOMES = {
     "fittedq.algorithms.ddpg": "DDPG",
     "fittedq.algorithms.explicit_fqi": "ExplicitFQI",
     "fittedq.algorithms.fitted": "FittedAlgorithm SolvingAlgorithm",
+    "fittedq.algorithms.iql": "IQL",
     "fittedq.algorithms.nfqca": "NFQCA",
     "fittedq.algorithms.sac": "SAC",
     "fittedq.algorithms.sac_v": "SACValue",
@@ -346,6 +370,7 @@ _HOMES = {
     "fittedq.algorithms.smooth_fqi": "SmoothFQI",
     "fittedq.algorithms.svg": "SVG",
     "fittedq.algorithms.td3": "TD3",
+    "fittedq.algorithms.td3_bc": "TD3BC",
     "fittedq.algorithms.td7": "TD7",
     "fittedq.algorithms.tqc": "TQC",
     "fittedq.algorithms.xqc": "XQC",
@@ -357,7 +382,7 @@ _HOMES = {
     "fittedq.approx.linear": "AbstractFeatures Custom LinearCritic Polynomial RadialBasis",
     "fittedq.approx.models": "GaussianModel KnownModel",
     "fittedq.approx.net": "AbstractNet",
-    "fittedq.approx.networks": "DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
+    "fittedq.approx.networks": "ClippedGaussianPolicy DeterministicPolicy Mlp QNetwork TanhGaussianPolicy VNetwork",
     "fittedq.approx.residual": "ResidualMlp",
     "fittedq.approx.trees": "Forest TreeCritic",
     "fittedq.data.dataset": "Dataset",
@@ -384,20 +409,22 @@ _HOMES = {
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Trailing Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractRegression Imitate Improve Predict Regress RegressReturns RegressTogether TuneTemperature"
+        "AbstractLoss AbstractRegression Expectile Huber Imitate Improve Predict Regress RegressReturns "
+        "RegressTogether TuneTemperature"
     ),
+    "fittedq.template.near": "ImitateByAdvantage ImproveNear",
     "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
     "fittedq.template.targets": (
         "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanOfReturns "
-        "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman "
-        "SoftValue Truncated UniformSamples WithinSeen"
+        "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue "
+        "Truncated UniformSamples ValueAsLogged WithinSeen"
     ),
     "fittedq.types": (
-        "AbstractCritic AbstractEncoder AbstractModel AbstractPolicy AbstractValue Components Greedy Predicted "
-        "Transition needed"
+        "AbstractCritic AbstractDensityPolicy AbstractEncoder AbstractModel AbstractPolicy AbstractValue "
+        "Components Greedy Predicted Transition needed"
     ),
 }
 """Where each public name is defined."""

@@ -127,6 +127,14 @@ class AbstractPolicy(eqx.Module):
         """(a, log π(a | s)) with a ~ π(· | s), differentiable in w; a deterministic policy gives log π := 0."""
 
 
+class AbstractDensityPolicy(AbstractPolicy):
+    """A stochastic policy that says how likely any action is, its own or a logged one."""
+
+    @abc.abstractmethod
+    def log_density(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        """log π(a | s), a density in the environment's units, differentiable in w."""
+
+
 @runtime_checkable
 class HostPolicy(Protocol):
     """What acts on the host: a policy's host view, or a solver."""

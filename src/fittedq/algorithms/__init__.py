@@ -13,6 +13,7 @@ from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
 from fittedq.algorithms.crossq import CrossQ
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
+from fittedq.algorithms.iql import IQL
 from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.algorithms.sac import SAC
@@ -22,6 +23,7 @@ from fittedq.algorithms.simba_v2 import SimbaV2
 from fittedq.algorithms.smooth_fqi import SmoothFQI
 from fittedq.algorithms.svg import SVG
 from fittedq.algorithms.td3 import TD3
+from fittedq.algorithms.td3_bc import TD3BC
 from fittedq.algorithms.td7 import TD7
 from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
@@ -45,6 +47,8 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
         TD7,
         CrossQ,
         XQC,
+        TD3BC,
+        IQL,
     )
 }
 

@@ -47,6 +47,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 """`adamw` takes the share 1e-2 · rate off every array at each step, and nothing off a number such as log β."""
 
 SHARED: dict[str, dict[str, Any]] = {
+    "alpha": {"about": "weight α of q beside the distance to the logged actions", "low": 0.0},
     "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
     "hidden": {"about": "widths of the hidden layers", "low": 1},
     "policy_hidden": {"about": "widths of the policy's hidden layers; none means half the critics'", "low": 1},

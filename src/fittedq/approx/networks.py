@@ -22,8 +22,8 @@ from fittedq.approx.heads import AbstractHead, OneValue
 from fittedq.approx.host import refuse_forked
 from fittedq.approx.net import AbstractNet, AbstractRowNet, Activation, Make, Passed, for_members, in_batch
 from fittedq.arrays import Arr, Index, Tree, namespace
-from fittedq.bellman import squashed_log_prob
-from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Part
+from fittedq.bellman import gaussian_log_prob, squashed_log_prob
+from fittedq.types import AbstractCritic, AbstractDensityPolicy, AbstractPolicy, AbstractValue, Part
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     # `where` rather than `maximum`: its derivative at 0 is 0 and costs one select.
@@ -62,6 +62,8 @@ def layer_normalized(
 
 LOG_STD_RANGE = (-20.0, 2.0)
 """Clamp of log σ, as in the authors' code of SAC."""
+CLIPPED_LOG_STD_RANGE = (-5.0, 2.0)
+"""σ from .7 % of a half-width on: a log that holds an action constant would make it 0, and its density infinite."""
 
 
 class Mlp(AbstractRowNet):
@@ -238,7 +240,7 @@ class DeterministicPolicy(AbstractPolicy):
         return self.action_set.admissible(jnp.tanh(self.net(obs)), obs), jnp.zeros(obs.shape[:-1], obs.dtype)
 
 
-class TanhGaussianPolicy(AbstractPolicy):
+class TanhGaussianPolicy(AbstractDensityPolicy):
     """a = Π_A(s)(center + half_width · tanh(μ(s) + σ(s) ε)), ε ~ N(0, I). Source: Haarnoja et al. 2018, appendix C.
 
     log π is that of the action before it is projected (in a box, the action): the projected one has no density where
@@ -282,12 +284,67 @@ class TanhGaussianPolicy(AbstractPolicy):
         u = jnp.arctanh(jnp.clip(self.action_set.to_unit(action), -edge, edge))
         return (u - mean) * jnp.exp(-log_std)
 
+    def log_density(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        return self.replay(obs, self.infer(obs, action))[1]
+
     def replay(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
         """(a, log π(a | s)) for the draw `normal`, differentiable in w."""
         mean, log_std = self.parameters(obs)
         u = mean + jnp.exp(log_std) * normal
         log_prob = squashed_log_prob(normal, log_std, u, self.action_set.half_width)
         return self.action_set.admissible(jnp.tanh(u), obs), log_prob
+
+
+class ClippedGaussianPolicy(AbstractDensityPolicy):
+    """a = Π_A(s)(center + half_width · (tanh(μ(s)) + σ ε)), ε ~ N(0, I): its mean is squashed, its density is not.
+
+    So an action on a face of the box, as logs are full of, has a finite density, where a squashed Gaussian's diverges.
+    log π is that of the action before it is projected. σ in half-widths is the same everywhere, or, with `by_state`, a
+    function of s. Source: Kostrikov et al. 2022 (IQL), the authors' code.
+    """
+
+    net: AbstractNet
+    log_std: Float[Arr, "m"]
+    action_set: AbstractActionSet
+    by_state: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_set: AbstractActionSet,
+        widths: Sequence[int],
+        key: PRNGKeyArray,
+        *,
+        activation: Activation = "relu",
+        make: Make = Mlp,
+        by_state: bool = False,
+    ):
+        m = action_set.size
+        self.net = make((obs_size, *widths, 2 * m if by_state else m), key, activation=activation)
+        self.log_std, self.action_set, self.by_state = jnp.zeros(m), action_set, by_state
+
+    def parameters(self, obs: Float[Arr, "b s"]) -> tuple[Float[Arr, "b m"], Float[Arr, "b m"]]:
+        """(mean, log σ) in the unit box."""
+        xp = namespace(obs)
+        out, m = self.net(obs), self.action_set.size
+        log_std = self.log_std + (out[..., m:] if self.by_state else xp.zeros_like(out))
+        return xp.tanh(out[..., :m]), xp.clip(log_std, *CLIPPED_LOG_STD_RANGE)
+
+    def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[Arr, "b m"]:
+        mean, log_std = self.parameters(obs)
+        unit = mean + namespace(obs).exp(log_std) * normal
+        return self.action_set.project(self.action_set.from_unit(unit), obs)
+
+    def sample(self, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> tuple[Float[Arr, "b m"], Float[Arr, "b"]]:
+        normal = jax.random.normal(key, (*obs.shape[:-1], self.action_set.size), obs.dtype)
+        return self.act(obs, normal), self._log_prob(normal, self.parameters(obs)[1])
+
+    def log_density(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        mean, log_std = self.parameters(obs)
+        return self._log_prob((self.action_set.to_unit(action) - mean) * jnp.exp(-log_std), log_std)
+
+    def _log_prob(self, normal: Float[Arr, "b m"], log_std: Float[Arr, "b m"]) -> Float[Arr, "b"]:
+        return gaussian_log_prob(normal, log_std) - float(np.sum(np.log(self.action_set.half_width)))
 
 
 @in_batch.register(DeterministicPolicy)

@@ -71,6 +71,18 @@ class Huber(AbstractError):
         return jnp.where(size <= 1.0, 0.5 * difference**2, size - 0.5)
 
 
+class Expectile(AbstractError):
+    """ℓ(δ) = |τ − 1(δ > 0)| δ²: f(x) at its minimum is the expectile τ of y given x, the mean for τ = 1/2.
+
+    Source: Kostrikov et al. 2022 (IQL), eq. 5, with δ = f(x) − y.
+    """
+
+    share: float = eqx.field(static=True, metadata={"above": 0, "below": 1})
+
+    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]:
+        return jnp.where(difference > 0, 1.0 - self.share, self.share) * difference**2
+
+
 def with_statistics(metrics: Metrics, statistics: Tree) -> Metrics:
     """The metrics, with the statistics of a network that keeps some."""
     return metrics if statistics is None else metrics | {STATISTICS: statistics}

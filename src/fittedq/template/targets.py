@@ -314,6 +314,21 @@ class SoftValue(AbstractTarget):
         return -math.inf, math.inf
 
 
+class ValueAsLogged(AbstractTarget):
+    """D = {(s, q̄(s, a))}, a the action that was logged at s. Source: Kostrikov et al. 2022 (IQL), eq. 5."""
+
+    bootstraps: ClassVar[bool | None] = False
+    combine: AbstractCombine
+
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        del greedy
+        return Labelled((batch.obs,), self.combine(needed(nets.critic), batch.obs, batch.action, key))
+
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
+        """Unknown: the target follows the critics, and nothing here says how they discount."""
+        return -math.inf, math.inf
+
+
 class AbstractNodes(AbstractSlot):
     """a_k and log weights w_k of an integral over the box around A(s): ∫ f(a) da ≈ Σ_k exp(w_k) f(a_k)."""
 

@@ -1,0 +1,237 @@
+"""Methods that learn from a log and stay near it: their losses against closed forms, and what they reduce to."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fittedq
+from fittedq.actions.base import Box
+from fittedq.algorithms import IQL, TD3, TD3BC
+from fittedq.approx.networks import ClippedGaussianPolicy, TanhGaussianPolicy
+from fittedq.cli.main import main
+from fittedq.data.dataset import Dataset
+from fittedq.template.fqi import FQI, LearnerState
+from fittedq.template.losses import Expectile, Improve, Regress
+from fittedq.template.near import ImitateByAdvantage, ImproveNear
+from fittedq.template.targets import BellmanFromValue, FirstCritic, MinOverCritics, ValueAsLogged
+from fittedq.trainers.state import initial_state
+from fittedq.types import AbstractValue, Components, Transition
+from linear import QuadraticValue, critic, transitions
+
+BOX = Box((-1.0, 0.0), (1.0, 3.0))
+OBS_SIZE, BATCH = 3, 32
+KEY = jax.random.PRNGKey(5)
+TINY = {"hidden": (8, 8), "policy_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "tau": 0.05, "gamma": 0.9}
+
+
+def batches(count: int) -> list[Transition]:
+    """Random transitions whose actions lie in the box."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(count, BATCH, Transition.width(OBS_SIZE, BOX.size))).astype(np.float32)
+    rows[..., -2:] = rng.uniform(size=rows[..., -2:].shape) < 0.2
+    data = [Transition.unpack(jnp.asarray(batch), OBS_SIZE, BOX.size) for batch in rows]
+    return [batch._replace(action=BOX.project(batch.action, batch.obs)) for batch in data]
+
+
+def run(fqi: FQI, state: LearnerState, data: list[Transition]) -> LearnerState:
+    learn = jax.jit(fqi.learn)
+    for batch in data:
+        state = learn(state, batch)
+    return state
+
+
+def largest(one, other) -> float:
+    """The largest absolute difference of two trees."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in pairs)
+
+
+def slope(loss, component, nets, data):
+    """∇ loss of the component, on D."""
+    return jax.grad(lambda component: loss(component, nets, data, KEY)[0])(component)
+
+
+# ---------------------------------------------------------------------- expectiles and imitation
+
+
+class Constant(AbstractValue):
+    """v ≡ c."""
+
+    value: jax.Array
+
+    def __call__(self, obs, key=None):
+        return jnp.broadcast_to(self.value, obs.shape[:1])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
+def test_an_expectile_of_two_points_is_where_its_pulls_are_even(share):
+    """y = 1 with probability 1/4, else 0: τ ¼ (1 − v) = (1 − τ) ¾ v, so v = τ / (τ + 3 (1 − τ)); the mean for ½."""
+    expected = share / (share + 3 * (1 - share))
+    batch = transitions(np.zeros(4), [1.0, 0.0, 0.0, 0.0], 0.0, 0.0)
+    nets = Components(critic=critic((0, 0, 1, 0, 0, 0)))  # q = a
+    loss = Regress(ValueAsLogged(MinOverCritics()), Expectile(share))
+    data = loss.label(nets, batch, None, KEY)
+    at, below, above = (
+        float(slope(loss, Constant(jnp.asarray(v)), nets, data).value) for v in expected * np.array([1, 0.9, 1.1])
+    )
+    assert abs(at) < 1e-6
+    assert below < -1e-3 and above > 1e-3
+
+
+def test_an_expectile_of_a_half_evaluates_the_logs_own_policy():
+    """a = −K s ± σ on an LQR: v = −P_K s² − c_K and q = r + γ v(s') leave no loss a slope, at τ = ½ alone."""
+    gamma, gain, sigma = 0.9, 0.3, 0.2
+    s = np.repeat(np.linspace(-1, 1, 9), 2)
+    a = -gain * s + sigma * np.tile([1.0, -1.0], 9)
+    batch = transitions(s, a, -(s**2) - a**2, s + a)
+    price = (1 + gain**2) / (1 - gamma * (1 - gain) ** 2)
+    constant = (1 + gamma * price) * sigma**2 / (1 - gamma)
+    value = QuadraticValue(jnp.asarray([-constant, -price]))
+    q = critic((-gamma * constant, 0, 0, -1 - gamma * price, -2 * gamma * price, -1 - gamma * price))
+    nets = Components(critic=q, value=value)
+    regress = Regress(BellmanFromValue(gamma))
+    assert float(regress(q, nets, regress.label(nets, batch, None, KEY), KEY)[0]) < 1e-9
+
+    def pull(share):
+        loss = Regress(ValueAsLogged(MinOverCritics()), Expectile(share))
+        return float(jnp.abs(slope(loss, value, nets, loss.label(nets, batch, None, KEY)).weights).max())
+
+    assert pull(0.5) < 1e-5
+    assert pull(0.7) > 1e-2
+
+
+def test_imitation_by_advantage_is_best_at_the_weighted_mean_and_deviation():
+    """Actions of weights w_i = exp(k A_i), the last clipped: the best normal density has their weighted moments."""
+    action = np.array([-0.6, 0.1, 0.5])
+    batch = transitions(np.zeros(3), action, 0.0, 0.0)
+    nets = Components(critic=critic((0, 0, 2, 0, 0, 0)), value=Constant(jnp.asarray(0.3)))  # q = 2 a
+    loss = ImitateByAdvantage(MinOverCritics(), inverse_temperature=1.5, clip=2.0)
+    data = loss.label(nets, batch, None, KEY)
+    weight = np.minimum(np.exp(1.5 * (2 * action - 0.3)), 2.0)
+    np.testing.assert_allclose(data.weight, weight, rtol=1e-6)
+    assert weight[-1] == 2.0 > weight[1]
+    mean = np.average(action, weights=weight)
+    std = np.sqrt(np.average((action - mean) ** 2, weights=weight))
+    policy = ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), KEY)
+    at_best = eqx.tree_at(
+        lambda policy: (policy.net.biases[0], policy.log_std),
+        policy,
+        (jnp.full((1, 1), np.arctanh(mean), jnp.float32), jnp.full(1, np.log(std), jnp.float32)),
+    )
+    found = slope(loss, at_best, nets, data)
+    assert largest((found.net.biases, found.log_std), ((jnp.zeros((1, 1)),), jnp.zeros(1))) < 1e-5
+    elsewhere = eqx.tree_at(lambda policy: policy.log_std, at_best, jnp.full(1, np.log(1.2 * std), jnp.float32))
+    assert float(slope(loss, elsewhere, nets, data).log_std[0]) > 0.1
+
+
+def test_advantages_that_no_exponential_holds_are_clipped():
+    nets = Components(critic=critic((0, 0, 1e6, 0, 0, 0)), value=Constant(jnp.asarray(0.0)))
+    batch = transitions(np.zeros(2), [1.0, -1.0], 0.0, 0.0)
+    data = ImitateByAdvantage(MinOverCritics(), 3.0, 100.0).label(nets, batch, None, KEY)
+    np.testing.assert_allclose(data.weight, [100.0, 0.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ClippedGaussianPolicy, TanhGaussianPolicy])
+def test_a_density_integrates_to_one_and_is_that_of_the_policys_own_draws(make):
+    box = Box((-0.5,), (3.0,))
+    policy = make(1, box, (4,), KEY)
+    squashed = make is TanhGaussianPolicy
+    edges = np.linspace(*((-0.5 + 1e-4, 3.0 - 1e-4) if squashed else (-12.0, 15.0)), 20_001)
+    density = np.exp(policy.log_density(jnp.full((len(edges), 1), 0.7), jnp.asarray(edges, jnp.float32)[:, None]))
+    assert float(np.trapezoid(density, edges)) == pytest.approx(1.0, abs=0.02 if squashed else 1e-4)
+    obs = jnp.linspace(-1, 1, 64)[:, None]
+    action, log_prob = policy.sample(obs, KEY)
+    inside = np.asarray((action > -0.49) & (action < 2.99))[:, 0]
+    assert inside.sum() > 20
+    np.testing.assert_allclose(policy.log_density(obs, action)[inside], log_prob[inside], rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------------- what they reduce to
+
+
+@pytest.fixture(scope="module")
+def networks() -> Components:
+    return TD3(**TINY).networks(OBS_SIZE, BOX, KEY)
+
+
+def test_without_q_the_policy_clones_the_log(networks):
+    (batch,) = batches(1)
+
+    def cloned(policy):
+        error = (policy.act(batch.obs, batch.action) - batch.action) / jnp.asarray(BOX.half_width)
+        return jnp.mean(error**2)
+
+    (update,) = (update for update in TD3BC(**TINY, alpha=0.0).template(BOX).updates if update.component == "policy")
+    found = slope(update.loss, networks.policy, networks, update.loss.label(networks, batch, None, KEY))
+    assert largest(found, jax.grad(cloned)(networks.policy)) < 1e-7
+    assert largest(found, jax.tree.map(jnp.zeros_like, found)) > 1e-2
+
+
+def test_the_more_q_counts_the_more_it_is_td3(networks):
+    """∇ / (α / Z) → ∇ of TD3's loss, as 1 / α."""
+    (batch,) = batches(1)
+    td3 = slope(Improve(FirstCritic()), networks.policy, networks, batch.obs)
+    q = FirstCritic()(networks.critic, batch.obs, networks.policy.act(batch.obs, batch.action), KEY)
+    away = []
+    for alpha in (1e3, 1e5):
+        loss = ImproveNear(FirstCritic(), alpha, 1 / BOX.size)
+        found = slope(loss, networks.policy, networks, loss.label(networks, batch, None, KEY))
+        scaled = jax.tree.map(lambda leaf, alpha=alpha: leaf * jnp.mean(jnp.abs(q)) / alpha, found)
+        away.append(largest(scaled, td3))
+    assert away[1] < 1e-4 and away[0] > 20 * away[1]
+
+
+def test_without_the_distance_it_is_td3_bit_for_bit(networks):
+    data = batches(6)
+    fqi, state = initial_state(TD3(**TINY), OBS_SIZE, BOX, BATCH, seed=3)
+    near = ImproveNear(FirstCritic(), 1.0, 0.0, normalized=False)
+    updates = (fqi.updates[0], dataclasses.replace(fqi.updates[1], loss=near))
+    other = dataclasses.replace(fqi, updates=updates)
+    one = run(fqi, state, data)
+    two = run(other, other.init(state.nets, state.key, data[0]), data)
+    assert largest((one.nets, one.frozen), (two.nets, two.frozen)) == 0.0
+    pulled = run(*initial_state(TD3BC(**TINY), OBS_SIZE, BOX, BATCH, seed=3), data)
+    assert largest(pulled.nets.policy, one.nets.policy) > 1e-5
+
+
+def test_the_unit_of_reward_does_not_matter_to_the_policys_loss(networks):
+    (batch,) = batches(1)
+    loss = ImproveNear(FirstCritic(), 2.5, 0.5)
+    data = loss.label(networks, batch, None, KEY)
+    last = lambda nets: (nets.critic.net.weights[-1], nets.critic.net.biases[-1])  # noqa: E731
+    larger = eqx.tree_at(last, networks, tuple(100 * leaf for leaf in last(networks)))
+    found = [slope(loss, networks.policy, nets, data) for nets in (networks, larger)]
+    assert largest(*found) < 1e-5
+
+
+# ---------------------------------------------------------------------- over a dataset
+
+
+def a_log(folder: Path) -> Path:
+    """a ~ N(s / 2, .1²) on s' = s + a, r = −s²."""
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (256, 1)).astype(np.float32)
+    action = np.clip(0.5 * obs + 0.1 * rng.normal(size=obs.shape), -1, 1).astype(np.float32)
+    arrays = {"obs": obs, "action": action, "reward": -(obs[:, 0] ** 2), "next_obs": obs + action}
+    Dataset.from_arrays(**arrays, terminated=np.zeros(256, bool), action_low=-1.0, action_high=1.0).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", [TD3BC, IQL])
+def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method, tmp_path):
+    data, small = a_log(tmp_path / "data"), {"hidden": (4,), "batch_size": 8}
+    words = ["train", method.name, "--data", str(data), "--set", "hidden=4", "--set", "batch_size=8", "--out"]
+    assert main([*words, str(tmp_path / "whole"), "--steps", "12"]) == 0
+    assert main([*words, str(tmp_path / "run"), "--steps", "7"]) == 0
+    resumed = fittedq.resume(tmp_path / "run", steps=12)
+    whole = fittedq.load(tmp_path / "whole")
+    assert largest(resumed.nets, whole.nets) == 0.0
+    other = fittedq.fit(method(hidden=(4,)), data, steps=12, seed=1, batch_size=small["batch_size"])
+    assert largest(other.nets, whole.nets) > 0.0
