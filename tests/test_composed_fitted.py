@@ -137,9 +137,9 @@ def test_a_run_from_data_in_memory_says_why_it_cannot_go_on(log: Path, tmp_path:
 def test_files_say_whether_a_method_is_fitted(fitted: bool) -> None:
     saved, code = as_saved(composed(fitted)), {"algorithm": composed(not fitted)}
     with pytest.raises(UserError, match=f"code: found fitted = {not fitted}, expected {fitted}, as FILE has it"):
-        restored("composed", saved, code, "FILE")
+        restored({"algorithm": "composed", "settings": saved}, code, "FILE")
     older = {name: value for name, value in saved.items() if name != "fitted"}
-    assert restored("composed", older, code, "FILE") is code["algorithm"]
+    assert restored({"algorithm": "composed", "settings": older}, code, "FILE") is code["algorithm"]
 
 
 def test_what_iterations_would_pass_over_is_one_sentence(log: Path) -> None:

@@ -326,3 +326,55 @@ def test_a_method_without_a_policy_collects_nothing() -> None:
     )
     with pytest.raises(UserError, match="there is no policy among its components, and one acts in the environment"):
         fittedq.train(method, "Pendulum-v1", steps=20, batch_size=4, random_steps=10, replay_size=100)
+
+
+def logged() -> fittedq.Dataset:
+    """Forty rows of no plant."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(40, 3)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
+    columns = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(40, bool)}
+    return fittedq.Dataset.from_arrays(**columns, action_low=-1, action_high=1)
+
+
+def test_a_method_that_is_fitted_for_a_slots_sake_says_so() -> None:
+    fqi = TD3(hidden=(4,)).template(BOX)
+    loss = Regress(fittedq.Clipped(BELLMAN))
+    updates = (Update("critic", loss, fqi.updates[0].fit), fqi.updates[1])
+    method = fittedq.Composed(
+        fqi=FQI(updates=updates, sync=fittedq.Sync(critic=fittedq.Copy()), greedy=fqi.greedy),
+        networks=TD3(hidden=(4,)).networks,
+        exploration=fittedq.Gaussian(0.1),
+    )
+    why = "composed fits all of its data in each iteration, for Clipped needs a whole dataset; leave it out"
+    with pytest.raises(UserError, match=f"setting 'batch_size' is unknown here: {why}"):
+        fittedq.train(method, "Pendulum-v1", steps=10, batch_size=8)
+    with pytest.raises(UserError, match="'tolerance' is unknown here: td3 learns from batches"):
+        fittedq.train("td3", "Pendulum-v1", steps=10, tolerance=0.1)
+    with pytest.raises(UserError, match="'n_envs' is unknown here: td3 learns from data that are given, and collects"):
+        fittedq.fit("td3", logged(), steps=10, n_envs=2)
+    with pytest.raises(UserError, match="setting 'btch_size' is unknown; did you mean 'batch_size'"):
+        fittedq.train("td3", "Pendulum-v1", steps=10, btch_size=8)
+
+
+def test_networks_that_are_no_function_of_their_key_are_refused() -> None:
+    widths = iter(range(3, 99))
+
+    def networks(*sizes: Any) -> fittedq.Components:
+        return TD3(hidden=(next(widths),)).networks(*sizes)
+
+    fqi = TD3(hidden=(4,)).template(BOX)
+    method = fittedq.Composed(fqi=fqi, networks=networks, exploration=fittedq.Gaussian(0.1))
+    with pytest.raises(UserError, match="composed: its networks are others each time they are made"):
+        fittedq.fit(method, logged(), steps=1, batch_size=8)
+
+
+def test_a_long_sketch_is_folded_and_two_are_told_apart_by_their_first_difference(tmp_path: Path) -> None:
+    method, other = (of(Bellman(gamma, FirstCritic())) for gamma in (0.9, 0.5))
+    whole = r"Composed\(fqi=FQI\(…\), networks=TD3\(…\).networks, exploration=Gaussian\(…\)\)"
+    fittedq.fit(method, logged(), steps=1, batch_size=8, out=tmp_path / "run")
+    with pytest.raises(UserError, match=f"which no file holds: {whole}; give it again, --code FILE.py:NAME, or in"):
+        fittedq.load(tmp_path / "run")
+    with pytest.raises(UserError, match=r"found algorithm …gamma=0.5…, expected …gamma=0.9…, as"):
+        fittedq.load(tmp_path / "run", code=other)
+    with pytest.raises(UserError, match=rf"code: found \({whole}\), expected an algorithm"):
+        fittedq.load(tmp_path / "run", code=[method])  # type: ignore[arg-type]

@@ -135,3 +135,14 @@ def test_a_run_that_does_not_say_its_versions_goes_on(run: Path) -> None:
     write_signed(run / "config.json", {name: value for name, value in config.items() if name != "versions"})
     fittedq.resume(run, steps=6)
     assert verify(run) == ("run", [])
+
+
+def test_a_rule_that_holds_already_ends_a_resume_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(RuntimeWarning, match="step >= 5 holds already at step 5: nothing is trained"):
+        fittedq.resume(run, steps=8, stop_when="step >= 5")
+    assert main(["resume", str(run), "--stop-when", "step >= 5"]) == 0
+    told = capsys.readouterr().err
+    assert "step >= 5 holds already" in told and "Done: 5 steps: step >= 5." in told
+    assert verify(run) == ("run", [])
+    assert main(["resume", str(run), "--stop-when", "step >= 6"]) == 0
+    assert "Done: 8 steps" in capsys.readouterr().err

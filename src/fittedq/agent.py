@@ -39,7 +39,7 @@ from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, real, whole
 from fittedq.trainers.base import never
-from fittedq.trainers.state import from_arrays, to_arrays
+from fittedq.trainers.state import from_arrays, network_shapes, to_arrays
 from fittedq.types import AbstractCritic, Components, Transition, sized
 
 
@@ -403,7 +403,7 @@ def _rebuilt(
     if obs_size < 1:
         raise UserError(f"{where}: found observations of {obs_size} numbers, expected at least one; it is damaged.")
     memory.require(size, f"{where}: its networks", "it is damaged, or for a larger machine")
-    shapes = jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
+    shapes = network_shapes(algorithm, obs_size, action_set)
     like = sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
     moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
     nets = from_arrays("nets", like, arrays)

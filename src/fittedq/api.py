@@ -60,7 +60,8 @@ def train(
     `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's box: a `Polytope`, a
     `StateBox`, a `Mixed` set, or `Limits(("|a| <= 1.5",))` in words. `stop_when` ends the run
     early, and saves it: a condition on its figures in words ("eval_mean > -150"), or a function of the report. It is
-    evaluated after each report (every 1 000 steps, and at evaluations). Training starts with the networks of `start`,
+    looked at after each report (every 1 000 steps, or each iteration of a fitted method, and at evaluations and
+    checkpoints); what is true only between two reports is not seen. Training starts with the networks of `start`,
     an agent or its folder. `preset` names settings with which the algorithm was published (`fittedq list` shows them
     with their sources). Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM` shows
     them), and override the preset's; an unknown one raises `UserError` and names the nearest.
@@ -202,8 +203,8 @@ def resume(
     is given again as `code`: the algorithm, where it is not in the registry, or a dictionary by name, such as
     {"features": φ}, {"model": f}, or {"action_set": s} where its bounds are functions of the state. A module, file or
     wrapper that only the run's settings name, for its environment or its method, is imported where `trust_code` names
-    it too. `stop_when` is `train`'s: a rule belongs to a call, not to the run. A setting beside these is refused: it
-    stands in `set`.
+    it too. `stop_when` is `train`'s: a rule belongs to a call, not to the run; one in words that holds already ends it
+    at once. A setting beside these is refused: it stands in `set`.
     """
     for name, value in settings.items():
         raise UserError(f"found it beside the others, expected set={{{name!r}: {value!r}}}.", argument=name)

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ UserCode = TypeVar("UserCode")
 
 SKETCH_SHOWN = 200
 """Characters of a sketch in a sentence."""
+MOST_BRACKETS = 8
+"""Inside so many brackets a long sketch says no more."""
+OPENING, CLOSING = "([{", ")]}"
 
 
 def sketch(value: object) -> str:
@@ -86,9 +90,7 @@ def again(name: str, text: str, given: UserCode | None, where: str, found: str |
         )
     found = sketch(given) if found is None else found
     if found != text:
-        differ = [place for place, (one, other) in enumerate(zip(found, text, strict=False)) if one != other]
-        start = max(0, min([*differ, len(found), len(text)]) - SKETCH_SHOWN // 4)
-        one, other = (f"{'…' * (start > 0)}{shortened(part[start:])}" for part in (found, text))
+        one, other = _differing(found, text)
         raise UserError(
             f"found {name} {one}, expected {other}, as {where} has it; give what was trained with.", argument="code"
         )
@@ -103,16 +105,55 @@ def refuse_unknown(code: Mapping[str, Any], names: set[str]) -> None:
 
 
 def told(value: object) -> str:
-    """A value as a sentence names it, also one of more digits than Python writes."""
+    """A value as a sentence names it, also one of many lines, or of more digits than Python writes."""
     try:
-        return shortened(repr(value))
+        text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    return shortened(sketch(value) if "\n" in text else text)
 
 
 def shortened(text: str) -> str:
-    """`text`, cut to what a sentence bears."""
+    """`text`, cut to what a sentence bears: of a sketch the outermost brackets are left, `Composed(fqi=FQI(…), …)`."""
+    depth = MOST_BRACKETS
+    while len(text) > SKETCH_SHOWN and depth:
+        depth -= 1
+        text = _folded(text, depth)
     return text if len(text) <= SKETCH_SHOWN else f"{text[:SKETCH_SHOWN]}…"
+
+
+def _folded(text: str, most: int) -> str:
+    """`text` without what lies inside more than `most` brackets."""
+    depth, kept = 0, ""
+    for sign, following in zip(text, f"{text[1:]} ", strict=True):
+        depth -= sign in CLOSING
+        kept += sign if depth <= most else ""
+        if sign in OPENING:
+            kept += "…" if depth == most and following not in CLOSING else ""
+            depth += 1
+    return kept
+
+
+def _differing(one: str, other: str) -> tuple[str, str]:
+    """The first fields of two sketches that differ, each as a sentence bears it."""
+    pairs = enumerate(zip(one, other, strict=False))
+    place = next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+    fields = [field.start() for field in re.finditer(r"\w+=", one[:place])]
+    start = next((start for start in reversed(fields) if _end(one, start) >= place), 0)
+    first, second = (
+        f"{'…' * (start > 0)}{shortened(text[start:end])}{'…' * (end < len(text))}"
+        for text, end in ((text, _end(text, start)) for text in (one, other))
+    )
+    return first, second
+
+
+def _end(text: str, start: int) -> int:
+    """Where the field of a sketch ends that begins at `start`."""
+    depth, end = 0, start
+    while end < len(text) and depth >= 0 and (depth or text[end] != ","):
+        depth += (text[end] in OPENING) - (text[end] in CLOSING)
+        end += depth >= 0
+    return end
 
 
 # ---------------------------------------------------------------------- code by name

@@ -16,6 +16,7 @@ from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
 from fittedq.approx.host import host_view
 from fittedq.arrays import Scalar, Tree
 from fittedq.bellman import polyak
+from fittedq.code import told
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState, Tick
 from fittedq.trainers.state import from_arrays, initial_state, to_arrays
@@ -35,7 +36,9 @@ def conforms(algorithm: AbstractAlgorithm, action_set: AbstractActionSet = BOX, 
     Take tiny networks: it compiles two programs.
     """
     if not isinstance(algorithm, AbstractAlgorithm):
-        raise UserError(f"found {algorithm!r}, expected a method as an object, such as Mine().", argument="algorithm")
+        raise UserError(
+            f"found {told(algorithm)}, expected a method as an object, such as Mine().", argument="algorithm"
+        )
     check_saves_whole(type(algorithm))
     batches = _batches(4, obs_size, action_set)
     fqi, state = initial_state(algorithm, obs_size, action_set, BATCH, seed=1)

@@ -27,6 +27,7 @@ from fittedq.algorithms.td3_bc import TD3BC
 from fittedq.algorithms.td7 import TD7
 from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
+from fittedq.code import told
 from fittedq.errors import MissingCode, UserError, in_one_line, nearest
 
 REGISTRY: dict[str, type[AbstractAlgorithm]] = {
@@ -64,7 +65,7 @@ def find(name: str, package: str | None = None) -> type[AbstractAlgorithm]:
     """The registered algorithm of that name, or a UserError with the nearest ones, or the `package` that had it."""
     if not isinstance(name, str):
         raise UserError(
-            f"found {name!r}, expected an algorithm, or a name of: {', '.join(REGISTRY)}.", argument="algorithm"
+            f"found {told(name)}, expected an algorithm, or a name of: {', '.join(REGISTRY)}.", argument="algorithm"
         )
     if name in REGISTRY:
         return REGISTRY[name]

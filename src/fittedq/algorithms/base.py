@@ -161,6 +161,8 @@ class AbstractAlgorithm(abc.ABC):
     """Whether it learns a policy that can collect data."""
     fitted: bool = False
     """Whether each step of its run fits all of the data anew, instead of a batch."""
+    fitted_for: tuple[str, ...] = ()
+    """The slots for whose sake it is `fitted`, where nobody said so."""
     buffer: ClassVar[str] = "FIFO replay"
     """Where transitions are kept while it collects them."""
 

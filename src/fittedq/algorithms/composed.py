@@ -43,6 +43,7 @@ class Composed(AbstractAlgorithm, eqx.Module):
     _networks: Networks = eqx.field(static=True)
     _exploration: AbstractExploration
     fitted: bool = eqx.field(static=True, repr=False)
+    fitted_for: tuple[str, ...] = eqx.field(static=True, repr=False)
 
     def __init__(self, *, fqi: FQI, networks: Networks, exploration: AbstractExploration, fitted: bool | None = None):
         for name, value, kind in (("fqi", fqi, FQI), ("exploration", exploration, AbstractExploration)):
@@ -55,7 +56,8 @@ class Composed(AbstractAlgorithm, eqx.Module):
                 argument="networks",
             )
         self._fqi, self._networks, self._exploration = fqi, networks, exploration
-        self.fitted = fqi.needs_dataset if fitted is None else fitted
+        self.fitted_for = fqi.needing_dataset if fitted is None else ()
+        self.fitted = bool(self.fitted_for) if fitted is None else fitted
 
     @property
     def discount(self) -> float:

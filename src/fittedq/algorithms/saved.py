@@ -8,7 +8,7 @@ from typing import Any
 from fittedq.algorithms import Asked, asked_for, find, package_of, registered
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
-from fittedq.code import again, sketch
+from fittedq.code import again, sketch, told
 from fittedq.errors import UserError
 from fittedq.settings import as_json, code_fields, from_json, is_code, setting_fields, split_settings, training_only
 
@@ -87,7 +87,7 @@ def restored(
     cls = given if isinstance(given, type) else type(given)
     if given is not None and not issubclass(cls, AbstractAlgorithm):
         raise UserError(
-            f"found {given!r}, expected an algorithm, also as file.py:Name, or {{name: object}}.", argument="code"
+            f"found {told(given)}, expected an algorithm, also as file.py:Name, or {{name: object}}.", argument="code"
         )
     if is_code(about):
         again("algorithm", about["code"], given, where, None if given is None else _likeness(given))
@@ -98,7 +98,7 @@ def restored(
         for key, value in settings.items():
             if found.get(key) != value:
                 raise UserError(
-                    f"found {key} = {found.get(key)!r}, expected {value!r}, as {where} has it.", argument="code"
+                    f"found {key} = {told(found.get(key))}, expected {told(value)}, as {where} has it.", argument="code"
                 )
         return given
     cls = find(name, saved.get("package")) if given is None else given

@@ -30,7 +30,8 @@ class Resume(GivesCode):
     """A setting with another value from here on (a learning rate, noise, eval_every, …). The run's history records it.
     May be given often."""
     stop_when: StopCondition = None
-    """Save and stop once this holds, as for `fittedq train`. A later resume does not know of it."""
+    """Save and stop once this holds, as for `fittedq train`; at once where it holds already. A later resume does not
+    know of it."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 

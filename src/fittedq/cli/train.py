@@ -74,8 +74,9 @@ class Train(NamesEnv, LimitsActions, TrustsFile):
     start: MaybePath = None
     """A run (its best agent) or an agent. Training starts with its networks."""
     stop_when: StopCondition = None
-    """Save and stop once this holds at a report (every 1 000 steps, and at evaluations), such as "eval_mean > -150 and
-    step > 10000". It may use the newest value of any figure of metrics.jsonl, + - * /, comparisons, and, or, not, abs,
+    """Save and stop once this holds at a report (every 1 000 steps, or each iteration of a fitted method, and at
+    evaluations and checkpoints), such as "eval_mean > -150 and step > 10000". What is true only between two reports
+    is not seen. It may use the newest value of any figure of metrics.jsonl, + - * /, comparisons, and, or, not, abs,
     min, max."""
     json: bool = False
     """Print a JSON object per report, for machines."""

@@ -16,7 +16,7 @@ from fittedq.actions.saved import action_set_of
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.saved import Code, code_names, restored
-from fittedq.code import by_name, check_needed, refuse_unknown, shortened
+from fittedq.code import by_name, check_needed, refuse_unknown, told
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, name_of
@@ -97,9 +97,7 @@ def _checked(changes: object, steps: int | None) -> Mapping[str, Any]:
     """What is to change by name; a UserError where it is something else, or tells the steps a second time."""
     given = {} if changes is None else changes
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise UserError(
-            f"found {shortened(repr(given))}, expected values by name, such as {{'tau': 0.01}}.", argument="set"
-        )
+        raise UserError(f"found {told(given)}, expected values by name, such as {{'tau': 0.01}}.", argument="set")
     if steps is not None and "steps" in given:
         raise UserError(f"found steps = {given['steps']!r} beside steps = {steps}; give one of them.", argument="set")
     return given

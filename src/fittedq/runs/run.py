@@ -25,6 +25,7 @@ from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.presets import preset_for
 from fittedq.algorithms.saved import as_saved, origin
 from fittedq.approx.models import KnownModel
+from fittedq.code import told
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.native import physics
@@ -40,11 +41,12 @@ from fittedq.runs.report import Report
 from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
-from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, split_settings, takes_arguments, whole
+from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, takes_arguments, whole
 from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
-from fittedq.trainers.choose import Ingredients, choose
+from fittedq.trainers.choose import Ingredients, choose, split_for
 from fittedq.trainers.settings import AbstractDrawing, in_a_run
+from fittedq.trainers.state import check_of_key
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
@@ -85,7 +87,7 @@ class Run:
         if self.eval_plant is not None and schedule.eval_every:
             self.eval_plant = self.eval_plant.single()
         choice = choose(algorithm, self.plant)
-        given, loop_given = split_settings(settings or {}, cls, choice.settings)
+        given, loop_given = split_for(settings or {}, algorithm, choice)
         published = {} if preset is None else preset_for(preset, algorithm).settings
         given, self._preset = _named(published, cls) | given, preset
         # What has no meaning from a dataset, such as how data are collected, is left out.
@@ -151,6 +153,7 @@ class Run:
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
         nets, schedule = self.trainer.nets(), self.schedule
+        check_of_key(self.algorithm, self.trainer.obs_size, self.trainer.action_set)
         if schedule.gap_every and (nets.policy is None or nets.critic is None or not nets.critic.has_gradient):
             raise UserError(
                 f"{self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, to compare; "
@@ -272,20 +275,24 @@ class Run:
 
     def reports(self, stop_when: str | Rule | None = None, stop: Callable[[], bool] = never) -> Reports:
         """`start`, then `execute` up to the first report after which `stop_when`, a condition in words or a function of
-        the report, is true; a wrong one is refused before anything is written."""
+        the report, is true; a wrong one is refused before anything is written. Where a run that goes on has a condition
+        that holds by its newest figures, it ends there."""
         try:
             if isinstance(stop_when, str):
                 known = {} if self.folder is None else self.folder.figures()
                 stop_when = StopWhen(stop_when, known).checked(self.schedule)
             elif stop_when is not None and not _is_rule(stop_when):
                 raise UserError(
-                    f"found {stop_when!r}, expected a condition in words or a function of a report.",
+                    f"found {told(stop_when)}, expected a condition in words or a function of a report.",
                     argument="stop_when",
                 )
             self.start()
         except BaseException:
             self.close()
             raise
+        if isinstance(stop_when, StopWhen) and stop_when.holds and self.trainer.step:
+            self.warnings.append(f"{stop_when} holds already at step {self.trainer.step:,}: nothing is trained.")
+            return self.execute(lambda: True)
         return until(self.execute(stop), stop_when)
 
     def execute(self, stop: Callable[[], bool] = never) -> Reports:

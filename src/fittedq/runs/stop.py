@@ -73,12 +73,17 @@ class StopWhen:
                 raise _refused(f"{name} is never known, since the gap is never looked at; give gap_every.")
         return self
 
+    @property
+    def holds(self) -> bool:
+        """Whether it holds by the figures that are known so far."""
+        return _truth(self._tree, self._figures) is True
+
     def __call__(self, report: Report) -> bool:
         self._figures |= report.figures()
         if report.metrics:
             for name in self._names:
                 self._check_known(name)
-        return _truth(self._tree, self._figures) is True
+        return self.holds
 
     def _check_known(self, name: str) -> None:
         """A UserError where this run has other figures of that kind: it will never have this one."""

@@ -343,9 +343,10 @@ class FQI(AbstractSlot):
         return dataclasses.replace(self, updates=tuple(map(robust, self.updates)))
 
     @property
-    def needs_dataset(self) -> bool:
-        """Whether a slot needs a whole dataset."""
-        return any("dataset" in _needs(part) for part in parts((self.greedy, self.updates)))
+    def needing_dataset(self) -> tuple[str, ...]:
+        """The slots that need a whole dataset, by their classes."""
+        needing = (part for part in parts((self.greedy, self.updates)) if "dataset" in _needs(part))
+        return tuple(dict.fromkeys(type(part).__name__ for part in needing))
 
     def check_iterations(self, nets: Components) -> None:
         """A UserError for what iterations over a whole dataset would ignore."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.envs.gym import GymSource
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
+from fittedq.settings import setting_fields, split_settings
 from fittedq.trainers.base import AbstractTrainer
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
@@ -105,6 +106,28 @@ def choose(method: AbstractAlgorithm | type[AbstractAlgorithm], plant: AbstractP
             argument="data",
         )
     return CHOICES[where, method.fitted]
+
+
+def split_for(
+    settings: Mapping[str, Any], method: AbstractAlgorithm | type[AbstractAlgorithm], choice: Choice
+) -> tuple[dict[str, Any], ...]:
+    """(the method's settings, its training's), or a UserError that says why another training's has no meaning here."""
+    cls = method if isinstance(method, type) else type(method)
+    here = {field.name for group in (cls, choice.settings) for field in setting_fields(group)}
+    elsewhere = {field.name for other in CHOICES.values() for field in setting_fields(other.settings)}
+    for name in settings:
+        if name in elsewhere - here:
+            raise UserError(f"setting {name!r} is unknown here: {_kind(method, choice)}; leave it out.")
+    return split_settings(settings, cls, choice.settings)
+
+
+def _kind(method: AbstractAlgorithm | type[AbstractAlgorithm], choice: Choice) -> str:
+    """What kind of training a choice is, in words."""
+    because = f", for {' and '.join(method.fitted_for)} needs a whole dataset" if method.fitted_for else ""
+    fits = f"{method.name} fits all of its data in each iteration{because}"
+    draws = f"{method.name} learns from batches"
+    alone = "learns from data that are given, and collects none"
+    return {FitSettings: f"{method.name} {alone}", GrowSettings: fits, TrainSettings: draws}[choice.settings]
 
 
 def settings_of(cls: type[AbstractAlgorithm], where: str) -> type[Settings]:

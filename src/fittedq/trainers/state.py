@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from fittedq import memory
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.algorithms.saved import code_to_act
 from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
 from fittedq.errors import UserError
@@ -52,6 +53,26 @@ def initial_state(
     if drawing is not None and drawing.rule is not None:
         fqi.check_errors(state)
     return fqi, state
+
+
+def network_shapes(algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet) -> Tree:
+    """The shapes of its first components."""
+    return jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
+
+
+def check_of_key(algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet) -> None:
+    """A UserError where code of the user's makes other networks at each call: files would not fit them."""
+    if not code_to_act(algorithm):
+        return
+    first, second = (
+        [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(network_shapes(algorithm, obs_size, action_set))]
+        for _ in range(2)
+    )
+    if first != second:
+        raise UserError(
+            f"{algorithm.name}: its networks are others each time they are made, so that no file could give them "
+            "back; draw what is random in them from the key, and not by np.random."
+        )
 
 
 def check_collects(algorithm: AbstractAlgorithm, nets: Components) -> None:
