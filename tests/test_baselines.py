@@ -309,7 +309,7 @@ def test_a_log_of_a_linear_plant_gives_its_matrices() -> None:
                 [1, 1],
                 [1],
                 action_set=BOX,
-                tracked=[Tracked(0, target=1.0), Tracked(1, target=2.0)],
+                tracked=[Tracked(0, setpoint=2), Tracked(1, setpoint=3)],
             ),
             "no point of rest for every set-point of 2 measured values with 1 action",
         ),

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from fittedq.approx.residual import ResidualMlp
     from fittedq.approx.trees import Forest, TreeCritic
     from fittedq.data.dataset import Dataset
+    from fittedq.diagnose.control import Tracked
     from fittedq.diagnose.gap import Gap
     from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics
     from fittedq.envs.registry import NamedEnv
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from fittedq.maximize.local.cem import CrossEntropy
     from fittedq.maximize.local.lbfgs import ProjectedLBFGS
     from fittedq.maximize.proofs.proven import CertifiedArgmax
+    from fittedq.runs.compare import Comparison, compare
     from fittedq.runs.report import Report
     from fittedq.runs.run import Run
     from fittedq.runs.schedule import Schedule
@@ -220,6 +222,7 @@ __all__ = [
     "Chunked",
     "Clipped",
     "ClippedGaussianPolicy",
+    "Comparison",
     "Components",
     "Composed",
     "Copy",
@@ -316,6 +319,7 @@ __all__ = [
     "Sync",
     "TanhGaussianPolicy",
     "Tick",
+    "Tracked",
     "Trailing",
     "Transition",
     "TreeArgmax",
@@ -332,6 +336,7 @@ __all__ = [
     "WholeFit",
     "WithinSeen",
     "code_setting",
+    "compare",
     "exact",
     "fit",
     "load",
@@ -386,6 +391,7 @@ _HOMES = {
     "fittedq.approx.residual": "ResidualMlp",
     "fittedq.approx.trees": "Forest TreeCritic",
     "fittedq.data.dataset": "Dataset",
+    "fittedq.diagnose.control": "Tracked",
     "fittedq.diagnose.gap": "Gap",
     "fittedq.envs.native": "AbstractJaxEnv AbstractPhysics",
     "fittedq.envs.registry": "NamedEnv",
@@ -401,6 +407,7 @@ _HOMES = {
     "fittedq.maximize.local.cem": "CrossEntropy",
     "fittedq.maximize.local.lbfgs": "ProjectedLBFGS",
     "fittedq.maximize.proofs.proven": "CertifiedArgmax",
+    "fittedq.runs.compare": "Comparison compare",
     "fittedq.runs.report": "Report",
     "fittedq.runs.run": "Run",
     "fittedq.runs.schedule": "Schedule",

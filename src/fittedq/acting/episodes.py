@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -147,7 +147,9 @@ def returns(
         yield total
 
 
-def episodes(controller: AbstractController[Memory], plant: AbstractPlant, seed: int) -> Iterator[Transition]:
+def episodes(
+    controller: AbstractController[Memory], plant: AbstractPlant, seed: int
+) -> Generator[Transition, None, None]:
     """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
 
     On an environment of its own, which closes with the iterator.

@@ -27,7 +27,7 @@ UNREACHED = 1e-9
 class LQR(AbstractController[None]):
     """a = sat(a* − K (x − x*)), (x*, a*) the point of rest of x' = Ax + Ba + c at which Cx* is the set-point.
 
-    [x*; a*] = `rest` + `per_setpoint` · r, r the set-points of `tracked`, in their order.
+    [x*; a*] = `rest` + `per_setpoint` · r, r the observed set-points of `tracked`, in their order.
     """
 
     gain: Float[np.ndarray, "m x"]
@@ -80,9 +80,8 @@ class LQR(AbstractController[None]):
         del number
 
     def step(self, memory: None, obs: Float[np.ndarray, "b s"]) -> tuple[Float[np.ndarray, "b m"], None]:
-        rest = np.broadcast_to(self.rest, (len(obs), len(self.rest)))
-        if self.tracked:
-            rest = rest + np.stack([one.signals(obs)[1] for one in self.tracked], axis=1) @ self.per_setpoint.T
+        setpoints = [one.signals(obs)[1] for one in self.tracked if one.setpoint is not None]
+        rest = self.rest + np.reshape(setpoints, (len(setpoints), len(obs))).T @ self.per_setpoint.T
         size = len(self.states)
         away = np.asarray(obs, np.float64)[:, list(self.states)] - rest[:, :size]
         return np.asarray(self.action_set.project(rest[:, size:] - away @ self.gain.T, obs)), memory
@@ -143,8 +142,9 @@ def _solved(
 def _rest(
     model: LinearModel, tracked: tuple[Tracked, ...]
 ) -> tuple[Float[np.ndarray, "xm"], Float[np.ndarray, "xm p"]]:
-    """[x*; a*] = rest + per_setpoint · r: the shortest solution of (A − I) x* + B a* = −c, C x* = r.
+    """[x*; a*] = rest + per_setpoint · r: the shortest least-squares solution of (A − I) x* + B a* = −c, C x* = r.
 
+    r are the set-points that are observed; those that are numbers are in `rest`.
     Source: Franklin, Powell & Workman 1998, "Digital Control of Dynamic Systems", section 8.4.
     """
     size, actions = model.B.shape
@@ -152,16 +152,16 @@ def _rest(
     if missing:
         raise UserError(f"LQR: observation {missing[0]} is tracked, and not among the states {list(model.states)}.")
     C = np.zeros((len(tracked), size + actions))
-    for row, one in enumerate(tracked):
-        C[row, model.states.index(one.measured)] = 1.0
+    C[np.arange(len(tracked)), [model.states.index(one.measured) for one in tracked]] = 1.0
     system = np.concatenate([np.concatenate([model.A - np.eye(size), model.B], axis=1), C])
-    # One right side where all set-points are 0, and one for each of them.
-    sides = np.zeros((len(system), 1 + len(tracked)))
-    sides[:size, 0], sides[size:, 1:] = -model.c, np.eye(len(tracked))
-    solution = np.linalg.lstsq(system, sides, rcond=None)[0]
-    if not np.allclose(system @ solution, sides, atol=1e-6 * max(1.0, float(np.abs(sides).max()))):
+    observed = [row for row, one in enumerate(tracked) if one.setpoint is not None]
+    constant = np.concatenate([-model.c, [one.target or 0.0 for one in tracked]])
+    moving = np.concatenate([np.zeros((size, len(observed))), np.eye(len(tracked))[:, observed]])
+    rest, per_setpoint = (np.linalg.lstsq(system, side, rcond=None)[0] for side in (constant, moving))
+    if not np.allclose(system @ per_setpoint, moving, atol=1e-6):
         raise UserError(
-            f"LQR: the model has no point of rest for every set-point of {len(tracked)} measured values with {actions} "
-            "actions; track as many values as there are actions at most."
+            f"LQR: the model has no point of rest for every set-point of {len(observed)} measured values with "
+            f"{actions} {'action' if actions == 1 else 'actions'}; observe as many set-points as there are actions at "
+            "most, and set `target` for the others."
         )
-    return solution[:, 0], solution[:, 1:]
+    return rest, per_setpoint

@@ -50,10 +50,6 @@ class Called(AbstractController[list[OfOne]]):
     function: OfOne
     name: str = "the function"
 
-    def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise UserError(f"{self.name}: found {type(self.function).__name__}, expected a function of observations.")
-
     def __str__(self) -> str:
         return self.name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,24 @@ from typing import Any
 import numpy as np
 import tyro
 
+from fittedq.agent import Agent
+from fittedq.baselines.named import Circumstances, baseline
 from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import GivesCode, NamesEnv
+from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows
 from fittedq.cli.signals import INTERRUPTED, interruptible
+from fittedq.diagnose.trajectories import figure_rows
+from fittedq.envs.plant import resolve
+from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError, plural
+from fittedq.runs.compare import compared
 from fittedq.runs.progress import counted
 from fittedq.runs.saved import without_env
 
 
 @dataclass(frozen=True)
-class Eval(NamesEnv, GivesCode):
-    """Play episodes with a saved agent and print their returns."""
+class Eval(NamesEnv, GivesCode, JudgesControl):
+    """Play episodes with a saved agent and print their returns; with --measured, how it holds set-points."""
 
     path: tyro.conf.Positional[Path]
     """A run folder (its best agent) or an agent folder (such as RUN/last)."""
@@ -34,6 +40,8 @@ class Eval(NamesEnv, GivesCode):
     """Solver steps that improve each action by the agent's own critic before it is taken."""
     trust: MaybeFloat = None
     """How far these steps may move an action, in half-widths of the action's box (default: 0.1)."""
+    baseline: MaybeWord = None
+    """Another controller that plays the same episodes, as `fittedq compare` names it: pid, constant, FILE.py:NAME."""
     json: bool = False
     """Print one JSON object, for machines."""
 
@@ -47,17 +55,43 @@ class Eval(NamesEnv, GivesCode):
                 f"found {self.trust:g} and no --refine, whose steps it limits; give both.", argument="trust"
             )
         trust: dict[str, Any] = {} if self.trust is None else {"trust": self.trust}
+        if self.tracked() or self.baseline is not None:
+            return self._beside(agent, env, trust)
         with interruptible("what was played is told") as stop:
             returns = agent.episodes(
                 env, self.episodes, self.seed, refine=self.refine, stop=lambda: bool(stop), **trust
             )
             values = np.array(list(counted(returns, self.episodes, "episodes")))
-        stopped = len(values) < self.episodes
-        if stopped and not len(values):
+        if len(values) < self.episodes and not len(values):
             raise KeyboardInterrupt
+        self._tell(agent, env, values, {})
+        return INTERRUPTED if len(values) < self.episodes else 0
+
+    def _beside(self, agent: Agent, env: NamedEnv, trust: dict[str, Any]) -> int:
+        """Whole episodes on the host, of which everything is kept, also those of the baseline."""
+        plant, tracked, name = resolve(env), self.tracked(), str(self.path)
+        self.check_trajectories()
+        controllers: dict[str, object] = {name: agent.controller(refine=self.refine, **trust)}
+        if self.baseline is not None:
+            given = Circumstances(plant, tracked, self.dt, self.seed)
+            controllers[self.baseline] = baseline(self.baseline, given)
+        played = played_rounds(controllers, plant, self.seed, tracked, self.episodes)
+        comparison = compared(played, plant, tracked, self.dt)
+        self.write(comparison, plant, tracked)
+        rows = {row.name: row for row in comparison.rows}
+        more = {"control": rows[name].control, "baseline": self.baseline and rows[self.baseline].describe()}
+        self._tell(agent, env, rows[name].returns, more)
+        if not self.json:
+            print_rows(figure_rows(control_of(comparison), self.sample) if tracked else [])
+            if self.baseline is not None:
+                print(comparison.verdict)
+        return INTERRUPTED if len(played) < self.episodes else 0
+
+    def _tell(self, agent: Agent, env: NamedEnv, values: np.ndarray, more: dict[str, Any]) -> None:
+        stopped = len(values) < self.episodes
         if self.json:
             figures = {"mean": values.mean(), "std": values.std(), "returns": values.tolist(), "interrupted": stopped}
-            print(json.dumps({"path": str(self.path), "env": str(env), **figures}))
+            print_json({"path": str(self.path), "env": str(env), **figures, **more})
         else:
             asked_for = f" of the {self.episodes:,} asked for" if stopped else ""
             print(
@@ -65,4 +99,3 @@ class Eval(NamesEnv, GivesCode):
                 f"{plural(len(values), 'episode', 'episodes')}{asked_for} (standard deviation {values.std():.1f}, "
                 f"worst {values.min():.1f}, best {values.max():.1f})"
             )
-        return INTERRUPTED if stopped else 0

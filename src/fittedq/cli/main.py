@@ -35,6 +35,7 @@ COMMANDS = {
         Command("train", "Train a controller in an environment or from a dataset."),
         Command("resume", "Continue a run from its last whole checkpoint."),
         Command("eval", "Play episodes with a saved agent and print their returns."),
+        Command("compare", "Play the same episodes with runs and baselines, and show who is ahead."),
         Command("inspect", "Show what a run or an agent is, and how good its policy is by its critic."),
         Command("list", "List the algorithms, or the settings of one."),
         Command("verify", "Check every file of a run, an agent, a checkpoint or a dataset."),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,13 +28,7 @@ Ends = Sequence[float] | Float[np.ndarray, "m"]
 
 def draw_state(gap: Gap, row: int, q: Values, low: Ends, high: Ends, path: Path) -> None:
     """q along the line through π(s) and a*, its proven bound, and heat maps over pairs of action dimensions at a*."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UserError("pictures need matplotlib; pip install 'fittedq[viz]'.") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = drawing()
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     state, start, best = gap.obs[row], gap.policy_action[row], gap.best_action[row]
 
@@ -75,6 +71,16 @@ def draw_state(gap: Gap, row: int, q: Values, low: Ends, high: Ends, path: Path)
     figure.suptitle(f"state {row}, s = [{where}]: {told}", fontsize=9)
     save_picture(figure, path)
     pyplot.close(figure)
+
+
+def drawing() -> ModuleType:
+    """matplotlib.pyplot, drawing to files; a UserError where it is not installed."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise UserError("pictures need matplotlib; pip install 'fittedq[viz]'.") from None
+    matplotlib.use("Agg")
+    return importlib.import_module("matplotlib.pyplot")
 
 
 def save_picture(figure: Any, path: Path) -> None:

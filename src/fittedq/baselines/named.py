@@ -1,0 +1,188 @@
+"""Baselines by name: words that are tuned on a plant, and code of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fittedq.acting.episodes import AbstractController
+from fittedq.actions.base import Box
+from fittedq.baselines.cloned import Cloned
+from fittedq.baselines.linear_model import LinearModel
+from fittedq.baselines.lqr import LQR
+from fittedq.baselines.pid import PID
+from fittedq.baselines.search import SEED, search
+from fittedq.baselines.simple import Called, Constant
+from fittedq.baselines.step_response import FirstOrderDelay, step_response
+from fittedq.code import find_code
+from fittedq.data.dataset import Dataset
+from fittedq.diagnose.control import Tracked
+from fittedq.envs.plant import AbstractPlant
+from fittedq.errors import UserError, nearest
+from fittedq.types import Transition
+
+TRIES = 60
+"""Of gains, by the search for a PID."""
+RECORDED = 2_000
+"""Samples of random actions to which a linear model is fitted where there is no log."""
+HELD = 5
+"""Samples for which each of them is held."""
+LONGEST = 5_000
+"""Samples of an episode for a step response, at most."""
+RATIOS = np.logspace(-4, 2, 13)
+"""Of an LQR's R to the deviations that it tolerates, among which episodes choose."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a baseline is made for."""
+
+    plant: AbstractPlant
+    tracked: tuple[Tracked, ...] = ()
+    dt: float = 1.0
+    """Seconds between samples."""
+    seed: int = 0
+    data: Dataset | None = None
+    """A log of the plant."""
+
+    @property
+    def box(self) -> Box:
+        """Of its actions."""
+        return Box(self.plant.action_set.low, self.plant.action_set.high)
+
+    def tracks(self, word: str) -> tuple[Tracked, ...]:
+        """`tracked`, or a UserError that says what the word needs it for."""
+        if not self.tracked:
+            raise UserError(
+                f"baseline {word!r}: found no set-point; say which coordinates of the observation are measured, and "
+                "what they are to follow (--measured 0 --setpoint 1, or --target 5)."
+            )
+        return self.tracked
+
+
+def baseline(name: str, given: Circumstances) -> AbstractController[Any]:
+    """The baseline of a word (`BASELINES`, or constant:NUMBER,…), or the code "file.py:Name" or "module:Name".
+
+    Such code is a controller, a class of one without arguments, or a function or object that is called with one
+    observation.
+    """
+    word, _, rest = name.partition(":")
+    if name in BASELINES:
+        return BASELINES[name](given)
+    if word == "constant":
+        return Constant(_numbers(name, rest))
+    if ":" not in name:
+        raise UserError(f"baseline {name!r} is neither a word nor code (file.py:Name); {nearest(name, BASELINES)}")
+    return of_object(find_code(name, f"baseline {name!r}"), name)
+
+
+def of_object(value: object, name: str) -> AbstractController[Any]:
+    """A controller as it is, a class made without arguments, anything else that is called."""
+    if isinstance(value, type):
+        try:
+            value = value()
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{name} could not be made without arguments: {type(error).__name__}: {error}.") from error
+    if isinstance(value, AbstractController):
+        return value
+    act = getattr(value, "act", value)
+    if not callable(act):
+        raise UserError(f"{name}: found {type(act).__name__}, expected a controller or a function of observations.")
+    return Called(act, name)
+
+
+def _numbers(name: str, words: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in words.split(","))
+    except ValueError:
+        raise UserError(f"baseline {name!r}: expected numbers, such as constant:0.5 or constant:1,-2.") from None
+
+
+def _middle(given: Circumstances) -> AbstractController[None]:
+    """The middle of the action's box."""
+    return Constant(given.plant.action_set.center)
+
+
+def _pid(given: Circumstances) -> AbstractController[Any]:
+    """SIMC from a step response, then a search over episodes."""
+    tracked, box = given.tracks("pid"), given.box
+    if (len(tracked), box.size) != (1, 1):
+        raise UserError(
+            f"baseline 'pid': one loop drives one action by one measured value; found {box.size} actions and "
+            f"{len(tracked)} measured values. Write fittedq.baselines.Loops into a file, and name it file.py:NAME."
+        )
+    middle, quarter = np.asarray(box.center, np.float32), np.asarray(box.half_width, np.float32) / 2
+    samples = _length(given, middle)
+    how = {"rest": samples // 2, "samples": samples - samples // 2, "dt": given.dt, "seed": given.seed}
+    time, y, before = step_response(given.plant, tracked[0], before=middle, after=middle + quarter, **how)
+    gains = FirstOrderDelay.of_step(time, y, before, float(quarter[0])).sampled(given.dt).simc()
+    start = PID(*gains, tracked=tracked[0], low=box.low[0], high=box.high[0], dt=given.dt, bias=float(middle[0]))
+    return search(start, given.plant, tries=TRIES, seed=given.seed).pid
+
+
+def _length(given: Circumstances, action: np.ndarray) -> int:
+    """Samples of an episode under a constant action."""
+    made = given.plant.make()
+    try:
+        made.reset(seed=given.seed)
+        for sample in range(1, LONGEST + 1):
+            if any(made.step(action)[2:4]):
+                return sample
+        return LONGEST
+    finally:
+        made.close()
+
+
+def _lqr(given: Circumstances) -> AbstractController[Any]:
+    """Of a linear model fitted to the log, or to samples under random actions; R is chosen over episodes."""
+    tracked, box = given.tracks("lqr"), given.box
+    data = given.data or _recorded(given)
+    setpoints = {one.setpoint for one in tracked}
+    states = [row for row in range(data.obs_size) if row not in setpoints]
+    model = LinearModel.of_data(data, states)
+    spread = np.maximum(np.asarray(data.columns["obs"][:, states], np.float64).std(axis=0), 1e-12)
+    measured = np.isin(states, [one.measured for one in tracked])
+    Q = np.where(measured, 1.0, 1e-3) / spread**2
+    R = 1 / np.asarray(box.half_width) ** 2
+    tries = [LQR.of(model, Q, ratio * R, action_set=box, tracked=tracked) for ratio in RATIOS]
+    scores = [one.evaluate(given.plant, 5, given.seed + SEED).mean() for one in tries]
+    return tries[int(np.argmax(scores))]
+
+
+def _recorded(given: Circumstances) -> Dataset:
+    """Transitions under uniform actions, each held for some samples."""
+    rng, box, taken = np.random.default_rng(given.seed), given.box, list[Transition]()
+    source = given.plant.source(seed=given.seed + SEED)
+    try:
+        action = np.asarray(box.center, np.float32)[None]
+        for sample in range(RECORDED):
+            if sample % HELD == 0:
+                action = rng.uniform(box.low, box.high, (1, box.size)).astype(np.float32)
+            obs, step = source.obs, source.step(action)
+            if step.valid[0]:
+                taken.append(Transition(obs, action, step.reward, step.next_obs, step.terminated, step.truncated))
+    finally:
+        source.close()
+    columns = {
+        name: np.concatenate(parts) for name, parts in zip(Transition._fields, zip(*taken, strict=True), strict=True)
+    }
+    return Dataset.from_arrays(**columns, action_low=box.low, action_high=box.high)
+
+
+def _cloned(given: Circumstances) -> AbstractController[None]:
+    """The log's own policy."""
+    if given.data is None:
+        raise UserError("baseline 'cloned': found no log to imitate; name its dataset with --data.")
+    return Cloned.of(given.data, seed=given.seed)
+
+
+BASELINES: Mapping[str, Callable[[Circumstances], AbstractController[Any]]] = {
+    "pid": _pid,
+    "lqr": _lqr,
+    "constant": _middle,
+    "cloned": _cloned,
+}
+"""Words, and what makes each."""

@@ -1,0 +1,137 @@
+"""What commands that judge how set-points are held have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any
+
+import tyro
+
+from fittedq.cli.arguments import MaybeFloat, MaybePath
+from fittedq.cli.signals import interruptible
+from fittedq.diagnose.control import Tracked
+from fittedq.diagnose.trajectories import write_trajectories
+from fittedq.envs.plant import AbstractPlant
+from fittedq.errors import UserError, nearest
+from fittedq.runs.compare import Comparison, rounds
+from fittedq.runs.folder import json_value
+from fittedq.runs.progress import counted
+from fittedq.settings import whole
+from fittedq.types import Transition
+
+Coordinates = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COORDINATE …")]
+PerMeasured = Annotated[tuple[float, ...], tyro.conf.arg(metavar="NUMBER …")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesControl:
+    """A command that judges how set-points are held."""
+
+    measured: Coordinates = ()
+    """The coordinates of the observation, counted from 0, that are to follow a set-point."""
+    setpoint: Coordinates = ()
+    """The coordinates that are their set-points, one for each."""
+    target: PerMeasured = ()
+    """Instead of --setpoint: numbers that they are to be held at, one for each."""
+    band: PerMeasured = ()
+    """How far from its set-point a measured value counts as settled, one number for all or one for each (default: 5 %
+    of each step of the set-point)."""
+    sample: MaybeFloat = None
+    """Seconds between samples (by default times are told in samples)."""
+    trajectories: MaybePath = None
+    """A .png to draw episodes into (measured values, set-points, bands, actions, limits, figures), or a .csv to write
+    every sample into."""
+
+    def tracked(self, names: Sequence[str] = ()) -> tuple[Tracked, ...]:
+        """What is to follow what; `names` are the observation's, where they are known."""
+        count = len(self.measured)
+        if not count:
+            for flag, value in (("setpoint", self.setpoint), ("target", self.target), ("band", self.band)):
+                if value:
+                    raise UserError("found no --measured that it belongs to; give both.", argument=flag)
+            if self.trajectories is not None:
+                raise UserError(
+                    "found no --measured; say which coordinates of the observation to draw, and what they follow "
+                    "(--measured 0 --setpoint 1, or --measured 0 --target 93).",
+                    argument="trajectories",
+                )
+            return ()
+        if sorted((len(self.setpoint), len(self.target))) != [0, count]:
+            raise UserError(
+                f"found {count} measured values, {len(self.setpoint)} --setpoint and {len(self.target)} --target; give "
+                "one --setpoint or one --target for each.",
+                argument="measured",
+            )
+        if len(self.band) not in (0, 1, count):
+            raise UserError(f"found {len(self.band)} numbers, expected one or {count}.", argument="band")
+        measured = [_coordinate(word, names, "measured") for word in self.measured]
+        setpoints = [_coordinate(word, names, "setpoint") for word in self.setpoint] or [None] * count
+        targets, bands = self.target or (None,) * count, self.band * (count if len(self.band) == 1 else 1)
+        called = [names[place] if place < len(names) else "" for place in measured]
+        parts = zip(measured, setpoints, targets, bands or (None,) * count, called, strict=True)
+        return tuple(Tracked(*part) for part in parts)
+
+    @property
+    def dt(self) -> float:
+        """Seconds between samples, or 1."""
+        if self.sample is not None and not self.sample > 0:
+            raise UserError(f"found {self.sample:g}, expected a number of seconds above 0.", argument="sample")
+        return self.sample or 1.0
+
+    def check_trajectories(self) -> None:
+        """A UserError before anything is played, where what is asked for cannot be written."""
+        path = self.trajectories
+        if path is not None and path.suffix not in (".png", ".csv"):
+            raise UserError(f"found {path}, expected a name that ends in .png or .csv.", argument="trajectories")
+        if path is not None and path.suffix == ".csv" and path.exists():
+            raise UserError(f"{path} exists, and is not replaced; choose another name.")
+
+    def write(self, comparison: Comparison, plant: AbstractPlant, tracked: Sequence[Tracked]) -> None:
+        """The file of `trajectories`, if there is to be one."""
+        if self.trajectories is not None:
+            limits, figures = (plant.action_set.low, plant.action_set.high), control_of(comparison)
+            write_trajectories(self.trajectories, comparison.episodes, tracked, limits, figures, self.sample)
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Cells under one another, however wide the terminal is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def control_of(comparison: Comparison) -> Mapping[str, Mapping[str, Any]]:
+    """Controller → its figures of control, the best first."""
+    return {row.name: row.control for row in comparison.rows if row.control is not None}
+
+
+def played_rounds(
+    controllers: Mapping[str, object], plant: AbstractPlant, seed: int, tracked: Sequence[Tracked], episodes: int
+) -> list[dict[str, Transition]]:
+    """So many `rounds`, with a bar; fewer where Ctrl-C ends them."""
+    episodes, played = whole(episodes, "episodes", 1), []
+    with interruptible("what was played is told") as stop:
+        playing = islice(rounds(controllers, plant, seed, tracked), episodes)
+        for one in counted(playing, episodes, "episodes"):
+            played.append(one)
+            if stop:
+                break
+    return played
+
+
+def print_json(value: object) -> None:
+    """One line; what JSON has no number for is null."""
+    print(json.dumps(json_value(value)))
+
+
+def _coordinate(word: str, names: Sequence[str], argument: str) -> int:
+    """A number, or the place of a name."""
+    if word in names:
+        return list(names).index(word)
+    if word.isdecimal() and len(word) < 10:
+        return int(word)
+    known = nearest(word, names) if names else "give its number, counted from 0."
+    raise UserError(f"found {word!r}, which is no coordinate of the observation; {known}", argument=argument)
