@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,23 +9,21 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.table import Table
 
 from fittedq.acting.collect import Policy, collect
 from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
+from fittedq.cli.check import Check
 from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset, Writer, action_bounds
 from fittedq.data.exporters import export
 from fittedq.data.importers import import_dataset, open_source, parse_map
-from fittedq.data.quality import Quality, Spread, quality_of
 from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.errors import EnvError, UserError, plural
-from fittedq.runs.folder import json_value
 from fittedq.runs.progress import console, counted
 from fittedq.runs.saved import find_agent
 
@@ -152,24 +149,6 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Show what is in a dataset, and what is suspicious about it."""
-
-    path: tyro.conf.Positional[Path]
-    """A dataset folder."""
-    json: bool = False
-    """Print one JSON object, for machines."""
-
-    def run(self) -> int:
-        quality = quality_of(Dataset.open(self.path))
-        if self.json:
-            print(json.dumps({"path": str(self.path), **json_value(dataclasses.asdict(quality))}))
-        else:
-            _show(self.path, quality)
-        return 0
-
-
-@dataclass(frozen=True)
 class Export:
     """Write a dataset for others to read."""
 
@@ -239,36 +218,3 @@ def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_
         terminal.print(f"note: {note}", soft_wrap=True)
     asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
     print(f"{out}: {len(dataset):,} transitions{asked} in {plural(episodes, 'episode', 'episodes')}.")
-
-
-def _show(path: Path, quality: Quality) -> None:
-    ends = f"{quality.terminated:,} terminated, {quality.truncated:,} truncated"
-    if quality.unfinished:
-        ends += ", the last unfinished"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row(
-        "transitions", f"{quality.rows:,} ({quality.obs_size} observation, {quality.action_size} action numbers)"
-    )
-    table.add_row("episodes", f"{quality.episodes:,}: {ends}")
-    table.add_row("length", _spread(quality.length))
-    table.add_row("return", _spread(quality.returns))
-    table.add_row("reward", _spread(quality.reward))
-    columns = (quality.action_low, quality.action_high, quality.action_min, quality.action_max, quality.at_bounds)
-    for axis, (low, high, least, greatest, share) in enumerate(zip(*columns, strict=True)):
-        table.add_row(
-            f"action {axis}",
-            f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]; {100 * share:.1f} % on its bounds",
-        )
-    terminal = console(to_errors=False)
-    terminal.print(f"{path}", soft_wrap=True)
-    terminal.print(table)
-    for warning in quality.warnings:
-        terminal.print(f"warning: {warning}", soft_wrap=True)
-    if not quality.warnings:
-        terminal.print("No warnings.")
-
-
-def _spread(spread: Spread) -> str:
-    if spread.min is None or spread.mean is None or spread.max is None:
-        return "none"
-    return f"{spread.mean:.4g} on average ({spread.min:.4g} to {spread.max:.4g})"

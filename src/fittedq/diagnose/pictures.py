@@ -1,4 +1,5 @@
-"""What the critic thinks around one state's actions: from the policy's to the best, and over pairs of dimensions."""
+"""What the critic thinks around one state's actions: from the policy's to the best, and over pairs of dimensions; and
+what the checks of a log found."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.data.checks.base import AbstractCheck
 from fittedq.diagnose.gap import Gap
 from fittedq.errors import UserError
-from fittedq.files import write_bytes
+from fittedq.files import make_folder, write_bytes
 
 POINTS, CELLS, PAIRS = 201, 41, 6
 NUMBERS_SHOWN = 8
@@ -71,6 +73,19 @@ def draw_state(gap: Gap, row: int, q: Values, low: Ends, high: Ends, path: Path)
     figure.suptitle(f"state {row}, s = [{where}]: {told}", fontsize=9)
     save_picture(figure, path)
     pyplot.close(figure)
+
+
+def draw_checks(checks: Sequence[AbstractCheck], folder: Path) -> None:
+    """A picture of each check of a log, by its title."""
+    pyplot = drawing()
+    make_folder(folder)
+    for check in checks:
+        figure, axes = pyplot.subplots(figsize=(5, 3.6), layout="constrained")
+        check.draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"{check.title}: {check.verdict}", fontsize=10)
+        save_picture(figure, folder / f"{check.title.replace(' ', '-')}.png")
+        pyplot.close(figure)
 
 
 def drawing() -> ModuleType:
