@@ -71,6 +71,8 @@ class Started:
 TINY = {"hidden": (8,)}
 OWN_TINY = {
     "svg": {"model_hidden": (8,), "n_models": 2},
+    "edac": {"n_critics": 3, "policy_hidden": (8,)},
+    "cql": {"calibrated": True, "n_actions": 2},
     # The first period's labels are the rewards, whatever the frozen copies say.
     "td7": {"embedding": 4, "encoder_hidden": (4,), "period": 1},
 } | {

@@ -13,17 +13,21 @@ import pytest
 
 import fittedq
 from fittedq.actions.base import Box
-from fittedq.algorithms import IQL, TD3, TD3BC
+from fittedq.algorithms import CQL, EDAC, IQL, SAC, TD3, TD3BC
 from fittedq.approx.networks import ClippedGaussianPolicy, TanhGaussianPolicy
 from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
+from fittedq.errors import UserError
+from fittedq.runs.run import Run
+from fittedq.runs.schedule import Schedule
 from fittedq.template.fqi import FQI, LearnerState
-from fittedq.template.losses import Expectile, Improve, Regress
+from fittedq.template.losses import AbstractPenalty, Expectile, Improve, Regress
 from fittedq.template.near import ImitateByAdvantage, ImproveNear
-from fittedq.template.targets import BellmanFromValue, FirstCritic, MinOverCritics, ValueAsLogged
+from fittedq.template.penalties import Conservative, Diverse
+from fittedq.template.targets import BellmanFromValue, FirstCritic, Labelled, MinOverCritics, ValueAsLogged
 from fittedq.trainers.state import initial_state
 from fittedq.types import AbstractValue, Components, Transition
-from linear import QuadraticValue, critic, transitions
+from linear import QuadraticValue, critic, gaussian_policy, transitions
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
@@ -211,6 +215,81 @@ def test_the_unit_of_reward_does_not_matter_to_the_policys_loss(networks):
     assert largest(*found) < 1e-5
 
 
+def test_cql_without_its_penalty_is_sac_bit_for_bit():
+    data = batches(4)
+    sac = run(*initial_state(SAC(**TINY), OBS_SIZE, BOX, BATCH, seed=3), data)
+    cautious = {alpha: CQL(**TINY, alpha=alpha, n_actions=2, soft_targets=True) for alpha in (0.0, 1.0)}
+    plain, pushed = (run(*initial_state(cautious[alpha], OBS_SIZE, BOX, BATCH, seed=3), data) for alpha in (0.0, 1.0))
+    assert largest((plain.nets, plain.frozen), (sac.nets, sac.frozen)) == 0.0
+    assert largest(pushed.nets.critic, sac.nets.critic) > 1e-4
+
+
+def test_edac_without_diversity_is_sac_with_as_many_critics_bit_for_bit():
+    data = batches(4)
+    sac = run(*initial_state(SAC(**TINY, n_critics=3, n_target_critics=3), OBS_SIZE, BOX, BATCH, seed=3), data)
+    many = {eta: EDAC(**TINY, policy_hidden=(8, 8), n_critics=3, eta=eta) for eta in (0.0, 1.0)}
+    plain, diverse = (run(*initial_state(many[eta], OBS_SIZE, BOX, BATCH, seed=3), data) for eta in (0.0, 1.0))
+    assert largest((plain.nets, plain.frozen), (sac.nets, sac.frozen)) == 0.0
+    assert largest(diverse.nets.critic, sac.nets.critic) > 1e-4
+
+
+# ---------------------------------------------------------------------- penalties
+
+
+def penalty_of(penalty: AbstractPenalty, nets: Components, batch: Transition) -> float:
+    aside = penalty.label(nets, batch, KEY)
+    data = Labelled((batch.obs, batch.action), batch.reward, aside=aside)
+    return float(penalty(nets.critic, nets.critic(batch.obs, batch.action), data)[0])
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5])
+def test_the_conservative_penalty_of_a_quadratic_is_a_gaussian_integral(spread):
+    """q = −8 a²: log ∫ exp q = ½ log(π / 8), whatever the policy that draws; the logged action .25 has q = −½."""
+    nets = Components(critic=critic((0, 0, 0, 0, 0, -8), (1, 0, 0, 0, 0, -8)), policy=gaussian_policy(0.0, spread))
+    batch = transitions(np.zeros(2), 0.25, 0.0, 0.0)
+    expected = 2 * (0.5 * np.log(np.pi / 8) + 0.5)
+    found = penalty_of(Conservative(alpha=3.0, count=20_000), nets, batch)
+    assert found == pytest.approx(3.0 * expected, abs=0.1)
+
+
+def test_a_calibrated_penalty_pushes_nothing_below_the_logs_value():
+    """v = −10⁹ leaves CQL's penalty; above all q, two thirds of the integral are exp v · |A|."""
+    policy, batch = gaussian_policy(0.0, 0.2), transitions(np.zeros(2), 0.25, 0.0, 0.0)
+    nets = Components(critic=critic((0, 0, 0, 0, 0, -8)), policy=policy)
+
+    def found(value: float) -> float:
+        valued = nets.replace("value", QuadraticValue(jnp.asarray([value, 0.0])))
+        return penalty_of(Conservative(1.0, 500, calibrated=True), valued, batch)
+
+    assert found(-1e9) == penalty_of(Conservative(1.0, 500), nets, batch)
+    rise = found(6.0) - found(5.0)
+    assert rise == pytest.approx(1.0, abs=0.01)
+    assert found(5.0) > found(-1e9) + 3
+
+
+def test_diversity_is_the_mean_cosine_of_the_critics_slopes():
+    """Brute force over pairs, in half-widths of the box."""
+    (batch,) = batches(1)
+    nets = EDAC(**TINY, policy_hidden=(8,), n_critics=4, activation="tanh").networks(OBS_SIZE, BOX, KEY)
+
+    def q(action, obs):
+        return nets.critic(obs[None], action[None])[:, 0]
+
+    slopes = np.asarray(jax.vmap(jax.jacobian(q))(batch.action, batch.obs)) * np.asarray(BOX.half_width)
+    unit = slopes / np.linalg.norm(slopes, axis=-1, keepdims=True)
+    cosine = np.einsum("bim,bjm->bij", unit, unit)
+    expected = np.mean([row[~np.eye(4, dtype=bool)].sum() for row in cosine]) / 3
+    assert penalty_of(Diverse(eta=2.0), nets, batch) == pytest.approx(2 * expected, rel=1e-3, abs=1e-3)
+
+
+def test_critics_without_a_slope_have_no_direction():
+    batch = transitions(np.zeros(2), 0.25, 0.0, 0.0)
+    flat = critic((1, 0, 0, 0, 0, 0), (2, 0, 0, 0, 0, 0))
+    data = Labelled((batch.obs, batch.action), batch.reward)
+    value, gradient = jax.value_and_grad(lambda q: Diverse(1.0)(q, q(batch.obs, batch.action), data)[0])(flat)
+    assert float(value) == 0.0 and bool(jnp.isfinite(gradient.weights).all())
+
+
 # ---------------------------------------------------------------------- over a dataset
 
 
@@ -222,6 +301,35 @@ def a_log(folder: Path) -> Path:
     arrays = {"obs": obs, "action": action, "reward": -(obs[:, 0] ** 2), "next_obs": obs + action}
     Dataset.from_arrays(**arrays, terminated=np.zeros(256, bool), action_low=-1.0, action_high=1.0).save(folder)
     return folder
+
+
+ONLINE = {"random_steps": 4, "replay_size": 100, "steps": 8}
+
+
+def test_cal_ql_goes_online_from_its_offline_agent(tmp_path):
+    """With all it learned, the value of the log among it; a method that has none is refused."""
+    env = "Pendulum-v1"
+    log = fittedq.train("td3", env, hidden=(4,), batch_size=4, **ONLINE, out=tmp_path / "log", checkpoint_every=8)
+    del log
+    assert main(["data", "import", str(tmp_path / "log"), "--out", str(tmp_path / "data")]) == 0
+    small = {"hidden": (4,), "batch_size": 4, "n_actions": 2}
+    offline = fittedq.fit("cql", tmp_path / "data", steps=5, preset="cal-ql-2023", normalize_obs=False, **small)
+    going = {"preset": "cal-ql-2023", "start": offline, "data": tmp_path / "data", **small, **ONLINE}
+    begun = Run(
+        "cql",
+        env,
+        Schedule(steps=1),
+        data=Dataset.open(tmp_path / "data"),
+        start=offline,
+        settings=small | {"calibrated": True},
+    )
+    assert largest(begun.trainer.nets(), offline.nets) == 0.0
+    begun.close()
+    online = fittedq.train("cql", env, **going)
+    assert largest(online.nets.value, offline.nets.value) > 0.0
+    plain = fittedq.fit("cql", tmp_path / "data", steps=1, normalize_obs=False, **small)
+    with pytest.raises(UserError, match="it is of cql and has no value"):
+        fittedq.train("cql", env, **(going | {"start": plain}))
 
 
 @pytest.mark.parametrize("method", [TD3BC, IQL])

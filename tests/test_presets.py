@@ -47,6 +47,11 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         | {"temperature": None, "target_entropy": None, "temperature_learning_rate": 3e-4, "updates_per_step": 1.0}
         | {"n_critics": 2, "n_target_critics": 2, "policy_critic": "min", "policy_delay": 1},
     ),
+    "cal-ql-2023": (
+        "cql",
+        {"calibrated": True, "alpha": 5.0, "n_actions": 10, "gamma": 0.99, "tau": 0.005, "batch_size": 256}
+        | {"critic_learning_rate": 3e-4, "policy_learning_rate": 1e-4},
+    ),
     "sac-svg-2021": ("svg", {"horizon": "3", "dynamics": "learned", "tail": "q"}),
 }
 """The algorithm of each, and what its paper says (docs: theory, section 4)."""

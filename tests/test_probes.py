@@ -48,6 +48,10 @@ COLD["td7"] = {"embedding": 16, "encoder_hidden": (32,), "period": 10}
 COLD["td3_bc"] = {"alpha": 1e3}
 # Of uniform actions the value of nearly the best one, and its imitation.
 COLD["iql"] = {"expectile": 0.98, "inverse_temperature": 30.0}
+# Uniform actions are nothing to be wary of either.
+COLD["cql"] = {"alpha": 0.02, "initial_temperature": 0.02, "temperature_learning_rate": 1e-6}
+COLD["edac"] = {"eta": 0.01, "n_critics": 3, "policy_hidden": (32, 32), "initial_temperature": 0.02}
+COLD["edac"]["temperature_learning_rate"] = 1e-6
 COLD["crossq"] = {
     "policy_hidden": (32, 32),
     "initial_temperature": 0.02,

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from fittedq.algorithms.amortized_fqi import AmortizedFQI
     from fittedq.algorithms.base import AbstractAlgorithm, GradientAlgorithm, NetworkAlgorithm
     from fittedq.algorithms.composed import Composed
+    from fittedq.algorithms.cql import CQL
     from fittedq.algorithms.crossq import CrossQ
     from fittedq.algorithms.ddpg import DDPG
+    from fittedq.algorithms.edac import EDAC
     from fittedq.algorithms.explicit_fqi import ExplicitFQI
     from fittedq.algorithms.fitted import FittedAlgorithm, SolvingAlgorithm
     from fittedq.algorithms.iql import IQL
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
     from fittedq.template.losses import (
         AbstractLoss,
+        AbstractPenalty,
         AbstractRegression,
         Expectile,
         Huber,
@@ -119,6 +122,7 @@ if TYPE_CHECKING:
         TuneTemperature,
     )
     from fittedq.template.near import ImitateByAdvantage, ImproveNear
+    from fittedq.template.penalties import Conservative, Diverse
     from fittedq.template.rates import Adam, Linear, scheduled
     from fittedq.template.rollout import (
         AbstractTail,
@@ -150,6 +154,7 @@ if TYPE_CHECKING:
         Truncated,
         UniformSamples,
         ValueAsLogged,
+        ValueOfLog,
         WithinSeen,
     )
     from fittedq.types import (
@@ -169,7 +174,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "CQL",
     "DDPG",
+    "EDAC",
     "FQI",
     "IQL",
     "NFQCA",
@@ -199,6 +206,7 @@ __all__ = [
     "AbstractNet",
     "AbstractNodes",
     "AbstractOwnFit",
+    "AbstractPenalty",
     "AbstractPhysics",
     "AbstractPolicy",
     "AbstractPool",
@@ -225,6 +233,7 @@ __all__ = [
     "Comparison",
     "Components",
     "Composed",
+    "Conservative",
     "Copy",
     "CriticTail",
     "CrossEntropy",
@@ -233,6 +242,7 @@ __all__ = [
     "Dataset",
     "Descend",
     "DeterministicPolicy",
+    "Diverse",
     "Effort",
     "EmbeddedMlp",
     "EnvError",
@@ -332,6 +342,7 @@ __all__ = [
     "UserError",
     "VNetwork",
     "ValueAsLogged",
+    "ValueOfLog",
     "ValueTail",
     "WholeFit",
     "WithinSeen",
@@ -362,8 +373,10 @@ _HOMES = {
     "fittedq.algorithms.amortized_fqi": "AmortizedFQI",
     "fittedq.algorithms.base": "AbstractAlgorithm GradientAlgorithm NetworkAlgorithm",
     "fittedq.algorithms.composed": "Composed",
+    "fittedq.algorithms.cql": "CQL",
     "fittedq.algorithms.crossq": "CrossQ",
     "fittedq.algorithms.ddpg": "DDPG",
+    "fittedq.algorithms.edac": "EDAC",
     "fittedq.algorithms.explicit_fqi": "ExplicitFQI",
     "fittedq.algorithms.fitted": "FittedAlgorithm SolvingAlgorithm",
     "fittedq.algorithms.iql": "IQL",
@@ -416,10 +429,11 @@ _HOMES = {
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Trailing Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractRegression Expectile Huber Imitate Improve Predict Regress RegressReturns "
-        "RegressTogether TuneTemperature"
+        "AbstractLoss AbstractPenalty AbstractRegression Expectile Huber Imitate Improve Predict Regress "
+        "RegressReturns RegressTogether TuneTemperature"
     ),
     "fittedq.template.near": "ImitateByAdvantage ImproveNear",
+    "fittedq.template.penalties": "Conservative Diverse",
     "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
@@ -427,7 +441,7 @@ _HOMES = {
     "fittedq.template.targets": (
         "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanOfReturns "
         "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue "
-        "Truncated UniformSamples ValueAsLogged WithinSeen"
+        "Truncated UniformSamples ValueAsLogged ValueOfLog WithinSeen"
     ),
     "fittedq.types": (
         "AbstractCritic AbstractDensityPolicy AbstractEncoder AbstractModel AbstractPolicy AbstractValue "

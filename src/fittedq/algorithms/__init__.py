@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from fittedq.algorithms.amortized_fqi import AmortizedFQI
 from fittedq.algorithms.base import AbstractAlgorithm, check_saves_whole
+from fittedq.algorithms.cql import CQL
 from fittedq.algorithms.crossq import CrossQ
 from fittedq.algorithms.ddpg import DDPG
+from fittedq.algorithms.edac import EDAC
 from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.iql import IQL
 from fittedq.algorithms.named import NamedMethod
@@ -50,6 +52,8 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
         XQC,
         TD3BC,
         IQL,
+        CQL,
+        EDAC,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -54,11 +55,16 @@ def _fitting(nets: Components, algorithm: AbstractAlgorithm, agent: Agent) -> Co
             raise _refused(f"it is of {agent.algorithm.name} and has no {name}, which {algorithm.name} learns.")
         theirs = to_arrays(f"nets/{name}", others)
         own = getattr(sized(nets, theirs), name)
-        same = type(own) is type(others) and _meanings(own) == _meanings(others)
+        same = _kind(own) is _kind(others) and _meanings(own) == _meanings(others)
         if not same or _shapes(to_arrays(f"nets/{name}", own)) != _shapes(theirs):
             raise _refused(f"its {name} is {_described(others)}, this run's {_described(own)}; give both one shape.")
         nets = nets.replace(name, from_arrays(f"nets/{name}", own, theirs))
     return nets
+
+
+def _kind(part: Tree) -> type:
+    """Its class; an array is one on the host as on the device."""
+    return type(part) if isinstance(part, eqx.Module) else np.ndarray
 
 
 def _activations(part: Tree) -> list[Any]:

@@ -21,7 +21,16 @@ from fittedq.errors import UserError
 from fittedq.slots import AbstractSlot, written_for
 from fittedq.template.returned import checked_labels
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
-from fittedq.types import AbstractEncoder, AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
+from fittedq.types import (
+    AbstractCritic,
+    AbstractEncoder,
+    AbstractPolicy,
+    Components,
+    DrawnRows,
+    Greedy,
+    Transition,
+    needed,
+)
 
 Metrics = dict[str, Scalar]
 
@@ -136,15 +145,36 @@ class AbstractRegression(AbstractLoss[Component, D]):
     target: eqx.AbstractVar[AbstractTarget]
 
 
+class AbstractPenalty(AbstractSlot):
+    """What a regression of critics adds to its loss, from (s, a) of D and from what it draws itself."""
+
+    @abc.abstractmethod
+    def label(self, nets: Components, batch: Transition, key: PRNGKeyArray) -> Tree:
+        """What it draws for D, row by row, under the frozen components; it becomes `Labelled.aside`."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, critic: AbstractCritic, logged: Float[Arr, "n b"], data: Labelled
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        """(the penalty, figures); `logged` is q_j(s, a) on D."""
+
+
 class Regress(AbstractRegression[Tree, Labelled]):
-    """Σ_j mean_D ℓ(f_j(x) − y), ℓ(δ) = δ² by default: every member of an ensemble is regressed on the same y."""
+    """Σ_j mean_D ℓ(f_j(x) − y), ℓ(δ) = δ² by default: every member of an ensemble is regressed on the same y.
+
+    A `penalty` of the critics is added, if there is one.
+    """
 
     spans: ClassVar[bool] = True
     target: AbstractTarget
     error: AbstractError = Squared()
+    penalty: AbstractPenalty | None = None
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
-        return checked_labels(self.target, self.target(nets, batch, greedy, key))
+        labelled = checked_labels(self.target, self.target(nets, batch, greedy, key))
+        if self.penalty is None:
+            return labelled
+        return dataclasses.replace(labelled, aside=self.penalty.label(nets, batch, jax.random.fold_in(key, 1)))
 
     def __call__(
         self, component: Tree, nets: Components, data: Labelled, key: PRNGKeyArray
@@ -153,6 +183,9 @@ class Regress(AbstractRegression[Tree, Labelled]):
         difference = prediction - data.y
         loss = jnp.sum(jnp.mean(by_importance(self.error(difference), data), axis=-1))
         metrics = {"mean": jnp.mean(prediction), "max_abs": jnp.max(jnp.abs(prediction)), "target": jnp.mean(data.y)}
+        if self.penalty is not None:
+            added, figures = self.penalty(component, prediction, data)
+            loss, metrics = loss + added, metrics | figures
         return loss, with_errors({"loss": loss, **metrics}, data, difference)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.embedding import RangedCritic
 from fittedq.approx.networks import QNetwork
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Tree
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.errors import UserError
 from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, AbstractSlot
@@ -29,6 +29,7 @@ class Labelled(eqx.Module):
 
     A target may be a distribution, Σ_k weight_k δ(y_k). `beside` are inputs that pass through a batch-normalized
     network together with these, and have no target. `importance` is what the error of a row counts; None: all the same.
+    `aside` is what a penalty has drawn, row by row.
     """
 
     inputs: tuple[Float[Arr, "b _"], ...]
@@ -36,6 +37,7 @@ class Labelled(eqx.Module):
     weight: Float[Arr, "b k"] | None = None
     beside: tuple[Float[Arr, "b _"], ...] | None = None
     importance: Float[Arr, "b"] | None = None
+    aside: Tree = None
 
     def as_drawn(self, target: AbstractTarget, batch: Transition, drawn: DrawnRows) -> Labelled:
         """D of `target` for rows so drawn: y ← R + γⁿ⁻¹ (y − R) over n steps, R the discounted sum of their rewards.
@@ -196,21 +198,23 @@ def entropy_bonus(nets: Components) -> tuple[float, float]:
 
 
 class Bellman(AbstractTarget):
-    """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature."""
+    """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β log π(a' | s')))}, β = 0 without a temperature, or where the
+    target is not `soft`."""
 
     bootstraps: ClassVar[bool | None] = True
     needs: ClassVar[frozenset[str]] = frozenset({"greedy"})
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     combine: AbstractCombine
+    soft: bool = eqx.field(static=True, default=True)
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         greedy = needed(greedy)
         q = self.combine(needed(nets.critic), batch.next_obs, greedy.action, key)
-        next_value = soft_value(q, greedy.log_prob, nets.temperature)
+        next_value = soft_value(q, greedy.log_prob, nets.temperature if self.soft else 0.0)
         return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, next_value, self.gamma))
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
-        return value_range(reward, self.gamma, entropy_bonus(nets))
+        return value_range(reward, self.gamma, entropy_bonus(nets) if self.soft else (0.0, 0.0))
 
 
 class AbstractPool(AbstractSlot):
@@ -290,6 +294,22 @@ class BellmanFromValue(AbstractTarget):
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         return value_range(reward, self.gamma, entropy_bonus(nets))
+
+
+class ValueOfLog(AbstractTarget):
+    """D = {(s, r + γ (1 − terminated) v̄(s'))}: the value of the policy that logged, by TD(0)."""
+
+    bootstraps: ClassVar[bool | None] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"value"})
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
+
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        del greedy, key
+        next_value = needed(nets.value)(batch.next_obs)
+        return Labelled((batch.obs,), td_target(batch.reward, batch.terminated, next_value, self.gamma))
+
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
+        return value_range(reward, self.gamma)
 
 
 class SoftValue(AbstractTarget):
