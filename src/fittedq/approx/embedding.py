@@ -113,6 +113,9 @@ class EmbeddedMlp(AbstractNet):
     def taking(self, statistics: Tree) -> EmbeddedMlp:
         return self
 
+    def knowing(self, statistics: Tree) -> EmbeddedMlp:
+        return self
+
     def projected(self) -> EmbeddedMlp:
         return self
 
