@@ -17,7 +17,17 @@ from pathlib import Path
 from fittedq.files import write_json
 from machine import describe
 
-FIGURES = ("step", "updates", "eval_mean", "eval_min", "eval_max", "train_return", "seconds", "critic/outside")
+FIGURES = (
+    "step",
+    "updates",
+    "eval_mean",
+    "eval_min",
+    "eval_max",
+    "eval_returns",
+    "train_return",
+    "seconds",
+    "critic/outside",
+)
 
 
 def main() -> None:
