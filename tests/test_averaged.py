@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from fittedq.trainers.state import initial_state
 BOX = Box((-1.0,), (1.0,))
 SMALL: dict[str, Any] = {"hidden": (4,), "random_steps": 6, "batch_size": 4, "replay_size": 50}
 AVERAGE: dict[str, Any] = {"keep": "average", "average_share": 0.5}
+WORDS = "the mean over about the last 6 of 11 updates"
 KEY = jax.random.key_data(jax.random.key(0))
 
 
@@ -131,7 +133,10 @@ def test_a_stopped_run_goes_on_to_the_same_mean_bit_for_bit(env: str, tmp_path: 
     for report in fittedq.stream("ddpg", env, steps=16, report_every=1, out=tmp_path / "run", **options):
         if report.step == 11:
             break
+    told = json.loads((tmp_path / "run" / "last" / "manifest.json").read_text())["origin"]
+    assert told["acts_by"] == report.acts_by == "the mean over about the last 4 of 6 updates"
     resumed = fittedq.resume(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["acts_by"] == WORDS
     jax.tree.map(np.testing.assert_array_equal, resumed.nets, whole.nets)
     assert fittedq.load(tmp_path / "run").act(np.zeros(3)) == resumed.act(np.zeros(3))
     with pytest.raises(UserError, match="a run keeps its keep"):

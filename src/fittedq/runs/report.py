@@ -11,6 +11,7 @@ import numpy as np
 
 from fittedq.agent import Agent
 from fittedq.errors import UserError
+from fittedq.template.fqi import LAST
 
 EVALUATED = ("eval_mean", "eval_min", "eval_max", "best")
 """Figures of an evaluation; `best` is the best mean so far."""
@@ -52,6 +53,8 @@ class Report:
     """Seconds of compiling in this interval, in none of the figures above."""
     warnings: tuple[str, ...] = ()
     """What the user should know of rewards and values, each said once."""
+    acts_by: str = LAST
+    """What the agent acts by, in words."""
     live: Callable[[], Agent] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -83,6 +86,8 @@ class Report:
                 "eval_max": max(self.eval_returns),
                 "eval_returns": self.eval_returns,
             }
+        if self.acts_by != LAST:
+            row["acts_by"] = self.acts_by
         if self.finished is not None:
             row["finished"] = self.finished
         if self.warnings:

@@ -42,6 +42,7 @@ from fittedq.runs.schedule import Schedule
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, takes_arguments, whole
+from fittedq.template.fqi import LAST
 from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose, split_for
@@ -398,6 +399,7 @@ class Run:
             finished=self.trainer.finished,
             warnings=tuple(self.warn()),
             compiling=self._compiling,
+            acts_by=self.trainer.acts_by,
             live=partial(self._agent_at, progress.step),
         )
 
@@ -454,7 +456,8 @@ class Run:
 
     def _origin(self) -> dict[str, Any]:
         assert self.folder is not None
-        return {"step": self.trainer.step, "settings": self.folder.identity()["settings"]}
+        told = {} if self.trainer.acts_by == LAST else {"acts_by": self.trainer.acts_by}
+        return {"step": self.trainer.step, "settings": self.folder.identity()["settings"], **told}
 
 
 def _named(values: Mapping[str, Any], cls: type) -> dict[str, Any]:

@@ -152,6 +152,11 @@ class Trailing(AbstractFollow):
     def rate(self, tick: Tick) -> Scalar:
         return 1.0 / jnp.minimum(1.0 + self.share * (tick.count - 1.0), self.window)
 
+    def words(self, count: int) -> str:
+        """What the mean of `count` iterates is."""
+        span = round(min(1.0 + self.share * (count - 1.0), self.window))
+        return f"the mean over about the last {span:,} of {count:,} updates"
+
 
 class Sync(AbstractSlot):
     """Which components have frozen copies, and how each follows; those without are read live."""
@@ -238,6 +243,7 @@ class LearnerState(eqx.Module):
 
 
 ABSENT = "–"
+LAST = "the last networks"
 
 
 MISSING = {
@@ -261,7 +267,7 @@ class FQI(AbstractSlot):
     sync: Sync
     greedy: AbstractGreedy | None = None
     """None where no target needs an action at s' (a value network stands in)."""
-    mean: AbstractFollow | None = None
+    mean: Trailing | None = None
     """How the mean of what acts follows its iterates. Nothing is learned from it; None: none is kept."""
 
     def __check_init__(self) -> None:
@@ -441,6 +447,10 @@ class FQI(AbstractSlot):
     def next_mean(self, mean: Components, nets: Components, tick: Tick) -> Components:
         """The mean of what acts after a call."""
         return mean if self.mean is None else polyak(mean, nets.acting, self.mean.rate(tick))
+
+    def acts_by(self, count: int) -> str:
+        """What an agent after so many calls acts by, in words."""
+        return LAST if self.mean is None or not count else self.mean.words(count)
 
     def learned(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """`names`, or all components that are fitted; a UserError for one that is not."""

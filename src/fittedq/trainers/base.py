@@ -97,14 +97,19 @@ class AbstractTrainer(abc.ABC):
     def mean(self) -> Components:
         """The mean of what acts over its iterates, summed up; empty where none is kept."""
 
+    @property
+    @abc.abstractmethod
+    def acts_by(self) -> str:
+        """What an agent acts by, in words."""
+
     def kept(self) -> Components:
         """What an agent is made of: the live components, with its mean in the place of what acts where one is kept."""
-        mean, nets = self.mean(), self.nets()
+        mean = self.mean()
         if mean.policy is not None:
             seen = self.seen_obs(KNOWN)
             policy = of_its_kind(mean.policy, seen) if len(seen) > 1 else mean.policy
             mean = mean.replace("policy", policy)
-        return mean.over(nets)
+        return mean.over(self.nets())
 
     @abc.abstractmethod
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:

@@ -82,6 +82,10 @@ class BatchTrainer(AbstractTrainer):
     def mean(self) -> Components:
         return self.learner.state.mean
 
+    @property
+    def acts_by(self) -> str:
+        return self._fqi.acts_by(self.step)
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)

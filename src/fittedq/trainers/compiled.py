@@ -240,6 +240,10 @@ class CompiledTrainer(AbstractTrainer):
     def mean(self) -> Components:
         return self._state.learner.mean
 
+    @property
+    def acts_by(self) -> str:
+        return self._fqi.acts_by(self.updates)
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         learner = begun_with(self._fqi, self._state.learner, nets)
         kept = self._state.moments if moments is None else jax.tree.map(jnp.asarray, moments)

@@ -20,6 +20,7 @@ from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.gym import GymSource
 from fittedq.errors import UserError
+from fittedq.template.fqi import LAST
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
@@ -140,6 +141,10 @@ class GrowingTrainer(AbstractTrainer):
 
     def mean(self) -> Components:
         return Components() if self._fitted is None else self._fitted.mean()
+
+    @property
+    def acts_by(self) -> str:
+        return LAST if self._fitted is None else self._fitted.acts_by
 
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self._first = self._start = strong(jax.tree.map(jnp.asarray, nets))

@@ -214,6 +214,10 @@ class HostTrainer(AbstractTrainer):
     def mean(self) -> Components:
         return self.learner.state.mean
 
+    @property
+    def acts_by(self) -> str:
+        return self._fqi.acts_by(self.updates)
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)
         self._moments = moments

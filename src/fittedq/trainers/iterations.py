@@ -259,6 +259,10 @@ class FittedTrainer(AbstractTrainer):
     def mean(self) -> Components:
         return self._mean
 
+    @property
+    def acts_by(self) -> str:
+        return self._fqi.acts_by(self.step)
+
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
         self._first = self._nets = jax.tree.map(jnp.asarray, nets)

@@ -25,7 +25,7 @@ LEAST_ENV_BYTES = 2**12
 ANNEALED = Linear(0.4, 1.0)
 
 
-SHARE, WINDOW = 0.1, 500
+SHARE, WINDOW = 0.3, 500
 KEEPS = ("last", "average")
 
 
