@@ -20,7 +20,7 @@ LIMITS = Box([0.0, -1.0], [12.0, 1.0])
 FULL = Augmentation(
     history=3,
     error=("0:2", "1=4.5"),
-    integral="0:2",
+    integral=("0:2",),
     integral_limit=6.0,
     rate_limit=(2.0, 0.5),
     change_penalty=0.1,
@@ -193,10 +193,10 @@ def test_the_discount_of_a_settling_time_counts_one_over_e_after_it():
         ({"settling": 0.5, "sample": 1.0}, "settling: found 0.5 s, which is shorter than a sample of 1 s"),
         ({"settling": 60.0}, "settling: .* set sample"),
         ({"history": 0}, "history: found 0, expected a whole number at least 1"),
-        ({"error": "temperature"}, "error: found 'temperature', expected MEASURED:SET_POINT"),
-        ({"integral": "0=1e999"}, "integral: found '0=1e999'"),
+        ({"error": ("temperature",)}, "error: found 'temperature', expected MEASURED:SET_POINT"),
+        ({"integral": ("0=1e999",)}, "integral: found '0=1e999'"),
         ({"integral_limit": 2.0}, "integral_limit: there is no integral"),
-        ({"rate_limit": 0.0}, "rate_limit: found 0.0, expected .* above 0"),
+        ({"rate_limit": (0.0,)}, "rate_limit: found 0.0, expected .* above 0"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(settings, sentence):
@@ -207,18 +207,17 @@ def test_wrong_settings_are_refused_in_a_sentence(settings, sentence):
 @pytest.mark.parametrize(
     ("settings", "limits", "sentence"),
     [
-        ({"error": "3:0"}, LIMITS, "error: found '3:0', but observations have 3 numbers"),
-        ({"integral": "0:7"}, LIMITS, "integral: found '0:7', but observations have 3 numbers"),
+        ({"error": ("3:0",)}, LIMITS, "error: found '3:0', but observations have 3 numbers"),
+        ({"integral": ("0:7",)}, LIMITS, "integral: found '0:7', but observations have 3 numbers"),
         ({"rate_limit": (1.0, 1.0, 1.0)}, LIMITS, "rate_limit: found 3 numbers for 2 actions"),
-        ({"rate_limit": 1e-9}, LIMITS, "rate_limit: found 1e-09 for action 0, .* one sample needs at least 1.14e-05"),
+        (
+            {"rate_limit": (1e-9,)},
+            LIMITS,
+            "rate_limit: found 1e-09 for action 0, .* one sample needs at least 1.14e-05",
+        ),
         ({"increments": True}, Limits(("|a| <= 1",)).within(LIMITS), "increments: the actions lie in a Polytope"),
     ],
 )
 def test_settings_that_an_environment_has_no_use_for_are_refused(settings, limits, sentence):
     with pytest.raises(UserError, match=sentence):
         AugmentedState(Augmentation(**settings), 3, limits)
-
-
-def test_a_history_longer_than_every_episode_is_refused():
-    with pytest.raises(UserError, match="history: found 3, but the longest episode of the data has 2 samples"):
-        augmented(raw_rows([2, 1]), [2, 1])

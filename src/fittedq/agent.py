@@ -18,7 +18,15 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from fittedq import memory
-from fittedq.acting.episodes import Memoryless, episodes, episodes_at_once, returns, whole_episodes
+from fittedq.acting.episodes import (
+    AbstractController,
+    Memoryless,
+    Remembering,
+    episodes,
+    episodes_at_once,
+    returns,
+    whole_episodes,
+)
 from fittedq.acting.status import ActingStatus, checked_fallback, middle, safe_action
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.saved import action_set_of
@@ -28,8 +36,11 @@ from fittedq.algorithms.saved import Code, as_saved, code_names, code_to_act, or
 from fittedq.approx.host import host_view, refuse_forked, to_host
 from fittedq.arrays import Side
 from fittedq.code import by_name, refuse_unknown
+from fittedq.control.episodes import AugmentedRows
+from fittedq.control.state import AugmentedState
 from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.gap import Gap, amortization_gap
+from fittedq.envs.augmented import AugmentedEnv
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.spaces import AbstractLayout, Spaces, refuse_not_finite, spaces_of
@@ -58,6 +69,7 @@ class Agent:
         fallback: object = None,
         reward_scale: float = 1.0,
         method: NamedMethod | None = None,
+        augmented: AugmentedState | None = None,
     ):
         keep_programs()
         self.algorithm, self.obs_size, self.action_set = algorithm, obs_size, action_set
@@ -68,12 +80,15 @@ class Agent:
         """The words that its algorithm was named by, where it is code that was named so."""
         self.env = name_of(env)
         """What it was trained on, by name; where only a file says so, code in it is not run unasked."""
-        self.spaces = spaces or Spaces.flat(obs_size, action_set.size)
+        self.augmented = augmented
+        """What its networks see and decide, where that is more than an observation and an action: it remembers then."""
+        raw_size = obs_size if augmented is None else augmented.obs_size
+        self.spaces = spaces or Spaces.flat(raw_size, action_set.size)
         """How observations are read and actions are shaped: the environment's, else flat vectors."""
-        if (self.spaces.observation.size, self.spaces.action.size) != (obs_size, action_set.size):
+        if (self.spaces.observation.size, self.spaces.action.size) != (raw_size, action_set.size):
             raise UserError(
                 f"spaces: found {self.spaces.observation.size} observation and {self.spaces.action.size} action "
-                f"numbers, expected {obs_size} and {action_set.size}."
+                f"numbers, expected {raw_size} and {action_set.size}."
             )
         self.reward_scale = reward_scale
         """What rewards were divided by when the critics learned from them: values are given in the rewards' unit."""
@@ -106,6 +121,7 @@ class Agent:
         `refine` steps of a solver improve it by the critic's own measure, never leaving `trust` half-widths around π(s)
         and never ending worse; `deadline`, in seconds, ends them early. The first call compiles.
         """
+        self._check_memoryless("act")
         hint = "; `agent.step` takes a safe action instead of raising"
         rows, single = self._finite(obs, self.spaces.observation, "observation", hint)
         action = self.act_flat(rows, refine=refine, trust=trust, deadline=deadline)
@@ -119,7 +135,7 @@ class Agent:
         trust: float = 0.1,
         deadline: float | None = None,
     ) -> Float[np.ndarray, "b m"]:
-        """`act` in flat vectors, as datasets hold them."""
+        """`act` in flat vectors, as datasets hold them; of an agent that remembers, in those of `augmented`."""
         steps = checked(refine, trust, deadline)
         action = self._policy_action(obs)
         if steps:
@@ -142,8 +158,9 @@ class Agent:
         """(action, status) for one observation; never raises, for loops that must not stop.
 
         Where the policy has no finite action for `obs`, whatever it is, the action is `fallback`, moved into A(s) where
-        A depends on s and s can be read; `status.sentence` says why.
+        A depends on s and s can be read; `status.sentence` says why. An agent that remembers has no such step.
         """
+        self._check_memoryless("step")
         rows, status = None, ActingStatus.MALFORMED
         try:
             rows, single = self.spaces.observation.read_flat(obs, "observation")
@@ -157,6 +174,14 @@ class Agent:
             # Whatever was handed in, the loop goes on; the status says that something was wrong.
             pass
         return self.spaces.shaped(safe_action(self._fallback, self.action_set, rows)), status
+
+    def _check_memoryless(self, name: str) -> None:
+        """A UserError where an action depends on more than one observation."""
+        if self.augmented is not None:
+            raise UserError(
+                f"{name}: this agent remembers what came before an observation; `agent.controller().loop()` takes one "
+                "observation after another, and `reset` begins an episode."
+            )
 
     @property
     def fallback(self) -> np.ndarray:
@@ -200,7 +225,7 @@ class Agent:
         q = min_j q_j, as `value` has it; the interval is as narrow as `tol` of the range of q where time allows, and
         holds in any case. `time_limit` is for all states, `state_time_limit` for each, in seconds.
         """
-        batch, _ = self._finite(obs, self.spaces.observation, "observation")
+        batch, _ = self._finite(obs, self._layout, "observation")
         if not len(batch):
             raise UserError("gap: found no observations, expected at least one.")
         refuse_forked("the gap")
@@ -212,8 +237,11 @@ class Agent:
         return gap.times(self.reward_scale)
 
     def value(self, obs: object, action: object) -> Float[np.ndarray, "b"] | np.float32:
-        """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch."""
-        batch, single = self._finite(obs, self.spaces.observation, "observation")
+        """min_j q_j(s, a): the critics' cautious estimate of the discounted return, for one pair or a batch.
+
+        Of an agent that remembers, s and a are those of `augmented`.
+        """
+        batch, single = self._finite(obs, self._layout, "observation")
         actions, _ = self._finite(action, self.spaces.action, "action")
         if actions.shape[0] != batch.shape[0]:
             raise UserError(
@@ -230,9 +258,20 @@ class Agent:
             )
         return q[0] if single else q
 
-    def controller(self, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None) -> Memoryless:
-        """π as any other controller is: in flat vectors, to be evaluated and compared; the numbers are `act`'s."""
+    def controller(
+        self, *, refine: int | None = 0, trust: float = 0.1, deadline: float | None = None, before: object = None
+    ) -> AbstractController[Any]:
+        """π as any other controller is: in flat vectors, to be evaluated and compared; the numbers are `act`'s.
+
+        An agent that remembers begins an episode as though the action `before` had been executed until then: by default
+        the middle of its limits, on a plant that runs the one it runs with.
+        """
         act = partial(self.act_flat, refine=refine, trust=trust, deadline=deadline)
+        if self.augmented is not None:
+            last = None if before is None else self._finite(before, self.spaces.action, "before")[0][0]
+            return Remembering(act, self.augmented, last)
+        if before is not None:
+            raise UserError("this agent remembers no action; leave it out.", argument="before")
         return Memoryless(act, self.obs_size, self.action_set)
 
     def evaluate(
@@ -270,25 +309,37 @@ class Agent:
             return
         if steps:
             raise UserError("found a JAX environment, expected a Gymnasium one; evaluate there.", argument="refine")
-        for rows in self._at_once(plant, episodes, seed):
+        for rows in self._at_once(plant, episodes, seed, priced=False):
             yield float(sum(rows.reward.tolist()))
 
     def trajectory(self, env: AnyEnv | AbstractPlant, steps: int, seed: int = 0) -> Transition:
         """At least `steps` transitions of π, three whole episodes or more, one after another, in the environment's
-        units."""
+        units; those of an agent that remembers are as `augmented` has them."""
         steps, seed = whole(steps, "steps", 1), whole(seed, "seed", high=MOST_SEED)
         plant = resolve(env)
         if plant.compiled:
-            return whole_episodes(self._at_once(plant, max(3, steps), seed), steps)
-        return whole_episodes(episodes(self.controller(), plant, seed), steps)
+            return whole_episodes(self._at_once(plant, max(3, steps), seed, priced=True), steps)
+        played = episodes(self.controller(), plant, seed)
+        return whole_episodes((self._augmented_rows(rows) for rows in played), steps)
 
-    def _at_once(self, plant: AbstractPlant, number: int, seed: int) -> list[Transition]:
-        """Episodes of a JAX environment, in one compiled loop."""
+    def _augmented_rows(self, rows: Transition) -> Transition:
+        """One episode of its own as its networks see it."""
+        state = self.augmented
+        if state is None:
+            return rows
+        middle = np.asarray(state.limits.center, np.float32)
+        return AugmentedRows(state, rows._asdict(), np.zeros(1, np.int64), middle)(slice(None))
+
+    def _at_once(self, plant: AbstractPlant, number: int, seed: int, priced: bool) -> list[Transition]:
+        """Episodes of a JAX environment, in one compiled loop; changes of the action cost something where `priced`."""
         refuse_forked("evaluation in a compiled environment")
-        if plant.obs_size != self.obs_size or plant.action_set != self.action_set:
+        state = self.augmented
+        expected = (self.obs_size, self.action_set) if state is None else (state.obs_size, state.limits)
+        if (plant.obs_size, plant.action_set) != expected:
             raise UserError("environment: its observations or actions differ from those the agent was trained on.")
         policy, moments = jax.device_put((self.nets.policy, self.moments))
-        return episodes_at_once(policy, moments, plant.env, number, seed)
+        env = plant.env if state is None else AugmentedEnv(plant.env, state, priced)
+        return episodes_at_once(policy, moments, env, number, seed)
 
     def as_seen(self, rows: Transition) -> Transition:
         """Transitions as the networks see them: normalized, where the agent normalizes."""
@@ -342,12 +393,13 @@ class Agent:
             "env": None if self.env is None else self.env.describe(),
             "spaces": self.spaces.describe(),
             "fallback": self._fallback.tolist(),
+            **({} if self.augmented is None else {"augmented": self.augmented.describe()}),
             **({} if self.reward_scale == 1.0 else {"reward_scale": self.reward_scale}),
         }
 
     def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
         """Its own bytes, tensors and JSON, for `pickle` and other processes."""
-        code = code_to_act(self.algorithm) + ["action_set"] * self.action_set.reads_obs
+        code = code_to_act(self.algorithm) + ["action_set"] * (self.action_set.reads is None)
         if code:
             raise UserError(
                 f"agent: {' and '.join(code)} {'is' if len(code) == 1 else 'are'} code, and no bytes hold code; save "
@@ -369,7 +421,14 @@ class Agent:
             self._fallback,
             self.reward_scale,
             self.method,
+            self.augmented,
         )
+
+    @property
+    def _layout(self) -> AbstractLayout:
+        """How states that the critics judge are read: as observations, or flat where the agent remembers."""
+        flat = Spaces.flat(self.obs_size, self.action_set.size)
+        return (self.spaces if self.augmented is None else flat).observation
 
     def _normalize(self, obs: Side) -> Side:
         return obs if self.moments is None else self.moments.normalize(obs)
@@ -394,21 +453,28 @@ def _rebuilt(
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
         method = NamedMethod.of(saved.get("method"), where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
+        augmented = saved.get("augmented") and AugmentedState.described(
+            saved["augmented"], where, code.get("action_set")
+        )
         reward_scale = real(saved.get("reward_scale", 1.0), "reward_scale", "a number above 0", low=1e-30)
         size = memory.network_bytes(algorithm.layers(obs_size, action_set.size), batch=0)
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: the manifest is no agent's ({in_one_line(error)}).") from None
+    if augmented is not None and (augmented.size, augmented.action_set) != (obs_size, action_set):
+        raise UserError(f"{where}: what its networks see does not fit their sizes; it is damaged.")
     if obs_size < 1:
         raise UserError(f"{where}: found observations of {obs_size} numbers, expected at least one; it is damaged.")
     memory.require(size, f"{where}: its networks", "it is damaged, or for a larger machine")
     shapes = network_shapes(algorithm, obs_size, action_set)
     like = sized(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), arrays)
-    moments = from_arrays("moments", RunningMoments.start(obs_size), arrays) if normalized else None
+    moments = (
+        from_arrays("moments", RunningMoments.start(obs_size, action_set.reads or ()), arrays) if normalized else None
+    )
     nets = from_arrays("nets", like, arrays)
     read = None if spaces is None else spaces_of(spaces)
-    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback, reward_scale, method)
+    return Agent(algorithm, obs_size, action_set, nets, moments, env, read, fallback, reward_scale, method, augmented)
 
 
 def _from_bytes(agent: str, tensors: bytes) -> Agent:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import inside
 from fittedq.arrays import Tree
+from fittedq.control.state import AugmentedState
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
@@ -132,6 +133,44 @@ class Memoryless(AbstractController[None]):
 
     def check(self, env: FlatEnv) -> None:
         check_spaces(env, self.obs_size, self.action_set, self.name)
+
+
+class Remembered(NamedTuple):
+    """What was seen at the last sample, and the action that was executed then."""
+
+    seen: Float[np.ndarray, "b z"]
+    executed: Float[np.ndarray, "b m"]
+
+
+@final
+@dataclass(frozen=True)
+class Remembering(AbstractController[Remembered | None]):
+    """u = executed(z, act(z)): it sees the raw observation, and remembers the rest of the augmented state.
+
+    `before` is the action that stands before the first one, by default the middle of its limits.
+    """
+
+    act: Act
+    state: AugmentedState
+    before: Float[np.ndarray, "m"] | None = None
+    name: str = "the agent"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def start(self, number: int) -> None:
+        del number
+
+    def step(
+        self, memory: Remembered | None, obs: Float[np.ndarray, "b s"]
+    ) -> tuple[Float[np.ndarray, "b m"], Remembered]:
+        obs, state = np.asarray(obs, np.float32), self.state
+        seen = np.asarray(state.first(obs, self.before) if memory is None else state.after(*memory, obs))
+        executed = np.asarray(state.executed(seen, self.act(seen)))
+        return executed, Remembered(seen, executed)
+
+    def check(self, env: FlatEnv) -> None:
+        check_spaces(env, self.state.obs_size, self.state.limits, self.name)
 
 
 def returns(

@@ -18,6 +18,7 @@ from fittedq.errors import UserError, nearest
 MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 MaybeWord = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+MaybeTime = Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="")]
 StopCondition = Annotated[str | None, tyro.conf.arg(metavar="CONDITION", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 

@@ -103,6 +103,12 @@ class Collect(NamesEnv, LimitsActions, TrustsFile):
     def _policy(self, agent: Agent | None, plant: AbstractPlant) -> Policy:
         if agent is None:
             return None
+        if agent.augmented is not None:
+            raise UserError(
+                "found an agent that remembers what came before an observation; data are collected with policies of "
+                "one observation; leave it out.",
+                argument="policy",
+            )
         env = plant.make()
         try:
             check_spaces(env, agent.obs_size, agent.action_set)

@@ -3,15 +3,18 @@ is trusted of a file."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from fittedq.actions.limits import Limits
 from fittedq.agent import Agent
-from fittedq.cli.arguments import MaybeWord
+from fittedq.cli.arguments import MaybeFloat, MaybeInt, MaybeTime, MaybeWord
 from fittedq.code import check_needed
 from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError
@@ -51,6 +54,50 @@ class LimitsActions:
     def limits(self) -> Limits | None:
         """The limits, if there are any."""
         return Limits(self.limit, self.integer) if self.limit or self.integer else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentsState:
+    """A command on which the user says what a controller sees and does beyond an observation and an action."""
+
+    history: MaybeInt = None
+    """Observations that the controller sees: the newest and those before it, with the actions between them."""
+    error: Annotated[Words, tyro.conf.arg(metavar="MEASURED:SET_POINT|MEASURED=NUMBER")] = ()
+    """An error to see: two coordinates of the observation, counted from 0, or one and a number. May be given often."""
+    integral: Annotated[Words, tyro.conf.arg(metavar="MEASURED:SET_POINT|MEASURED=NUMBER")] = ()
+    """An error whose integral over time is seen. May be given often."""
+    increments: bool = False
+    """The controller decides on the change of the action before, not on the action."""
+    rate_limit: tuple[float, ...] = ()
+    """The most that an action changes in a sample: one number, or one for each action. Implies --increments."""
+    change_penalty: MaybeFloat = None
+    """λ: learned from is the reward less λ |change of the action|², in half-widths of its limits."""
+    settling: MaybeTime = None
+    """The time in which the plant settles, such as 60s or 5min. The discount gamma follows from it and --sample."""
+    sample: MaybeTime = None
+    """The time between samples, such as 1s or 20ms. Integrals count in it (default: 1s)."""
+
+    def assignments(self, words: Iterable[str]) -> dict[str, Any]:
+        """The settings that `--set` gives, and those that have flags of their own."""
+        settings = parse_assignments(words)
+        flags = {field.name: getattr(self, field.name) for field in dataclasses.fields(AugmentsState)}
+        times = {name: None if flags[name] is None else seconds(flags[name], name) for name in ("settling", "sample")}
+        given = {name: value for name, value in (flags | times).items() if value not in (None, (), False)}
+        for name in given:
+            if name in settings:
+                raise UserError("found it and --set for the same; give one of them.", argument=name)
+        return settings | given
+
+
+UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str, argument: str) -> float:
+    """A time in words, such as 20ms, 60s or 5min; a number alone is in seconds."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)", text.strip())
+    if found is None or (found[2] or "s") not in UNITS:
+        raise UserError(f"found {text!r}, expected a time such as 20ms, 60s, 5min or 2h.", argument=argument)
+    return float(found[1]) * UNITS[found[2] or "s"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,20 +178,21 @@ class Inspect(NamesEnv, GivesCode):
         if path is None:
             return None
         data = Dataset.open(path)
-        if data.obs_size != agent.obs_size:
+        expected = agent.spaces.observation.size
+        if data.obs_size != expected:
             raise UserError(
                 f"dataset {path}: its observations have {data.obs_size} numbers, the agent's have "
-                f"{agent.obs_size}; take states of the agent's own plant."
+                f"{expected}; take states of the agent's own plant."
             )
-        return data
+        return data.augmented(agent.augmented)
 
     def _states(self, agent: Agent) -> np.ndarray:
-        """Observations in the environment's units."""
+        """Observations in the environment's units, or what an agent that remembers sees."""
         rng = np.random.default_rng(self.seed)
         data = self._dataset(agent)
         if data is not None:
             rows = np.sort(rng.permutation(len(data))[: self.states])
-            return np.asarray(data.columns["obs"][rows], np.float32)
+            return np.asarray(data.transitions(rows).obs, np.float32)
         obs = np.asarray(agent.trajectory(self._env(agent), self.states, self.seed).obs)
         return obs[np.linspace(0, len(obs) - 1, self.states).astype(int)]
 
@@ -222,6 +223,7 @@ def _about(path: Path, agent: Agent | None) -> dict[str, Any]:
         "obs_size": saved.get("obs_size"),
         "action_set": saved.get("action_set") if agent is None else through_json(agent.action_set.describe()),
         "normalized": saved.get("normalized"),
+        "augmented": saved.get("augmented"),
     }
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")

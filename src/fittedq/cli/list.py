@@ -14,6 +14,7 @@ from rich.table import Table
 from fittedq.algorithms import REGISTRY, Asked, class_of, made, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.presets import Preset, presets, presets_of
+from fittedq.control.augmentation import Augmentation
 from fittedq.runs.progress import console
 from fittedq.settings import in_python, in_words, setting_fields
 from fittedq.template.fqi import ABSENT
@@ -64,7 +65,7 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
     cls = class_of(algorithm)
     collecting = settings_of(cls, "host")
-    own = {field.name: field for field in setting_fields(cls)}
+    own = {field.name: field for field in (*setting_fields(cls), *setting_fields(Augmentation))}
     online = own | {field.name: field for field in setting_fields(collecting)} if cls.online else {}
     from_data = own | {field.name: field for field in setting_fields(settings_of(cls, "dataset"))}
     return [

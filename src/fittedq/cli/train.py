@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fittedq.algorithms.named import NamedMethod
 from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord, StopCondition
-from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
+from fittedq.cli.environments import AugmentsState, LimitsActions, NamesEnv, TrustsFile
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset
@@ -28,7 +28,6 @@ from fittedq.runs.run import Run
 from fittedq.runs.saved import find_agent
 from fittedq.runs.schedule import USUAL_STEPS, Schedule
 from fittedq.runs.stop import Reports
-from fittedq.settings import parse_assignments
 
 EXPLODING = (
     "gradients through the model grow more than a hundredfold up to the longest horizon (health/gradient_norm_…), as "
@@ -37,7 +36,7 @@ EXPLODING = (
 
 
 @dataclass(frozen=True)
-class Train(NamesEnv, LimitsActions, TrustsFile):
+class Train(NamesEnv, LimitsActions, AugmentsState, TrustsFile):
     """Train a controller in an environment or from a dataset. Ctrl-C saves the run and stops it; `fittedq resume`
     continues it."""
 
@@ -106,7 +105,7 @@ class Train(NamesEnv, LimitsActions, TrustsFile):
             schedule,
             data=None if self.data is None else Dataset.open(self.data),
             seed=self.seed,
-            settings=parse_assignments(self.set),
+            settings=self.assignments(self.set),
             folder=folder,
             eval_env=eval_env,
             action_set=self.limits(),

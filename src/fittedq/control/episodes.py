@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fittedq.control.state import AugmentedState
-from fittedq.errors import UserError
 from fittedq.types import Transition
 
 
@@ -17,23 +16,26 @@ class AugmentedRows:
     """(z, a, r − cost, z', terminated, truncated) of raw rows in order, made of them where they are asked for.
 
     `columns` are those of `Transition`, [N, …], and `starts` the rows at which an episode begins; no history reaches
-    over one. The first observation and the first action of an episode stand for those before it, so its first change
-    is 0: what was done before is not in the log. What is kept is a number a row and integral; histories are not.
+    over one. The first observation of an episode stands for those before it. So does its first action, unless the one
+    `before` is given: what was done earlier is not in a log, and the first change counts as 0. Histories are not kept,
+    only a number a row and integral.
     """
 
-    def __init__(self, state: AugmentedState, columns: Mapping[str, np.ndarray], starts: Int[np.ndarray, "e"]):
-        self.state, self._columns = state, columns
+    def __init__(
+        self,
+        state: AugmentedState,
+        columns: Mapping[str, np.ndarray],
+        starts: Int[np.ndarray, "e"],
+        before: Float[np.ndarray, "m"] | None = None,
+    ):
+        self.state, self._columns, self._before = state, columns, before
         count = len(columns["reward"])
-        longest = int(np.diff([*starts, count]).max())
-        if state.augmentation.history > longest:
-            raise UserError(
-                f"setting history: found {state.augmentation.history}, but the longest episode of the data has "
-                f"{longest} samples; expected fewer observations than an episode has."
-            )
         first = np.zeros(count, np.int64)
         first[starts] = starts
         self._start: Int[np.ndarray, "N"] = np.maximum.accumulate(first)
         self._integral = self._integrals([*starts.tolist(), count])
+        self.longest = int(np.diff([*starts, count]).max())
+        """Rows of the longest episode."""
 
     def _integrals(self, ends: list[int]) -> Float[np.ndarray, "N i"]:
         """I_t of every row, in double precision on the way."""
@@ -56,7 +58,7 @@ class AugmentedRows:
         first = self._start[at]
         obs, action = columns["obs"], columns["action"]
         past = [obs[np.maximum(at - lag, first)] for lag in range(1, state.augmentation.history)]
-        past += [state.limits.to_unit(action[np.maximum(at - lag, first)]) for lag in range(1, state.lags + 1)]
+        past += [state.limits.to_unit(self._earlier(at - lag, first)) for lag in range(1, state.lags + 1)]
         seen = state.joined(obs[at], self._integral[at], past)
         taken = state.asked(seen, action[at])
         return Transition(
@@ -67,3 +69,8 @@ class AugmentedRows:
             terminated=columns["terminated"][at],
             truncated=columns["truncated"][at],
         )
+
+    def _earlier(self, at: Int[np.ndarray, "k"], first: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k m"]:
+        """The actions of rows that may lie before the first of their episode."""
+        action = self._columns["action"][np.maximum(at, first)]
+        return action if self._before is None else np.where((at < first)[:, None], self._before, action)

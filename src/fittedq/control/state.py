@@ -104,7 +104,9 @@ class AugmentedState:
 
     # ------------------------------------------------------------------ one step
 
-    def first(self, obs: Float[Arr, "*b o"], action: Float[Arr, "*b m"] | None = None) -> Float[Arr, "*b z"]:
+    def first(
+        self, obs: Float[Arr, "*b o"], action: Float[Arr, "m"] | Float[Arr, "*b m"] | None = None
+    ) -> Float[Arr, "*b z"]:
         """z at the first observation of an episode, which stands for those before it; `action` is the one before,
         by default the middle of its limits. Integrals begin at 0."""
         xp = namespace(obs)
@@ -148,7 +150,7 @@ class AugmentedState:
         if not self.augmentation.change_penalty:
             return xp.zeros(action.shape[:-1], action.dtype)
         moved = self.limits.to_unit(self.executed(state, action)) - self.limits.to_unit(self._before(state))
-        return self.augmentation.change_penalty * xp.sum(moved**2, axis=-1)
+        return xp.asarray(self.augmentation.change_penalty * xp.sum(moved**2, axis=-1))
 
     def _before(self, state: Float[Arr, "*b z"]) -> Float[Arr, "*b m"]:
         """u_{t−1}, in its own units."""
@@ -189,11 +191,13 @@ class AugmentedState:
         }
 
     @staticmethod
-    def described(saved: Json, where: str) -> AugmentedState:
-        """The state that the file at `where` tells of; a UserError where it is damaged."""
+    def described(saved: Json, where: str, limits: AbstractActionSet | None = None) -> AugmentedState:
+        """The state that the file at `where` tells of, `limits` given again where they are code; a UserError where it
+        is damaged."""
         try:
             settings = from_json(Augmentation, saved["augmentation"], {}, where)
-            return AugmentedState(Augmentation(**settings), int(saved["obs_size"]), action_set_of(saved["limits"]))
+            bound = action_set_of(saved["limits"], limits)
+            return AugmentedState(Augmentation(**settings), int(saved["obs_size"]), bound)
         except UserError as error:
             raise UserError(f"{where}: {error} It is damaged.") from None
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

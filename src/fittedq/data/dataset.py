@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import action_set_of
+from fittedq.control.episodes import AugmentedRows
+from fittedq.control.state import AugmentedState
 from fittedq.errors import UserError, in_one_line, plural
 from fittedq.files import (
     DATASET,
@@ -76,6 +78,7 @@ class Dataset:
         """Where it came from, as text."""
         self.path: str | None = None
         """The folder it was opened from."""
+        self._seen: AugmentedRows | None = None
 
     def limited(self, action_set: AbstractActionSet | Limits | None) -> Dataset:
         """The same rows for a controller with fewer admissible actions: what was done need not lie in `action_set`."""
@@ -84,6 +87,22 @@ class Dataset:
         box = Box(self.action_set.low, self.action_set.high)
         other = Dataset(self.columns, narrowed(box, action_set, "the dataset"), self.origin)
         other.path = self.path
+        return other
+
+    def augmented(self, state: AugmentedState | None) -> Dataset:
+        """The same rows as a controller with a memory sees them; they are made where they are asked for."""
+        if state is None:
+            return self
+        starts = np.array([start for start, _ in self.episodes()])
+        seen = AugmentedRows(state, self.columns, np.union1d(starts, self.broken_links() + 1))
+        if state.augmentation.history > seen.longest:
+            raise UserError(
+                f"setting history: found {state.augmentation.history}, but the longest episode of the data has "
+                f"{plural(seen.longest, 'sample', 'samples')}; expected fewer observations than an episode has."
+            )
+        reward = np.concatenate([np.asarray(seen(part).reward) for part in self.chunks()])
+        other = Dataset({**self.columns, "reward": reward}, state.action_set, self.origin)
+        other.path, other._seen = self.path, seen
         return other
 
     @staticmethod
@@ -199,7 +218,7 @@ class Dataset:
     @property
     def obs_size(self) -> int:
         """s, the numbers in an observation."""
-        return self.columns["obs"].shape[1]
+        return self.columns["obs"].shape[1] if self._seen is None else self._seen.state.size
 
     @property
     def action_size(self) -> int:
@@ -212,6 +231,8 @@ class Dataset:
 
     def transitions(self, rows: RowIndex) -> Transition:
         """The transitions at a slice or at an array of indices."""
+        if self._seen is not None:
+            return self._seen(rows)
         return Transition(**{name: column[rows] for name, column in self.columns.items()})
 
     def rows(self, rows: RowIndex) -> Float[np.ndarray, "k width"]:

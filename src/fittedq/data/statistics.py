@@ -17,10 +17,12 @@ class RunningMoments(eqx.Module):
     count: Float[Arr | np.float32, ""]
     mean: Float[Arr, "s"]
     squares: Float[Arr, "s"]
+    kept: tuple[int, ...] = eqx.field(static=True, default=())
+    """Coordinates that stay in their own units: those that a set of actions reads."""
 
     @staticmethod
-    def start(size: int) -> RunningMoments:
-        return RunningMoments(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32))
+    def start(size: int, kept: tuple[int, ...] = ()) -> RunningMoments:
+        return RunningMoments(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32), kept)
 
     def update(self, obs: Float[Arr, "b s"]) -> RunningMoments:
         """The moments with `obs` counted in."""
@@ -30,14 +32,15 @@ class RunningMoments(eqx.Module):
         mean = self.mean + delta * (obs.shape[0] / total)
         deviation = obs - obs.mean(0)
         squares = self.squares + (deviation**2).sum(0) + delta**2 * (self.count * obs.shape[0] / total)
-        return RunningMoments(total, mean.astype(obs.dtype), squares.astype(obs.dtype))
+        return RunningMoments(total, mean.astype(obs.dtype), squares.astype(obs.dtype), self.kept)
 
     def normalize(self, obs: Float[Arr, "*b s"]) -> Float[Arr, "*b s"]:
         """(s − mean) / std, clipped to ±10; std is 1 until two rows were seen and never below 1e-4."""
         xp = namespace(obs)
         count = xp.maximum(self.count, 1)
         std = xp.where(self.count > 1, xp.sqrt(self.squares / count), 1.0)
-        return xp.clip((obs - self.mean) / xp.maximum(std, 1e-4), -10, 10).astype(obs.dtype)
+        seen = xp.clip((obs - self.mean) / xp.maximum(std, 1e-4), -10, 10).astype(obs.dtype)
+        return xp.where(np.isin(np.arange(obs.shape[-1]), self.kept), obs, seen) if self.kept else seen
 
 
 class ReturnScale(eqx.Module):

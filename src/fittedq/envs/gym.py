@@ -8,11 +8,12 @@ environment back after a restart, without reading its insides.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import gymnasium
 import numpy as np
@@ -24,7 +25,7 @@ from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.simulator_log import redirect_mujoco
-from fittedq.envs.spaces import numbers, single_precision, spaces_between
+from fittedq.envs.spaces import Spaces, numbers, single_precision, spaces_between
 from fittedq.envs.workers import AbstractFleet, Local, Workers
 from fittedq.errors import EnvError, UserError
 
@@ -81,7 +82,42 @@ def _made_again(env: gymnasium.Env) -> gymnasium.Env:
         ) from error
 
 
-class GymSource:
+class AbstractSource(abc.ABC):
+    """Environments on the host that are stepped together."""
+
+    n_envs: int
+    seed: int
+    label: str
+    spaces: Spaces
+    """What the environment itself hands out and takes."""
+    obs: Float[np.ndarray, "n s"]
+    """What to act on next."""
+    obs_size: int
+    action_set: AbstractActionSet
+
+    @abc.abstractmethod
+    def shares(self, env: gymnasium.Env) -> bool:
+        """Whether `env` is one of those that are stepped here."""
+
+    @abc.abstractmethod
+    def step(self, action: Float[np.ndarray, "n m"]) -> VectorStep:
+        """Apply one admissible action to every environment; `self.obs` is then what to act on next."""
+
+    @abc.abstractmethod
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(arrays, JSON): all it takes to bring the environments back."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> bool:
+        """Bring every environment back; True where that was exact, else new episodes begin."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close every environment."""
+
+
+@final
+class GymSource(AbstractSource):
     """Collects from `n_envs` environments made here, or from a vector environment that was handed in.
 
     `env_timeout` is how many seconds an asynchronous environment may take for one step.
@@ -149,13 +185,11 @@ class GymSource:
         return Local(envs)
 
     def shares(self, env: gymnasium.Env) -> bool:
-        """Whether `env` is one of those that are stepped here."""
         return isinstance(self._fleet, Local) and any(one.unwrapped is env.unwrapped for one in self._fleet.envs)
 
     # ------------------------------------------------------------------ stepping
 
     def step(self, action: Float[np.ndarray, "n m"]) -> VectorStep:
-        """Apply one admissible action to every environment; `self.obs` is then what to act on next."""
         if not np.isfinite(action).all():
             raise UserError(
                 f"environment {self.label}: the policy's action is not finite at step {self._next_step}: learning "
@@ -373,7 +407,6 @@ class GymSource:
         return np.asarray(self.action_set.center, np.float32)
 
     def close(self) -> None:
-        """Close every environment."""
         for group in (self._fleet, self._vector):
             if group is not None:
                 # What fails while closing has nothing left to lose.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from fittedq.actions.base import Box
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.arrays import Arr
 from fittedq.errors import UserError, nearest
 from fittedq.types import Dynamics
@@ -36,7 +36,7 @@ class AbstractJaxEnv(eqx.Module, Generic[Inner]):
 
     @property
     @abc.abstractmethod
-    def action_set(self) -> Box: ...
+    def action_set(self) -> AbstractActionSet: ...
 
     @property
     @abc.abstractmethod

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.gym import EnvLike, GymSource, make_flat
@@ -48,6 +48,11 @@ class AbstractPlant(abc.ABC, Generic[Given]):
     @abc.abstractmethod
     def action_set(self) -> AbstractActionSet:
         """A(s), narrowed as was wanted."""
+
+    @property
+    @abc.abstractmethod
+    def episode_length(self) -> int | None:
+        """The most steps of an episode, where that is known."""
 
     @property
     @abc.abstractmethod
@@ -95,6 +100,11 @@ class HostPlant(AbstractPlant[EnvLike]):
         return narrowed(self._seen.box, wanted, self._seen.label)
 
     @property
+    def episode_length(self) -> int | None:
+        spec = self._seen.spec
+        return None if spec is None else spec.max_episode_steps
+
+    @property
     def makes_new(self) -> bool:
         # A callable may return one and the same each time.
         return self.name is not None or not callable(self.env)
@@ -129,6 +139,10 @@ class VectorPlant(AbstractPlant[VectorEnv]):
     @property
     def action_set(self) -> AbstractActionSet:
         return narrowed(action_box(self.env.single_action_space), self.wanted, "the environment")
+
+    @property
+    def episode_length(self) -> int | None:
+        return None if self.env.spec is None else self.env.spec.max_episode_steps
 
     @property
     def makes_new(self) -> bool:
@@ -183,7 +197,12 @@ class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
 
     @property
     def action_set(self) -> AbstractActionSet:
-        return narrowed(self.env.action_set, self.wanted, "the environment")
+        own = self.env.action_set
+        return own if self.wanted is None else narrowed(Box(own.low, own.high), self.wanted, "the environment")
+
+    @property
+    def episode_length(self) -> int | None:
+        return self.env.episode_length
 
     @property
     def makes_new(self) -> bool:

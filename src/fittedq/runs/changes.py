@@ -12,6 +12,7 @@ import numpy as np
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms import made
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.control.augmentation import Augmentation
 from fittedq.errors import UserError, nearest
 from fittedq.runs.schedule import Schedule
 from fittedq.settings import held, is_code, setting_fields, training_only
@@ -37,6 +38,7 @@ KEPT = {
     "replay": "what its rows' errors were is part of the checkpoint, or is not known",
     "keep": "the mean so far is part of the checkpoint, or is not known",
     "priority_exponent": "the priorities in the checkpoint are powers with it",
+    **{field.name: "it says what the networks see, do and are paid for" for field in setting_fields(Augmentation)},
 }
 """Why these stay. What shapes or starts the networks is found out by making them (`check_same_networks`)."""
 

@@ -17,6 +17,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.saved import Code, code_names, restored
 from fittedq.code import by_name, check_needed, refuse_unknown, told
+from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset
 from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, name_of
@@ -161,7 +162,9 @@ def _saved_algorithm(
     trust_code: Sequence[str],
 ) -> tuple[AbstractAlgorithm, dict[str, Any]]:
     """(the run's algorithm, the settings that are the training loop's), both with `changes`."""
-    loops = {field.name for cls in (TrainSettings, FitSettings, GrowSettings) for field in setting_fields(cls)}
+    loops = {
+        field.name for cls in (TrainSettings, FitSettings, GrowSettings, Augmentation) for field in setting_fields(cls)
+    }
     saved: dict[str, Any] = config["settings"]
     own = {name: value for name, value in saved.items() if name not in loops}
     algorithm = restored(

@@ -26,6 +26,8 @@ from fittedq.algorithms.presets import preset_for
 from fittedq.algorithms.saved import as_saved, origin
 from fittedq.approx.models import KnownModel
 from fittedq.code import told
+from fittedq.control.augmentation import Augmentation
+from fittedq.control.state import AugmentedState
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.native import physics
@@ -88,9 +90,10 @@ class Run:
         if self.eval_plant is not None and schedule.eval_every:
             self.eval_plant = self.eval_plant.single()
         choice = choose(algorithm, self.plant)
-        given, loop_given = split_for(settings or {}, algorithm, choice)
+        given, loop_given, seen = split_for(settings or {}, algorithm, choice)
         published = {} if preset is None else preset_for(preset, algorithm).settings
-        given, self._preset = _named(published, cls) | given, preset
+        self.augmentation = Augmentation(**_named(published, Augmentation) | seen)
+        given, self._preset = _settling(self.augmentation, cls, _named(published, cls), given), preset
         # What has no meaning from a dataset, such as how data are collected, is left out.
         usual = _named({**cls.training, **published}, choice.settings)
         self.train_settings = choice.settings(**usual | loop_given)
@@ -105,7 +108,8 @@ class Run:
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
             self.algorithm = algorithms.made(self.algorithm, {"model": physics(self.plant.env)})
-        parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed)
+        self.state = self._augmented_state()
+        parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed, self.state)
         self.trainer, self.source = choice.make(parts)
         self.spaces: Spaces | None = None if self.source is None else self.source.spaces
         """What the environment hands out and takes, where there is one on the host."""
@@ -130,6 +134,19 @@ class Run:
         """The last one saved or restored."""
         self._compiling = 0.0
 
+    def _augmented_state(self) -> AugmentedState | None:
+        """What the learner sees and decides, where that is more than an observation and an action."""
+        raw = self.data if self.plant is None else self.plant
+        if self.augmentation.adds_nothing or raw is None:
+            return None
+        longest = None if self.plant is None else self.plant.episode_length
+        if longest is not None and self.augmentation.history > longest:
+            raise UserError(
+                f"setting history: found {self.augmentation.history}, but an episode of the environment has at most "
+                f"{longest} samples; expected fewer observations than an episode has."
+            )
+        return AugmentedState(self.augmentation, raw.obs_size, raw.action_set)
+
     def _tell_of_schedules(self) -> None:
         """Warn of a learning rate that takes longer to its end than the run, and of resets that it never comes to."""
         every = self.train_settings.reset_every if isinstance(self.train_settings, AbstractDrawing) else 0
@@ -149,7 +166,7 @@ class Run:
     def _begin_with(self, start: Agent | None) -> None:
         self._origin_of_start = None if start is None else origin_of(start)
         if start is not None:
-            begin_with(self.trainer, self.algorithm, start, self.train_settings.normalize_obs)
+            begin_with(self.trainer, self.algorithm, start, self.train_settings.normalize_obs, self.state)
 
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
@@ -161,7 +178,7 @@ class Run:
                 "leave it 0.",
                 argument="gap_every",
             )
-        if self.train_settings.normalize_obs and self.trainer.action_set.reads_obs:
+        if self.train_settings.normalize_obs and self.trainer.action_set.reads is None:
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
             )
@@ -184,10 +201,16 @@ class Run:
             )
         try:
             whose = "the agent" if self.data is None else "the dataset"
-            check_spaces(made, self.trainer.obs_size, self.trainer.action_set, whose)
+            raw = self.trainer if self.state is None else self.state
+            check_spaces(made, raw.obs_size, self.limits, whose)
             self.spaces = self.spaces or made.spaces
         finally:
             made.close()
+
+    @property
+    def limits(self) -> AbstractActionSet:
+        """The admissible actions of the environment or the data, whatever the learner's are."""
+        return self.trainer.action_set if self.state is None else self.state.limits
 
     @property
     def env_name(self) -> NamedEnv | None:
@@ -202,14 +225,17 @@ class Run:
             "env": None if self.env_name is None else self.env_name.describe(),
             "data": None if self.data is None else self.data.path,
             "eval_env": None if self.eval_name is None else self.eval_name.describe(),
-            "action_set": through_json(self.trainer.action_set.describe()),
+            "action_set": through_json(self.limits.describe()),
             "seed": self.seed,
             **dataclasses.asdict(self.schedule),
-            "settings": self._saved | as_json(self.train_settings),
+            "settings": self._saved | as_json(self.train_settings) | self._augmentation_as_json(),
             "versions": versions(),
             **({} if self._origin_of_start is None else {"start": self._origin_of_start}),
             **({} if self._preset is None else {"preset": self._preset}),
         }
+
+    def _augmentation_as_json(self) -> dict[str, Any]:
+        return {} if self.augmentation == Augmentation() else as_json(self.augmentation)
 
     def agent(self) -> Agent:
         """The live policy and critics."""
@@ -224,6 +250,7 @@ class Run:
             self.spaces,
             reward_scale=trainer.reward_scale,
             method=self.method,
+            augmented=self.state,
         )
 
     def __repr__(self) -> str:
@@ -458,6 +485,22 @@ class Run:
         assert self.folder is not None
         told = {} if self.trainer.acts_by == LAST else {"acts_by": self.trainer.acts_by}
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"], **told}
+
+
+def _settling(
+    augmentation: Augmentation, cls: type[AbstractAlgorithm], usual: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """The algorithm's settings: γ follows from a settling time, where there is one."""
+    discount = augmentation.discount
+    if discount is None:
+        return usual | given
+    if "gamma" not in {field.name for field in setting_fields(cls)}:
+        raise UserError(f"setting settling: {cls.__name__} has no gamma that could follow from it; leave it out.")
+    if "gamma" in given:
+        raise UserError(
+            f"setting gamma: found {given['gamma']} beside settling, from which it follows; give one of them."
+        )
+    return usual | given | {"gamma": discount}
 
 
 def _named(values: Mapping[str, Any], cls: type) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fittedq.approx.batch_norm import BatchNormMlp
 from fittedq.approx.heads import AbstractHead
 from fittedq.approx.networks import Mlp
 from fittedq.arrays import Tree
+from fittedq.control.state import AugmentedState
 from fittedq.errors import UserError
 from fittedq.files import digest_of
 from fittedq.template.fits import Descend
@@ -22,7 +23,13 @@ from fittedq.trainers.state import from_arrays, to_arrays
 from fittedq.types import Components, sized
 
 
-def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Agent, normalizes: bool) -> None:
+def begin_with(
+    trainer: AbstractTrainer,
+    algorithm: AbstractAlgorithm,
+    agent: Agent,
+    normalizes: bool,
+    augmented: AugmentedState | None = None,
+) -> None:
     """Give `trainer` the agent's networks for all that the method learns, and its normalization of observations.
 
     What the method has and does not learn (known physics, a fixed temperature) stays its own. A UserError says which
@@ -30,6 +37,8 @@ def begin_with(trainer: AbstractTrainer, algorithm: AbstractAlgorithm, agent: Ag
     """
     if agent.obs_size != trainer.obs_size:
         raise _refused(f"its observations have {agent.obs_size} numbers, this run's {trainer.obs_size}.")
+    if agent.augmented != augmented:
+        raise _refused("it sees another history, other errors or other changes; train with its settings.")
     if agent.action_set != trainer.action_set:
         raise _refused(f"its actions lie in {agent.action_set}, this run's in {trainer.action_set}.")
     if (agent.moments is not None) != normalizes:

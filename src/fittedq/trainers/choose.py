@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.control.augmentation import Augmentation
+from fittedq.control.state import AugmentedState
 from fittedq.data.dataset import Dataset
-from fittedq.envs.gym import GymSource
+from fittedq.envs.augmented import AugmentedEnv, AugmentedSource
+from fittedq.envs.gym import AbstractSource
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
 from fittedq.settings import setting_fields, split_settings
@@ -37,9 +40,20 @@ class Ingredients(Generic[Loop]):
     data: Dataset | None
     settings: Loop
     seed: int
+    state: AugmentedState | None = None
+    """What the learner sees, where that is not the observation alone."""
+
+    @property
+    def rows(self) -> Dataset | None:
+        """The data as the learner sees them."""
+        return None if self.data is None else self.data.augmented(self.state)
+
+    def seen(self, source: AbstractSource) -> AbstractSource:
+        """Environments on the host, as the learner sees them."""
+        return source if self.state is None else AugmentedSource(source, self.state)
 
 
-Made = tuple[AbstractTrainer, GymSource | None]
+Made = tuple[AbstractTrainer, AbstractSource | None]
 """A trainer, and the environments on the host that it steps."""
 
 
@@ -51,16 +65,19 @@ class Choice(NamedTuple):
 
 
 def _fitted(parts: Ingredients[FitSettings]) -> Made:
-    return FittedTrainer(parts.algorithm, needed(parts.data), parts.settings, parts.seed), None
+    return FittedTrainer(parts.algorithm, needed(parts.rows), parts.settings, parts.seed), None
 
 
 def _batches(parts: Ingredients[FitSettings]) -> Made:
-    return BatchTrainer(parts.algorithm, needed(parts.data), parts.settings, parts.seed), None
+    return BatchTrainer(parts.algorithm, needed(parts.rows), parts.settings, parts.seed), None
 
 
 def _growing(parts: Ingredients[GrowSettings]) -> Made:
     source = needed(parts.plant).source(seed=parts.seed)
-    return _closing(source, lambda: GrowingTrainer(parts.algorithm, source, parts.settings, parts.seed, parts.data))
+    return _closing(
+        source,
+        lambda: GrowingTrainer(parts.algorithm, parts.seen(source), parts.settings, parts.seed, parts.rows),
+    )
 
 
 def _host(parts: Ingredients[TrainSettings]) -> Made:
@@ -68,14 +85,16 @@ def _host(parts: Ingredients[TrainSettings]) -> Made:
     source = needed(parts.plant).source(
         settings.n_envs, asynchronous=settings.asynchronous, seed=parts.seed, env_timeout=settings.env_timeout
     )
-    return _closing(source, lambda: HostTrainer(parts.algorithm, source, settings, parts.seed, parts.data))
+    return _closing(source, lambda: HostTrainer(parts.algorithm, parts.seen(source), settings, parts.seed, parts.rows))
 
 
 def _compiled(parts: Ingredients[TrainSettings]) -> Made:
     if parts.data is not None:
         raise UserError("a JAX environment cannot start from a dataset; use the Gymnasium one.", argument="data")
-    plant = needed(parts.plant)
-    return CompiledTrainer(parts.algorithm, plant.env, parts.settings, parts.seed, plant.action_set), None
+    plant, state = needed(parts.plant), parts.state
+    env = plant.env if state is None else AugmentedEnv(plant.env, state)
+    action_set = plant.action_set if state is None else state.action_set
+    return CompiledTrainer(parts.algorithm, env, parts.settings, parts.seed, action_set), None
 
 
 def _none(parts: Ingredients[GrowSettings]) -> Made:
@@ -111,14 +130,15 @@ def choose(method: AbstractAlgorithm | type[AbstractAlgorithm], plant: AbstractP
 def split_for(
     settings: Mapping[str, Any], method: AbstractAlgorithm | type[AbstractAlgorithm], choice: Choice
 ) -> tuple[dict[str, Any], ...]:
-    """(the method's settings, its training's), or a UserError that says why another training's has no meaning here."""
+    """(the method's settings, its training's, what a controller sees), or a UserError that says why another training's
+    has no meaning here."""
     cls = method if isinstance(method, type) else type(method)
     here = {field.name for group in (cls, choice.settings) for field in setting_fields(group)}
     elsewhere = {field.name for other in CHOICES.values() for field in setting_fields(other.settings)}
     for name in settings:
         if name in elsewhere - here:
             raise UserError(f"setting {name!r} is unknown here: {_kind(method, choice)}; leave it out.")
-    return split_settings(settings, cls, choice.settings)
+    return split_settings(settings, cls, choice.settings, Augmentation)
 
 
 def _kind(method: AbstractAlgorithm | type[AbstractAlgorithm], choice: Choice) -> str:
@@ -135,7 +155,7 @@ def settings_of(cls: type[AbstractAlgorithm], where: str) -> type[Settings]:
     return CHOICES[where, cls.fitted].settings
 
 
-def _closing(source: GymSource, make: Callable[[], AbstractTrainer]) -> Made:
+def _closing(source: AbstractSource, make: Callable[[], AbstractTrainer]) -> Made:
     """What is made on `source`, which closes where that fails."""
     try:
         return make(), source

@@ -107,7 +107,7 @@ class CompiledTrainer(AbstractTrainer):
                 obs=obs,
                 noise=jnp.zeros((settings.n_envs, self.action_set.size)),
                 replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
-                moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size)),
+                moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size, self.action_set.reads or ())),
                 scale=jax.tree.map(jnp.asarray, scale),
                 episode_return=jnp.zeros(settings.n_envs),
                 key=loop_key,

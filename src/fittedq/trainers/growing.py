@@ -18,7 +18,7 @@ from fittedq.arrays import strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
-from fittedq.envs.gym import GymSource
+from fittedq.envs.gym import AbstractSource
 from fittedq.errors import UserError
 from fittedq.template.fqi import LAST
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
@@ -39,7 +39,7 @@ class GrowingTrainer(AbstractTrainer):
     def __init__(
         self,
         algorithm: AbstractAlgorithm,
-        source: GymSource,
+        source: AbstractSource,
         settings: GrowSettings,
         seed: int,
         data: Dataset | None = None,
@@ -197,11 +197,19 @@ class GrowingTrainer(AbstractTrainer):
         self._collected = [collected] if len(collected) else []
         if meta.get("started"):
             normalized = self._settings.normalize_obs
-            moments = from_arrays("start_moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
+            moments = (
+                from_arrays("start_moments", RunningMoments.start(self.obs_size, self.action_set.reads or ()), arrays)
+                if normalized
+                else None
+            )
             self.begin_with(from_arrays("nets", sized(self._first, arrays), arrays), moments)
         if "fitted" in meta:
             normalized = self._settings.normalize_obs
-            moments = from_arrays("moments", RunningMoments.start(self.obs_size), arrays) if normalized else None
+            moments = (
+                from_arrays("moments", RunningMoments.start(self.obs_size, self.action_set.reads or ()), arrays)
+                if normalized
+                else None
+            )
             self._fit_on(self._packed, moments)
             assert self._fitted is not None
             self._fitted.restore(below("fitted/", arrays), meta["fitted"], {})

@@ -17,7 +17,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import ReturnScale, RunningMoments
-from fittedq.envs.gym import GymSource
+from fittedq.envs.gym import AbstractSource
 from fittedq.errors import UserError
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
@@ -44,7 +44,7 @@ class HostTrainer(AbstractTrainer):
     def __init__(
         self,
         algorithm: AbstractAlgorithm,
-        source: GymSource,
+        source: AbstractSource,
         settings: TrainSettings,
         seed: int,
         data: Dataset | None = None,
@@ -66,7 +66,9 @@ class HostTrainer(AbstractTrainer):
             f"{settings.batch_size:,} rows at once",
             "choose smaller ones",
         )
-        self._moments = RunningMoments.start(self.obs_size) if settings.normalize_obs else None
+        self._moments = (
+            RunningMoments.start(self.obs_size, self.action_set.reads or ()) if settings.normalize_obs else None
+        )
         self._scale = None
         if settings.scale_rewards:
             self._scale = ReturnScale.start(source.n_envs, algorithm.discount, settings.return_bound)

@@ -102,7 +102,7 @@ class Rows:
         self.width = Transition.width(self.obs_size, self.action_size)
         self.moments = moments
         if normalize and moments is None:
-            moments = RunningMoments.start(self.obs_size)
+            moments = RunningMoments.start(self.obs_size, dataset.action_set.reads or ())
             with np.errstate(over="ignore", invalid="ignore"):
                 for rows in self._slices():
                     moments = moments.update(np.asarray(dataset.transitions(rows).obs))
