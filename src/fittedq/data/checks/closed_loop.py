@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fittedq.data.checks.base import GOOD, LOOK_HERE, AbstractCheck, Axes, Unsaid
-from fittedq.data.checks.regression import enough, held_out
+from fittedq.data.checks.regression import FEWEST_ROWS, cross_fitted, enough
 from fittedq.data.checks.sample import Sample
 
 MOST_EXPLAINED = 0.95
@@ -18,7 +18,6 @@ MOST_LEVELS = 8
 """Of an action that is switched."""
 OWN_PAST = 4
 """Earlier values of the action itself by which it is predicted first."""
-FEWEST_ROWS = 60
 NOTHING_LEFT = 1e-7
 """Share of the action's variance below which its own past leaves nothing: float32's rounding."""
 
@@ -140,7 +139,7 @@ def _switched(
 
     Such is a thermostat. Fitted on the other folds' rows; an input is also the linear regression's prediction.
     """
-    z = held_out(inputs, target[:, None], fold)
+    z = cross_fitted(inputs, target[:, None], fold)
     inputs, found = np.hstack([inputs, z]), np.full(len(target), target.mean())
     for number in np.unique(fold):
         for level in np.unique(before):
@@ -177,19 +176,19 @@ def _over(sample: Sample, axis: int, rows: Int[np.ndarray, "k"]) -> _Predicted |
     """R² over these rows."""
     target = sample.action[rows, axis][:, None]
     fold = sample.fold[rows]
-    if len(rows) < FEWEST_ROWS or len(np.unique(fold)) < 2 or np.ptp(target) == 0:
+    if len(np.unique(fold)) < 2 or np.ptp(target) == 0:
         return None
     lagged = bool((sample.age[rows] >= OWN_PAST).all())
     past = sample.past(sample.action[:, axis : axis + 1], rows, range(1, OWN_PAST + 1)) if lagged else target[:, :0]
     spread = float(((target - target.mean()) ** 2).sum())
-    alone = float(((target - held_out(past, target, fold)) ** 2).sum()) if lagged else spread
+    alone = float(((target - cross_fitted(past, target, fold)) ** 2).sum()) if lagged else spread
     if alone < NOTHING_LEFT * spread:
         past, alone = target[:, :0], spread
     found = []
     for name, inputs in CANDIDATES.items() if lagged else list(CANDIDATES.items())[:1]:
         x = np.hstack([inputs(sample, rows), past])
         if enough(len(rows), x.shape[1]):
-            guesses = [held_out(x, target, fold)[:, 0]]
+            guesses = [cross_fitted(x, target, fold)[:, 0]]
             if lagged and len(np.unique(target)) <= MOST_LEVELS:
                 guesses.append(_switched(inputs(sample, rows), sample.action[rows - 1, axis], target[:, 0], fold))
             for predicted in guesses:

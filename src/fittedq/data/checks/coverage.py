@@ -9,14 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fittedq.data.checks.base import GOOD, LOOK_HERE, AbstractCheck, Axes, Unsaid
-from fittedq.data.checks.regression import enough, held_out, standardized
+from fittedq.data.checks.regression import FEWEST_ROWS, cross_fitted, enough, standardized
 from fittedq.data.checks.sample import Sample
 
 LEAST_COVERED = 0.1
 NEIGHBOURS, QUERIES = 30, 500
 PER_STRETCH = 5
 """Rows taken of a stretch in which the action is held: a plant at rest must not fill a neighbourhood alone."""
-FEWEST_ROWS = 60
 
 
 @final
@@ -59,7 +58,7 @@ class Coverage(AbstractCheck):
         action = sample.action / width
         left = action
         if enough(len(sample), seen.shape[1]) and seen.shape[1]:
-            left = action - held_out(seen, action, sample.fold)
+            left = action - cross_fitted(seen, action, sample.fold)
         near = 12 * _near(standardized(seen)[rows], left[rows])
         direction = np.linalg.eigh(near.mean(axis=0))[1][:, 0]
         axis = int(np.abs(direction).argmax())

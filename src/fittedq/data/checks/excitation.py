@@ -17,9 +17,9 @@ MOVE = 0.05
 """Of the range found: what counts as a move."""
 LEAST_PASSED = 0.05
 WELL_KNOWN, UNSEEN = 20.0, 4.0
-SETTLED = 0.05
+SHARE_LEFT = 0.05
 STANDING = 0.1
-LONGEST = 5_000
+FOLLOWED = 5_000
 """Rows for which a response is followed."""
 
 
@@ -29,9 +29,9 @@ class Excitation(AbstractCheck):
     """The moves of each action, what they show, and the share of their variance that a plant this slow lets pass.
 
     A move is a way of MOVE of the action's range, counted from the last move, so that ramps and noise count as steps.
-    passed = Σ_ω |U|² |H|² / Σ_ω |U|² with H = (1 − c) / (1 − c e^{−iω}), c = SETTLED^{1/settling}: the first-order lag
+    passed = Σ_ω |U|² |H|² / Σ_ω |U|² with H = (1 − c) / (1 − c e^{−iω}), c = SHARE_LEFT^{1/settling}: the first-order lag
     that settles to 5 % in `settling` rows. White noise passes (1 − c) / (1 + c). The settling time is the user's, or
-    that of the step response of a linear model of the log (`LinearModel`). `seen` is the largest effect of the action
+    that of the step response of a linear model of the log (`StepModel`). `seen` is the largest effect of the action
     on the next row in this model, in its standard errors.
 
     Why 20 moves: the effect of n independent moves is known to 1/√n of one move's noise, and 1/√20 is some 20 %. Below
@@ -60,7 +60,7 @@ class Excitation(AbstractCheck):
         """The check; `settling` is in rows."""
         if not (sample.age > 0).any():
             return Unsaid(Excitation.title, "no row follows another", "A log of longer episodes would tell.")
-        model = LinearModel.of(sample)
+        model = StepModel.of(sample)
         if settling is None and model is not None:
             settling = model.settling()
         moves = [round(sample.total / len(sample) * _moves(sample, axis)) for axis in range(sample.action.shape[1])]
@@ -124,14 +124,14 @@ class Excitation(AbstractCheck):
         for axis in range(self.power.shape[1]):
             axes.loglog(self.frequency[1:], np.maximum(self.power[1:, axis], 1e-30), label=f"action {axis}")
         if self.settling is not None:
-            axes.axvline(-np.log(SETTLED) / self.settling / (2 * np.pi), color="0.5", linestyle=":", label="plant")
+            axes.axvline(-np.log(SHARE_LEFT) / self.settling / (2 * np.pi), color="0.5", linestyle=":", label="plant")
         axes.legend(frameon=False, fontsize=7)
         axes.set(xlabel="cycles per row", ylabel="power", title=f"{min(self.moves):,} moves")
 
 
 def _passed(frequency: Float[np.ndarray, "f"], power: Float[np.ndarray, "f m"], settling: float) -> np.ndarray:
     """The share of each action's power that a lag with this settling time lets pass."""
-    c = SETTLED ** (1 / settling)
+    c = SHARE_LEFT ** (1 / settling)
     lag = ((1 - c) / np.abs(1 - c * np.exp(-2j * np.pi * frequency))) ** 2
     total = power.sum(axis=0)
     return lag @ power / np.where(total > 0, total, 1)
@@ -168,7 +168,7 @@ def _spectrum(sample: Sample) -> tuple[Float[np.ndarray, "f"], Float[np.ndarray,
 
 @final
 @dataclass(frozen=True)
-class LinearModel:
+class StepModel:
     """s' = F₀ s_k + F₁ s_{k−1} + G₀ a_k + G₁ a_{k−1} + c by least squares, in deviations of s.
 
     Coordinates that stand still in nine rows of ten, such as set-points, are not the plant's and are left out.
@@ -180,7 +180,7 @@ class LinearModel:
     """Standard errors of G."""
 
     @staticmethod
-    def of(sample: Sample) -> LinearModel | None:
+    def of(sample: Sample) -> StepModel | None:
         """The model; None where the log is too short for one."""
         rows = sample.follows(1)
         moving = np.flatnonzero((sample.next_obs != sample.obs).mean(axis=0) > STANDING)
@@ -197,26 +197,26 @@ class LinearModel:
         noise = ((target - x @ weights) ** 2).sum(axis=0) / max(len(rows) - x.shape[1] - 1, 1)
         errors = np.sqrt(np.outer(np.maximum(np.diag(inverse), 0), noise))
         F, G = (part.T.reshape(s, 2, -1).transpose(1, 0, 2) for part in np.split(weights, [2 * s]))
-        return LinearModel(F, G, errors[2 * s :].T.reshape(s, 2, m).transpose(1, 0, 2))
+        return StepModel(F, G, errors[2 * s :].T.reshape(s, 2, m).transpose(1, 0, 2))
 
     def seen(self) -> Float[np.ndarray, "m"]:
         """The largest effect of each action, in its standard errors."""
         return (np.abs(self.G) / np.maximum(self.errors, 1e-300)).max(axis=(0, 1))
 
     def settling(self) -> float | None:
-        """Rows until the response to steps of the actions stays within SETTLED of its end; None where it never does.
+        """Rows until the response to steps of the actions stays within SHARE_LEFT of its end; None where it never does.
 
         Over all coordinates that answer with a hundredth of the largest answer or more; effects that may be chance are
         left out.
         """
         G = np.where(np.abs(self.G) > UNSEEN * self.errors, self.G, 0)
         answers = [np.zeros(G[0].shape)] * 2
-        for step in range(LONGEST):
+        for step in range(FOLLOWED):
             answers.append(self.F[0] @ answers[-1] + self.F[1] @ answers[-2] + G[0] + (G[1] if step else 0))
             if not np.abs(answers[-1]).max() < 1e9:
                 return None
         found, end = np.array(answers[2:]), answers[-1]
         loud = np.abs(end) > 0.01 * np.abs(end).max()
-        late = np.flatnonzero(((np.abs(found - end) > SETTLED * np.abs(end)) & loud).any(axis=(1, 2)))
+        late = np.flatnonzero(((np.abs(found - end) > SHARE_LEFT * np.abs(end)) & loud).any(axis=(1, 2)))
         settled = 2.0 + late[-1] if len(late) else 1.0
-        return settled if loud.any() and settled < LONGEST / 4 else None
+        return settled if loud.any() and settled < FOLLOWED / 4 else None

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.data.checks.base import ADVICE, GOOD, AbstractCheck, Axes, Unsaid
-from fittedq.data.checks.regression import enough, held_out, standardized
+from fittedq.data.checks.regression import cross_fitted, enough, standardized
 from fittedq.data.checks.sample import Sample
 
 MOST_OF_SPREAD = 0.5
-FEWEST_ROWS = 100
 
 
 @final
@@ -53,11 +52,11 @@ class Floor(AbstractCheck):
         """The check, with a discount γ < 1."""
         seen, action = sample.obs[:, sample.moving], sample.action
         inputs = np.hstack([seen, action])
-        if len(sample) < FEWEST_ROWS or not enough(len(sample), inputs.shape[1]) or len(np.unique(sample.fold)) < 2:
+        if not enough(len(sample), inputs.shape[1]) or len(np.unique(sample.fold)) < 2:
             return Unsaid(Floor.title, f"{len(sample)} rows are too few to tell noise", "A longer log would tell.")
         value, following = _lstd(sample, gamma)
         target = (sample.reward + gamma * following)[:, None]
-        noise = float(np.sqrt(((target - held_out(inputs, target, sample.fold)) ** 2).mean()))
+        noise = float(np.sqrt(((target - cross_fitted(inputs, target, sample.fold)) ** 2).mean()))
         error = noise / ((1 - gamma) * np.sqrt(sample.total))
         spread = float(value.std())
         needed = (noise / ((1 - gamma) * MOST_OF_SPREAD * spread)) ** 2 if spread > 0 else np.inf

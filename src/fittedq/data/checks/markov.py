@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fittedq.data.checks.base import ADVICE, GOOD, AbstractCheck, Axes, Unsaid
-from fittedq.data.checks.regression import enough, held_out
+from fittedq.data.checks.regression import FEWEST_ROWS, cross_fitted, enough
 from fittedq.data.checks.sample import Sample
 
 MOST_LAGS = 4
 LEAST_GAIN, LEAST_SHARE, LEAST_SIGMAS = 0.1, 0.01, 3.0
-FEWEST_ROWS = 100
 
 
 @final
@@ -61,7 +60,7 @@ class Markov(AbstractCheck):
         squares = []
         for k in lags:
             x = np.hstack([sample.past(seen, rows, range(k + 1)), sample.past(sample.action, rows, range(k + 1))])
-            squares.append((target - held_out(x, target, sample.fold[rows])) ** 2)
+            squares.append((target - cross_fitted(x, target, sample.fold[rows])) ** 2)
         variance, group = target.var(axis=0), sample.group[rows]
         helps = [_helps(*pair, variance, group) for pair in itertools.pairwise(squares)]
         errors = np.array([square.mean(axis=0) for square in squares]) / variance
@@ -98,7 +97,7 @@ class Markov(AbstractCheck):
 def _says(sample: Sample, lags: int) -> bool:
     rows = sample.follows(lags)
     inputs = (lags + 1) * int(sample.moving.sum() + sample.action.shape[1])
-    return len(rows) >= FEWEST_ROWS and enough(len(rows), inputs) and len(np.unique(sample.fold[rows])) > 1
+    return enough(len(rows), inputs) and len(np.unique(sample.fold[rows])) > 1
 
 
 def _helps(

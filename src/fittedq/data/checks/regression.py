@@ -9,12 +9,13 @@ from fittedq.data.checks.sample import FOLDS
 
 BENT = 200
 """Random bent features beside the linear ones."""
-ROWS_PER_FEATURE = 5
+FEWEST_ROWS, ROWS_PER_FEATURE = 60, 5
+"""Below these a regression says nothing."""
 RIDGES = (1e-9, 1e-3)
 """Per row, on features of deviation 1: the first leaves an exact relation exact, the second holds noise down."""
 
 
-def held_out(
+def cross_fitted(
     inputs: Float[np.ndarray, "n d"], target: Float[np.ndarray, "n t"], fold: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n t"]:
     """ŷ of each row from a ridge regression on the other folds' rows.
@@ -27,7 +28,7 @@ def held_out(
     mean = target.mean(axis=0)
     best, least = np.broadcast_to(mean, target.shape).copy(), np.full(target.shape[1], np.inf)
     for width in dict.fromkeys((linear, features.shape[1])):
-        for predicted in _cross_fitted(features[:, :width], target - mean, fold):
+        for predicted in _by_folds(features[:, :width], target - mean, fold):
             predicted += mean
             error = ((predicted - target) ** 2).sum(axis=0)
             better = error < least
@@ -37,7 +38,7 @@ def held_out(
 
 def enough(rows: int, inputs: int) -> bool:
     """Whether so many rows say anything of a regression on so many inputs."""
-    return rows >= ROWS_PER_FEATURE * (inputs + 1)
+    return rows >= max(FEWEST_ROWS, ROWS_PER_FEATURE * (inputs + 1))
 
 
 def standardized(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -55,7 +56,7 @@ def _features(inputs: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n f"]:
     return np.concatenate([np.ones((len(x), 1)), x, standardized(bent)], axis=1)
 
 
-def _cross_fitted(
+def _by_folds(
     features: Float[np.ndarray, "n f"], target: Float[np.ndarray, "n t"], fold: Int[np.ndarray, "n"]
 ) -> list[Float[np.ndarray, "n t"]]:
     """The predictions with each of RIDGES."""

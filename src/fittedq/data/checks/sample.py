@@ -18,7 +18,7 @@ FOLDS = 5
 FEWEST_GROUPS = 20
 """Runs are cut into blocks until so many groups can be held out in turn."""
 
-Ranges = tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]
+Ranges = tuple[Int[np.ndarray, "r"], Int[np.ndarray, "r"]]
 """(starts, stops)."""
 
 
@@ -99,7 +99,9 @@ def runs_of(dataset: Dataset) -> Ranges:
     return np.concatenate([[0], stops[:-1]]), stops
 
 
-def within(starts: Int[np.ndarray, "p"], stops: Int[np.ndarray, "p"]) -> Ranges:
+def within(
+    starts: Int[np.ndarray, "p"], stops: Int[np.ndarray, "p"]
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """For every row of these ranges: how far it is from its range's start, and its number."""
     lengths = stops - starts
     age = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
