@@ -29,7 +29,7 @@ class Excitation(AbstractCheck):
     """The moves of each action, what they show, and the share of their variance that a plant this slow lets pass.
 
     A move is a way of MOVE of the action's range, counted from the last move, so that ramps and noise count as steps.
-    passed = Σ_ω |U|² |H|² / Σ_ω |U|² with H = (1 − c) / (1 − c e^{−iω}), c = SHARE_LEFT^{1/settling}: the first-order lag
+    passed = Σ_ω |U|² |H|² / Σ_ω |U|² with H = (1 − c) / (1 − c e^{−iω}), c = .05^{1/settling}: the first-order lag
     that settles to 5 % in `settling` rows. White noise passes (1 − c) / (1 + c). The settling time is the user's, or
     that of the step response of a linear model of the log (`StepModel`). `seen` is the largest effect of the action
     on the next row in this model, in its standard errors.
