@@ -10,9 +10,9 @@ way. Such trials take more of the plant's time than the log does: 20 episodes ev
 other iteration, up to 200 000 samples where the log has 20 000.
 A run is settled from the first moment after which every regulated output stays in its tolerance band to the end; the
 steady-state error is the mean |e| over the last fifth, overshoot the farthest the output went beyond the set point.
-The baselines know the plant and were tuned in simulation, over a grid, on 20 starts of their own: LQR about upright for
-the cart-pole; for the tanks a PI controller with anti-windup, which sees h₂ alone, and LQR with the exact holding
-voltage. NFQCA runs with its defaults but for what the label says.
+The baselines are `fittedq.baselines`. They know the plant and were tuned in simulation, over a grid, on 20 starts of
+their own: LQR about upright for the cart-pole; for the tanks a PI controller with anti-windup, which sees h₂ alone, and
+LQR with the exact holding voltage. NFQCA runs with its defaults but for what the label says.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import fittedq
+from fittedq.acting.episodes import Memoryless
+from fittedq.baselines import LQR, PID, AbstractController, LinearModel, Tracked
+from fittedq.diagnose.control import settling_time, steady_error
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
-from fittedq.problems.lqr import LinearQuadratic
 from fittedq.problems.plants import CartPole, TwoTanks
 from fittedq.types import Transition
 from machine import describe
 
 RESULT = Path("benchmarks/results/process_control.json")
 STARTS, SEEDS, ROWS, EPISODES = 20, 3, 20_000, 50
-Controller = Callable[[np.ndarray], np.ndarray]
-"""obs [b, s] → action [b, m], called once per sample of b runs side by side; it may remember from one to the next."""
+Controller = AbstractController[Any]
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,11 @@ def simulate(task: Task, starts: np.ndarray, control: Controller) -> tuple[np.nd
     """(obs [b, samples + 1, s], failed [b]); a plant that failed stays where it failed."""
     inner = jnp.asarray(starts, jnp.float32)
     failed, path = np.zeros(len(starts), bool), [np.asarray(inner)]
+    memory = control.start(len(starts))
     # Both plants are observed whole: the inner state is the observation.
     for _ in range(task.samples):
-        after, _, terminated = advance(task.env, inner, jnp.asarray(control(np.asarray(inner)), jnp.float32))
+        action, memory = control.step(memory, np.asarray(inner))
+        after, _, terminated = advance(task.env, inner, jnp.asarray(action, jnp.float32))
         inner = jnp.where(failed[:, None], inner, after)
         failed |= np.asarray(terminated)
         path.append(np.asarray(inner))
@@ -164,11 +167,12 @@ def judged(task: Task, starts: np.ndarray, control: Controller) -> dict[str, Any
     """Each run's settling time, steady-state error and overshoot, and what the table says of them."""
     path, failed = simulate(task, starts, control)
     error = task.error(path)
-    outside = (np.abs(error) > np.asarray(task.band)).any(axis=-1)
-    # The sample after the last one outside: 0 where none is.
-    settling = np.where(outside.any(1), path.shape[1] - outside[:, ::-1].argmax(1), 0)
+    # In widths of its band, the output that is farthest off.
+    farthest = (np.abs(error) / np.asarray(task.band)).max(axis=-1)
+    settling = np.array([settling_time(run, 1.0) for run in farthest])
     settled = (settling < path.shape[1] - task.samples // 5) & ~failed
-    tail = np.abs(error[:, -task.samples // 5 :, 0]).mean(1)
+    tail = np.array([steady_error(run) for run in error[..., 0]])
+    # In the output's unit: a run may begin at its set point.
     overshoot = np.maximum(-np.sign(error[:, :1, 0]) * error[..., 0], 0).max(1)
     seconds = settling[settled] * task.dt
     return {
@@ -197,22 +201,6 @@ def judged(task: Task, starts: np.ndarray, control: Controller) -> dict[str, Any
 # ---------------------------------------------------------------------- baselines that know the plant
 
 
-def linearized(task: Task, state: np.ndarray, action: float) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B) of one sample about a state and an action, set point left out."""
-    size, rest = len(state), np.zeros(task.env.obs_size - len(state))
-
-    def sample(state: Any, action: Any) -> Any:
-        return task.env.transition(jnp.concatenate([state, rest]), action, jax.random.PRNGKey(0))[0][:size]
-
-    found = jax.jacobian(sample, argnums=(0, 1))(jnp.asarray(state, jnp.float32), jnp.asarray([action], jnp.float32))
-    return np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
-
-
-def lqr(A: np.ndarray, B: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """K of r = −(Σ_i weight_i s_i² + a²), undiscounted."""
-    return LinearQuadratic(A, B, np.diag(weights), np.eye(1), np.zeros_like(A), gamma=1.0).gain
-
-
 def tuned(task: Task, grid: Iterable[Any], make: Callable[[Any], Controller]) -> Any:
     """The point of a grid with the most settled runs, then the shortest mean settling time, on 20 other starts."""
     starts = task.starts(np.random.default_rng(99), STARTS)
@@ -226,15 +214,14 @@ def tuned(task: Task, grid: Iterable[Any], make: Callable[[Any], Controller]) ->
 
 def cart_lqr(task: Task) -> tuple[Controller, dict[str, Any]]:
     """a = clip(−K s), K of the cart-pole linearized about upright."""
-    A, B = linearized(task, np.zeros(4), 0.0)
+    model = LinearModel.of_env(task.env, np.zeros(4), np.zeros(1))
 
-    def make(weights: tuple[float, ...]) -> Controller:
-        gain = lqr(A, B, weights)
-        return lambda obs: np.clip(-obs @ gain.T, -10, 10)
+    def make(weights: tuple[float, ...]) -> LQR:
+        return LQR.of(model, weights, [1.0], action_set=task.env.action_set)
 
     grid = [(x, v, angle, 0.0) for x in (1.0, 10.0, 100.0, 1000.0) for v in (0.0, 10.0) for angle in (1.0, 100.0)]
     best = tuned(task, grid, make)
-    return make(best), {"weights": best, "gain": lqr(A, B, best)[0].tolist()}
+    return make(best), {"weights": best, "gain": make(best).gain[0].tolist()}
 
 
 def tank_lqr(task: Task) -> tuple[Controller, dict[str, Any]]:
@@ -246,43 +233,36 @@ def tank_lqr(task: Task) -> tuple[Controller, dict[str, Any]]:
     def hold(level: Any) -> Any:
         return env.outlets[1] * np.sqrt(2 * env.gravity * level) / env.pump
 
-    A, B = linearized(task, np.array([12 * above, 12.0]), float(hold(12.0)))
+    at = np.array([12 * above, 12.0, 12.0])
+    model = LinearModel.of_env(env, at, np.array([hold(12.0)]), states=(0, 1))
+
+    def gain(weights: tuple[float, ...]) -> np.ndarray:
+        return LQR.of(model, weights, [1.0], action_set=env.action_set).gain
 
     def make(weights: tuple[float, ...]) -> Controller:
-        gain = lqr(A, B, weights)
+        K = gain(weights)
 
-        def control(obs: np.ndarray) -> np.ndarray:
+        def act(obs: np.ndarray) -> np.ndarray:
             away = np.stack([obs[:, 0] - above * obs[:, 2], obs[:, 1] - obs[:, 2]], axis=1)
-            return np.clip(hold(obs[:, 2:]) - away @ gain.T, 0, 12)
+            return np.clip(hold(obs[:, 2:]) - away @ K.T, 0, 12)
 
-        return control
+        return Memoryless(act, env.obs_size, env.action_set, "LQR")
 
     best = tuned(
         task, [(upper, lower) for upper in (0.0, 0.1, 1.0, 10.0, 100.0) for lower in np.geomspace(0.1, 1e3, 9)], make
     )
-    return make(best), {"weights": [float(weight) for weight in best], "gain": lqr(A, B, best)[0].tolist()}
-
-
-def pi(task: Task, proportional: float, integral: float, mean_voltage: float = 6.0) -> Controller:
-    """u = clip(u₀ + k_p e + k_i Σ e dt), e = set point − h₂; the sum stands still while u is at a bound."""
-    memory: dict[str, Any] = {"sum": 0.0}
-
-    def control(obs: np.ndarray) -> np.ndarray:
-        error = obs[:, 2] - obs[:, 1]
-        total = memory["sum"] + error * task.dt
-        voltage = mean_voltage + proportional * error + integral * total
-        clipped = np.clip(voltage, 0, 12)
-        memory["sum"] = np.where(voltage == clipped, total, memory["sum"])
-        return clipped[:, None]
-
-    return control
+    return make(best), {"weights": [float(weight) for weight in best], "gain": gain(best)[0].tolist()}
 
 
 def tank_pi(task: Task) -> tuple[Controller, dict[str, Any]]:
     """The tuned PI controller."""
+
+    def make(gains: tuple[float, float]) -> PID:
+        return PID(*gains, tracked=Tracked(1, setpoint=2), low=0.0, high=12.0, dt=task.dt, bias=6.0)
+
     grid = itertools.product(np.geomspace(0.2, 8, 9).round(3), np.geomspace(0.003, 0.3, 9).round(4))
-    best = tuned(task, [(float(p), float(i)) for p, i in grid], lambda gains: pi(task, *gains))
-    return pi(task, *best), {"k_p": best[0], "k_i": best[1]}
+    best = tuned(task, [(float(p), float(i)) for p, i in grid], make)
+    return make(best), {"k_p": best[0], "k_i": best[1]}
 
 
 BASELINES = {"cart_pole": {"lqr": cart_lqr}, "two_tanks": {"pi": tank_pi, "lqr": tank_lqr}}
@@ -314,7 +294,7 @@ def learned(name: str, label: str, seeds: int) -> list[dict[str, Any]]:
             chosen = {"last": last, "best in trials": fittedq.load(trials["out"])}
         for which, agent in chosen.items():
             about = {"method": label, "controller": which, "settings": settings, "seed": seed, "rows": len(data)}
-            figures = judged(task, judged_starts(task), agent.act)
+            figures = judged(task, judged_starts(task), agent.controller())
             results.append(about | {"train_seconds": seconds} | figures)
             show(name, results[-1])
     return results

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -390,3 +392,37 @@ def test_code_of_the_user_begins_each_episode_as_it_was_given() -> None:
 def test_what_code_of_the_user_gives_is_checked(function, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Called(function, "mine").evaluate(TwoTanks(), 1)
+
+
+# ---------------------------------------------------------------------- a real question
+
+EXCITED = Path(__file__).parent.parent.parent / "shared" / "cases" / "excited.csv"
+
+
+@pytest.mark.skipif(not EXCITED.exists(), reason="the log is not part of the project")
+def test_a_log_of_a_heater_tunes_a_pi_that_beats_the_one_it_came_with() -> None:
+    """SIMC on a model with two lags, fitted to the log; the plant's PI(6, .05) earns −269 (gain .73 K, 118 s, 6 s)."""
+    make = runpy.run_path(str(EXCITED.with_name("make.py")))
+    temp, u = np.loadtxt(EXCITED, delimiter=",", skiprows=1, usecols=(2, 1)).T
+    obs = np.stack([temp[1:], temp[:-1], u[:-1]], axis=1)
+    log = fittedq.Dataset.from_arrays(
+        obs=obs[:-1], action=u[1:-1, None], reward=temp[2:], next_obs=obs[1:], terminated=temp[2:] < 0,
+        action_low=0.0, action_high=255.0,
+    )  # fmt: skip
+    model = LinearModel.of_data(log)
+    box, tracked = Box((0.0,), (255.0,)), Tracked(0, target=93.0)
+    env = model.environment(np.array([[22.0, 22.0, 0.0]]), box, lambda s, a, after: after[0], 400)
+    how = {"before": np.full(1, 50.0, np.float32), "after": np.full(1, 80.0, np.float32), "rest": 200, "samples": 200}
+    plant = FirstOrderDelay.of_step(*step_response(env, tracked, dt=3.0, **how), change=30.0).sampled(3.0)
+    assert plant.gain == pytest.approx(0.73, rel=0.1) and plant.time_constant == pytest.approx(118, rel=0.2)
+
+    def judged(controller: PID) -> float:
+        """One episode of 400 samples, from 22 °C."""
+        heater, loop, y, total = make["Heater"](22.0, 0), controller.loop(), 22.0, 0.0
+        for _ in range(400):
+            y = heater.step(loop.act(np.array([y])).item())
+            total -= ((y - 93) / 10) ** 2
+        return total
+
+    given = {"tracked": tracked, "low": 0.0, "high": 255.0, "dt": 3.0}
+    assert judged(PID(*plant.simc(), **given)) > judged(PID(6.0, 0.05, **given)) + 15

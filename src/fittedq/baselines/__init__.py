@@ -11,7 +11,7 @@ from fittedq.baselines.cloned import Cloned
 from fittedq.baselines.linear_model import LinearModel
 from fittedq.baselines.lqr import LQR
 from fittedq.baselines.pid import PID, Loops
-from fittedq.baselines.search import Searched, search
+from fittedq.baselines.search import Searched, search, tuned_pid
 from fittedq.baselines.simple import Called, Constant
 from fittedq.baselines.step_response import FirstOrderDelay, PIDGains, step_response
 from fittedq.diagnose.control import Tracked
@@ -32,4 +32,5 @@ __all__ = [
     "Tracked",
     "search",
     "step_response",
+    "tuned_pid",
 ]

@@ -13,10 +13,8 @@ from fittedq.actions.base import Box
 from fittedq.baselines.cloned import Cloned
 from fittedq.baselines.linear_model import LinearModel
 from fittedq.baselines.lqr import LQR
-from fittedq.baselines.pid import PID
-from fittedq.baselines.search import SEED, search
+from fittedq.baselines.search import SEED, tuned_pid
 from fittedq.baselines.simple import Called, Constant
-from fittedq.baselines.step_response import FirstOrderDelay, step_response
 from fittedq.code import find_code
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.control import Tracked
@@ -30,8 +28,6 @@ RECORDED = 2_000
 """Samples of random actions to which a linear model is fitted where there is no log."""
 HELD = 5
 """Samples for which each of them is held."""
-LONGEST = 5_000
-"""Samples of an episode for a step response, at most."""
 RATIOS = np.logspace(-4, 2, 13)
 """Of an LQR's R to the deviations that it tolerates, among which episodes choose."""
 
@@ -107,33 +103,14 @@ def _middle(given: Circumstances) -> AbstractController[None]:
 
 
 def _pid(given: Circumstances) -> AbstractController[Any]:
-    """SIMC from a step response, then a search over episodes."""
-    tracked, box = given.tracks("pid"), given.box
-    if (len(tracked), box.size) != (1, 1):
+    """One loop, tuned on the plant."""
+    tracked = given.tracks("pid")
+    if (len(tracked), given.box.size) != (1, 1):
         raise UserError(
-            f"baseline 'pid': one loop drives one action by one measured value; found {box.size} actions and "
+            f"baseline 'pid': one loop drives one action by one measured value; found {given.box.size} actions and "
             f"{len(tracked)} measured values. Write fittedq.baselines.Loops into a file, and name it file.py:NAME."
         )
-    middle, quarter = np.asarray(box.center, np.float32), np.asarray(box.half_width, np.float32) / 2
-    samples = _length(given, middle)
-    how = {"rest": samples // 2, "samples": samples - samples // 2, "dt": given.dt, "seed": given.seed}
-    time, y, before = step_response(given.plant, tracked[0], before=middle, after=middle + quarter, **how)
-    gains = FirstOrderDelay.of_step(time, y, before, float(quarter[0])).sampled(given.dt).simc()
-    start = PID(*gains, tracked=tracked[0], low=box.low[0], high=box.high[0], dt=given.dt, bias=float(middle[0]))
-    return search(start, given.plant, tries=TRIES, seed=given.seed).pid
-
-
-def _length(given: Circumstances, action: np.ndarray) -> int:
-    """Samples of an episode under a constant action."""
-    made = given.plant.make()
-    try:
-        made.reset(seed=given.seed)
-        for sample in range(1, LONGEST + 1):
-            if any(made.step(action)[2:4]):
-                return sample
-        return LONGEST
-    finally:
-        made.close()
+    return tuned_pid(given.plant, tracked[0], dt=given.dt, tries=TRIES, seed=given.seed).pid
 
 
 def _lqr(given: Circumstances) -> AbstractController[Any]:

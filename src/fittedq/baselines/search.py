@@ -6,14 +6,19 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from fittedq.baselines.pid import PID
+from fittedq.baselines.step_response import FirstOrderDelay, step_response
+from fittedq.diagnose.control import Tracked
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.errors import UserError
 from fittedq.settings import whole
 
 SEED = 2**30
 """Added to the seed: what gains are chosen by is not what they are judged by."""
+LONGEST_EPISODE = 5_000
+"""Samples of an episode for a step response."""
 FIRST_STEP = 0.7
 """Of the search, in the logarithm of each gain: a factor of 2."""
 
@@ -61,3 +66,45 @@ def search(start: PID, env: AnyEnv | AbstractPlant, *, tries: int = 60, episodes
     minimize(loss, corner, method="Nelder-Mead", options=options)
     best = max(scores, key=scores.__getitem__)
     return Searched(at(np.asarray(best)), scores[best], scores[tuple(corner.tolist())], len(scores) * episodes)
+
+
+def tuned_pid(
+    env: AnyEnv | AbstractPlant,
+    tracked: Tracked,
+    *,
+    dt: float = 1.0,
+    tries: int = 60,
+    episodes: int = 10,
+    seed: int = 0,
+) -> Searched:
+    """A PI controller of the only action: SIMC from a step response, then `search` over the episodes' returns.
+
+    The step goes from the middle of the action's limits a quarter of their distance upwards, half an episode each.
+    `dt` is the sample time in seconds.
+    """
+    plant = resolve(env)
+    box = plant.action_set
+    if box.size != 1:
+        raise UserError(
+            f"found {box.size} actions, expected one; tune `Loops` one loop after another, in a file of your own."
+        )
+    middle, quarter = np.asarray(box.center, np.float32), np.asarray(box.half_width, np.float32) / 2
+    samples = _episode_length(plant, middle, seed)
+    how = {"rest": samples // 2, "samples": samples - samples // 2, "dt": dt, "seed": seed}
+    time, y, before = step_response(plant, tracked, before=middle, after=middle + quarter, **how)
+    gains = FirstOrderDelay.of_step(time, y, before, float(quarter[0])).sampled(dt).simc()
+    start = PID(*gains, tracked=tracked, low=box.low[0], high=box.high[0], dt=dt, bias=float(middle[0]))
+    return search(start, plant, tries=tries, episodes=episodes, seed=seed)
+
+
+def _episode_length(plant: AbstractPlant, action: Float[np.ndarray, "m"], seed: int) -> int:
+    """Samples of an episode under a constant action, `LONGEST_EPISODE` at most."""
+    made = plant.make()
+    try:
+        made.reset(seed=seed)
+        for sample in range(1, LONGEST_EPISODE + 1):
+            if any(made.step(action)[2:4]):
+                return sample
+        return LONGEST_EPISODE
+    finally:
+        made.close()

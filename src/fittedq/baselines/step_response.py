@@ -58,7 +58,7 @@ class FirstOrderDelay:
         time_constant = 1.5 * (later - early)
         if not time_constant > 0:
             time_constant = float(time[1] - time[0]) / 2  # as fast as a sample, or faster
-        return FirstOrderDelay(risen / change, time_constant, max(0.0, later - time_constant))
+        return FirstOrderDelay(float(risen / change), time_constant, max(0.0, later - time_constant))
 
     def sampled(self, dt: float) -> FirstOrderDelay:
         """With the delay that sampling adds, dt / 2. Source: Skogestad 2003, section 2.4."""
