@@ -39,7 +39,7 @@ def dataset(task: str, seed: int, work: Path) -> fittedq.Dataset:
         return fittedq.Dataset.open(path)
     if task == "halfcheetah":
         newest, whole = max((work / "sac0" / "checkpoints").glob("step-*")), work / "halfcheetah-40k"
-        import_dataset(open_source(newest), whole, label="sac", action_set=BOX)
+        import_dataset(open_source(newest), out=whole, label="sac", action_set=BOX)
         with Writer(path) as writer:
             writer.declare(BOX)
             writer.append(fittedq.Dataset.open(whole).transitions(slice(20_000, 40_000)))

@@ -39,7 +39,7 @@ def dataset(work: Path) -> fittedq.Dataset:
             for name in RUNS:
                 part = work / f"{name}-replay"
                 if not part.exists():
-                    import_dataset(open_source(max((work / name).glob("step-*"))), part, label=name, action_set=BOX)
+                    import_dataset(open_source(max((work / name).glob("step-*"))), out=part, label=name, action_set=BOX)
                 log = fittedq.Dataset.open(part)
                 for rows in log.chunks():
                     writer.append(log.transitions(rows))

@@ -26,7 +26,8 @@ from pyarrow import parquet
 
 import fittedq
 from fittedq.data.dataset import COLUMNS, VECTORS, Dataset, action_bounds
-from fittedq.data.importers import import_dataset, open_source, parse_map
+from fittedq.data.description import Description
+from fittedq.data.importers import import_dataset, open_source
 from fittedq.data.quality import quality_of
 from fittedq.errors import UserError
 
@@ -286,11 +287,15 @@ def by_arrays(log: Log, folder: Path) -> Dataset:
     return Dataset.from_arrays(**dict.fromkeys(COLUMNS) | log.columns, action_low=log.low, action_high=log.high)
 
 
+ONE = ("reward", "terminated", "truncated", "episode")
+"""Columns that hold one number a row."""
+
+
 def by_file(path: Path, log: Log) -> Dataset:
-    words = [f"{name}={','.join(names)}" for name, names in log.names.items()]
-    source = open_source(path, column_map=parse_map(words))
+    named = {name: names[0] if name in ONE else tuple(names) for name, names in log.names.items()}
+    source = open_source(path, description=Description(**named))
     box = action_bounds(log.low, log.high, 1)
-    return import_dataset(source, path.with_name("out"), label=path.name, action_set=box)
+    return import_dataset(source, out=path.with_name("out"), label=path.name, action_set=box)
 
 
 def by_npz(log: Log, folder: Path) -> Dataset:

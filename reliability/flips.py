@@ -67,7 +67,7 @@ def read_dataset(folder: Path) -> Read:
 
 
 def imported(path: Path) -> Read:
-    dataset = import_dataset(open_source(path), path.with_name("out"), label=path.name)
+    dataset = import_dataset(open_source(path), out=path.with_name("out"), label=path.name)
     return contents(dataset)[:2], ""
 
 

@@ -56,7 +56,7 @@ def case(made: Case) -> Case:
 
 def imported(path: Path, format: str = "auto") -> None:
     """What `fittedq data import` does."""
-    import_dataset(open_source(path, format), path.with_name("out"), label=str(path))
+    import_dataset(open_source(path, format), out=path.with_name("out"), label=str(path))
 
 
 # ---------------------------------------------------------------------- .npz

@@ -278,7 +278,7 @@ def test_csv_is_read_by_a_map_and_an_episode_column(said: Callable[..., dict[str
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     said(
         "import", tmp_path / "log.csv", "--out", tmp_path / "d", "--action-low", -1, "--action-high", 1,
-        "--map", "obs=x,v", "action=u", "reward=r", "terminated=done", "episode=run",
+        "--obs", "x,v", "--action", "u", "--reward", "r", "--terminated", "done", "--episode", "run",
     )  # fmt: skip
     found = Dataset.open(tmp_path / "d")
     assert found.columns["obs"].tolist() == [[0, 1], [1, 2], [2, 3], [5, 1]]
@@ -372,8 +372,8 @@ def test_mistakes_of_import_are_one_sentence_and_leave_nothing(refused: Callable
     assert "log.npz" in outside
     assert "expected both or neither" in importing("--action-low", -1)
     assert "3 lower" in importing("--action-low", -1, -1, -1, "--action-high", 1)
-    assert "'rewards' of the map is unknown; did you mean 'reward'?" in importing("--map", "rewards=reward")
-    assert "mapped to reward, is not there; did you mean 'reward'?" in importing("--map", "reward=rewad")
+    assert "option --rewards is unknown; did you mean '--reward'" in importing("--rewards", "reward")
+    assert "--reward: 'rewad': there is no column 'rewad'; did you mean 'reward'?" in importing("--reward", "rewad")
     assert "--format: 'd4r' is unknown; did you mean 'd4rl'?" in importing("--format", "d4r")
     assert "is no HDF5 file" in importing("--format", "d4rl")
     data = log.read_bytes()

@@ -17,13 +17,14 @@ import pytest
 from fittedq.actions.base import Box
 from fittedq.data import dataset as module
 from fittedq.data.dataset import COLUMNS, Dataset, Writer, as_transition
-from fittedq.data.importers import import_dataset, open_source, parse_map
+from fittedq.data.importers import import_dataset, open_source
 from fittedq.data.quality import quality_of, row_hashes
 from fittedq.data.readers import npz
 from fittedq.data.readers.hdf5 import hdf5_size
 from fittedq.data.readers.replay import by_environment
 from fittedq.data.replay import Replay
 from fittedq.errors import UserError
+from fittedq.expressions import split_names
 from fittedq.types import Transition
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
@@ -381,7 +382,7 @@ def test_next_observations_come_from_the_following_row_within_an_episode(
     save_npz(tmp_path / "log.npz", arrays | ({} if episode is None else {"episode": episode}))
     monkeypatch.setattr(npz, "chunk_rows", lambda width: size)
     source = open_source(tmp_path / "log.npz")
-    found = import_dataset(source, tmp_path / "d", label="log", action_set=BOX)
+    found = import_dataset(source, out=tmp_path / "d", label="log", action_set=BOX)
 
     expected = linked_by_hand(columns, episode)
     kept = [row for row, _, _ in expected]
@@ -402,7 +403,7 @@ def test_next_observations_in_the_file_lose_no_row(tmp_path: Path) -> None:
     save_npz(tmp_path / "log.npz", columns | {"action_low": [-1, -2], "action_high": [1, 2]})
     source = open_source(tmp_path / "log.npz")
     assert source.action_set == BOX
-    assert_equal(import_dataset(source, tmp_path / "d", label="log"), columns)
+    assert_equal(import_dataset(source, out=tmp_path / "d", label="log"), columns)
     assert source.notes == []
 
 
@@ -524,11 +525,11 @@ def test_row_hashes_tell_equal_rows_from_all_others() -> None:
     np.testing.assert_array_equal(row_hashes(grid * np.float32(-1)), row_hashes(0.0 - grid))
 
 
-def test_a_map_is_words() -> None:
-    assert parse_map(["obs=a, b", "action=u"]) == {"obs": ("a", "b"), "action": ("u",)}
-    for word in ("obs", "obs="):
-        with pytest.raises(UserError, match="expected name=column"):
-            parse_map([word])
+def test_columns_are_named_in_words() -> None:
+    assert split_names('a, b,"set,point"', "obs") == ("a", "b", "set,point")
+    for words in ("", "a,", 'a,"b'):
+        with pytest.raises(UserError, match="expected names"):
+            split_names(words, "obs")
 
 
 @pytest.mark.parametrize("column", ["obs", "reward", "terminated"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,7 +15,8 @@ from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.algorithms.ddpg import DDPG
 from fittedq.data.dataset import Dataset
-from fittedq.data.importers import import_dataset, open_source, parse_map
+from fittedq.data.description import Description
+from fittedq.data.importers import import_dataset, open_source
 from fittedq.maximize.base import Status
 from test_dataset import episodes_of, made
 
@@ -55,19 +57,19 @@ def test_rows_are_counted_from_zero_and_python_is_told_of_no_option_of_its_own(t
     assert "--" not in str(error.value)
 
 
-def imported(path: Path, *words: str) -> tuple[Dataset, list[str]]:
-    source = open_source(path, column_map=parse_map(words))
-    return import_dataset(source, path.with_suffix(".d"), label=path.name), source.notes
+def imported(path: Path, description: Description) -> tuple[Dataset, list[str]]:
+    source = open_source(path, description=description)
+    return import_dataset(source, out=path.with_suffix(".d"), label=path.name), source.notes
 
 
-MAP = ("obs=angle,speed", "action=torque", "reward=r", "truncated=cut")
+MAP = Description(obs=("angle", "speed"), action=("torque",), reward="r", truncated="cut")
 HEADER = "time,angle,speed,torque,r,cut\n"
 
 
 def test_a_log_whose_episodes_all_end_by_a_time_limit(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text(HEADER + "".join(f"{t},{t},0,{t % 2},1,{int(t in (3, 7))}\n" for t in range(8)))
-    dataset, notes = imported(log, *MAP)
+    dataset, notes = imported(log, MAP)
     assert not dataset.columns["terminated"].any()
     np.testing.assert_array_equal(dataset.columns["obs"][:, 0], [0, 1, 2, 4, 5, 6])  # 3 and 7 have no next state
     np.testing.assert_array_equal(dataset.columns["next_obs"][:, 0], [1, 2, 3, 5, 6, 7])
@@ -79,7 +81,7 @@ def test_no_column_says_where_an_episode_ends(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text(HEADER + "0,0,0,0,0,0\n")
     with pytest.raises(fittedq.UserError, match=r"no column for terminated \(or truncated, or episode\)"):
-        imported(log, *MAP[:3])
+        imported(log, replace(MAP, truncated=""))
 
 
 @pytest.mark.parametrize("cell", ["abc", "1.2.3"])
@@ -89,7 +91,7 @@ def test_a_cell_that_is_no_number_is_named_by_line_and_column(cell: str, tmp_pat
     rows[5] = f"5,5,0,{cell},1,0\n"
     log.write_text("\ufeff" + HEADER + "".join(rows))
     with pytest.raises(fittedq.UserError, match=f"line 7 has '{cell}' in column 'torque', expected a number"):
-        imported(log, *MAP)
+        imported(log, MAP)
 
 
 def test_an_unreadable_observation_points_to_step() -> None:

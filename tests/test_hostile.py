@@ -178,5 +178,5 @@ def test_an_import_says_what_rounding_takes(tmp_path: Path) -> None:
     log.columns["reward"] = 1.7e9 + np.arange(len(log.columns["reward"]))
     np.savez(tmp_path / "log.npz", **log.columns)
     source = open_source(tmp_path / "log.npz")
-    import_dataset(source, tmp_path / "d", label="log")
+    import_dataset(source, out=tmp_path / "d", label="log")
     assert any(note.startswith("reward [0] changes by 23 in all") for note in source.notes)

@@ -125,7 +125,7 @@ def test_a_damaged_segment_is_not_taken_over(
     ("words", "said"),
     [
         (["train", "td3", "Pendulum-v1", "--seed", "1", "--seed=2"], "--seed is given 2 times"),
-        (["data", "import", "x.csv", "--out", "y", "--map", "a=b", "--map", "c=d"], "--map is given 2 times"),
+        (["data", "import", "x.csv", "--out", "y", "--obs", "a", "--obs", "c"], "--obs is given 2 times"),
         (["data", "import"], "found no source and no --out"),
     ],
 )

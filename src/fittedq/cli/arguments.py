@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT"
 """What an option's metavar asks for, in words."""
 
 
+WITH_MINUS = ("--reward", "--terminated", "--truncated")
+"""Options whose value may begin with a minus sign."""
+
+
 class _Refused(Exception):
     """What the parser has against the arguments: an event of tyro's."""
 
@@ -40,6 +45,7 @@ class _Refused(Exception):
 
 def parse(command: type[Parsed], prog: str, arguments: list[str]) -> Parsed:
     """An instance of `command`, or a UserError."""
+    arguments = list(_with_formulas(arguments))
     _refuse_repeated(command, arguments)
     try:
         with _refusing():
@@ -66,6 +72,17 @@ def parse(command: type[Parsed], prog: str, arguments: list[str]) -> Parsed:
         raise UserError(f"{name}: found {unknown!r}, expected no further word; `{prog} --help` shows what it takes.")
     what = " and no ".join(missing) or "a part of the command"
     raise UserError(f"{name}: found no {what}; `{prog} --help` shows what it takes.")
+
+
+def _with_formulas(arguments: list[str]) -> Iterator[str]:
+    """The same words; a formula that begins with a minus sign is joined to its option, or it would count as another."""
+    words = iter(arguments)
+    for word in words:
+        value = next(words, None) if word in WITH_MINUS else None
+        if value is not None and value.startswith("-") and not value.startswith("--"):
+            yield f"{word}={value}"
+        else:
+            yield from [word] if value is None else [word, value]
 
 
 def _refuse_repeated(command: type, arguments: list[str]) -> None:

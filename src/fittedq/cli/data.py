@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,16 +14,15 @@ from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
 from fittedq.cli.check import Check
 from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
+from fittedq.cli.imports import Import, told_dataset
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.code import check_needed
-from fittedq.data.dataset import Dataset, Writer, action_bounds
+from fittedq.data.dataset import Dataset, Writer
 from fittedq.data.exporters import export
-from fittedq.data.importers import import_dataset, open_source, parse_map
-from fittedq.data.readers.columns import Batch
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
-from fittedq.errors import EnvError, UserError, plural
-from fittedq.runs.progress import console, counted
+from fittedq.errors import EnvError, UserError
+from fittedq.runs.progress import counted
 from fittedq.runs.saved import find_agent
 
 
@@ -95,7 +93,7 @@ class Collect(NamesEnv, LimitsActions, TrustsFile):
                 raise failure
             writer.cut()
             dataset = writer.finish(origin)
-        _tell(self.out, dataset, [], self.json, stopped_at=self.steps if len(dataset) < self.steps else None)
+        told_dataset(self.out, dataset, [], self.json, stopped_at=self.steps if len(dataset) < self.steps else None)
         if failure is not None:
             raise EnvError(f"{failure} The transitions before that are in {self.out}.") from failure
         return INTERRUPTED if interrupted else 0
@@ -115,43 +113,6 @@ class Collect(NamesEnv, LimitsActions, TrustsFile):
         finally:
             env.close()
         return agent.act_flat
-
-
-@dataclass(frozen=True)
-class Import:
-    """Make a dataset from a file or folder of logged transitions."""
-
-    source: tyro.conf.Positional[Path]
-    """D4RL's HDF5, a local Minari dataset's folder, an .npz, CSV or Parquet file, or a run folder (its replay)."""
-    out: Path
-    """The dataset folder to make."""
-    format: str = "auto"
-    """d4rl, minari, npz, csv, parquet or replay; by default the name tells."""
-    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=COLUMN,…")] = ()
-    """The file's column or columns for obs, action, reward, next_obs, terminated, truncated or episode."""
-    action_low: tuple[float, ...] = ()
-    """The actions' lower bounds: one number for all dimensions, or one each."""
-    action_high: tuple[float, ...] = ()
-    """The actions' upper bounds."""
-    drop_bad: bool = False
-    """Leave out rows that hold NaN or infinity, or an action outside the bounds."""
-    json: bool = False
-    """Print one JSON object, for machines."""
-
-    def run(self) -> int:
-        if bool(self.action_low) != bool(self.action_high):
-            raise UserError("--action-low and --action-high: found one of them, expected both or neither.")
-        source = open_source(self.source, self.format, parse_map(self.map))
-        first, batches = _peeked(source.batches)
-        action_set = None
-        if self.action_low and first is not None:
-            action_set = action_bounds(self.action_low, self.action_high, first[0].action.shape[1])
-        source.batches = counted(batches, source.total, f"importing {self.source}")
-        dataset = import_dataset(
-            source, self.out, label=str(self.source), action_set=action_set, drop_bad=self.drop_bad
-        )
-        _tell(self.out, dataset, source.notes, self.json)
-        return 0
 
 
 @dataclass(frozen=True)
@@ -193,34 +154,3 @@ class Data:
 
     def run(self) -> int:
         return self.command.run()
-
-
-def _peeked(batches: Iterator[Batch]) -> tuple[Batch | None, Iterator[Batch]]:
-    """The first batch, and all of them."""
-    first = next(batches, None)
-
-    def all_of_them() -> Iterator[Batch]:
-        if first is not None:
-            yield first
-        yield from batches
-
-    return first, all_of_them()
-
-
-def _tell(out: Path, dataset: Dataset, notes: list[str], as_json: bool, stopped_at: int | None = None) -> None:
-    episodes = len(dataset.episodes())
-    if as_json:
-        summary = {
-            "dataset": str(out),
-            "rows": len(dataset),
-            "episodes": episodes,
-            "interrupted": stopped_at is not None,
-            "notes": notes,
-        }
-        print(json.dumps(summary))
-        return
-    terminal = console()
-    for note in notes:
-        terminal.print(f"note: {note}", soft_wrap=True)
-    asked = f" of the {stopped_at:,} asked for (stopped; the last one is marked truncated)" if stopped_at else ""
-    print(f"{out}: {len(dataset):,} transitions{asked} in {plural(episodes, 'episode', 'episodes')}.")

@@ -9,29 +9,37 @@ Nothing outside the file is read for it: links, external storage and virtual dat
 
 from __future__ import annotations
 
+import glob
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset, Writer
-from fittedq.data.readers.columns import ALIASES, ColumnMap, Source, listed_numbers, readable
+from fittedq.data.description import Description
+from fittedq.data.readers.columns import Source, listed_numbers, readable
 from fittedq.data.readers.csv import read_csv
 from fittedq.data.readers.d4rl import read_d4rl
+from fittedq.data.readers.dialect import OTHERS
 from fittedq.data.readers.minari import minari_folder, read_minari
 from fittedq.data.readers.npz import read_npz
 from fittedq.data.readers.parquet import read_parquet
 from fittedq.data.readers.replay import read_replay
+from fittedq.data.shaping import LogReading
 from fittedq.errors import UserError, nearest, plural
 from fittedq.files import place
 from fittedq.memory import amount
 
 
-def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | None = None) -> Source:
+def open_source(
+    path: str | Path, format: str = "auto", description: Description | None = None, *, drop_bad: bool = False
+) -> Source:
     """The reader of `path`: `format` is one of `READERS`, or `auto` to tell it from the name.
 
-    `column_map` gives the file's column or columns for obs, action, reward, next_obs, terminated, truncated, episode.
-    UserError: a file that is not there, truncated, of an unknown kind, or without a column that is needed.
+    `description` says what the columns are; with `drop_bad`, rows that hold no numbers count as bad ones instead of
+    being refused. UserError: a file that is not there, truncated, of an unknown kind, or without a column that is
+    needed.
     """
     path = place(path, "path")
     try:
@@ -51,27 +59,29 @@ def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap | 
         raise UserError(
             f"{path} is {found}, and the format {format} is {expected}; check one of them.", argument="format"
         )
-    column_map = dict(column_map or {})
-    for name in column_map:
-        if name not in ALIASES:
-            raise UserError(f"column {name!r} of the map is unknown; {nearest(name, ALIASES)}")
-    if column_map and format in FOLDERS:
-        raise UserError(f"a column map was given for the format {format}, whose columns are fixed; leave it out.")
+    if description is not None and description != Description() and format in FOLDERS:
+        raise UserError(f"columns are named for the format {format}, whose columns are fixed; leave that out.")
     with readable(path):
-        source = READERS[format](path, column_map)
-    return source
+        return READERS[format](path, LogReading(description or Description(), str(path), drop_bad))
 
 
 def import_dataset(
-    source: Source, out: str | Path, *, label: str, action_set: Box | None = None, drop_bad: bool = False
+    source: Source, *more: Source, out: str | Path, label: str, action_set: Box | None = None, drop_bad: bool = False
 ) -> Dataset:
-    """Everything `source` holds as a dataset folder; what was decided on the way is added to `source.notes`."""
+    """Everything that sources hold as one dataset folder, no episode across two of them; `source.notes` gets what was
+    decided on the way."""
     action_set = action_set or source.action_set
-    _check_disk(source.size, place(out, "out"), label)
+    _check_disk(source.size + sum(one.size for one in more), place(out, "out"), label)
     with Writer(out, action_set=action_set, drop_bad=drop_bad, label=label) as writer:
-        for batch, keep in source.batches:
-            writer.append(batch, keep)
+        for one in (source, *more):
+            if one is not source:
+                writer.cut()
+            for batch, keep in one.batches:
+                writer.append(batch, keep)
+            _check_alike(source, one, label)
         dataset = writer.finish({"import": label})
+    for one in more:
+        source.notes += [note for note in one.notes if note not in source.notes]
     if writer.dropped:
         source.notes.append(f"{plural(writer.dropped, 'bad row was', 'bad rows were')} dropped.")
     if action_set is None:
@@ -81,6 +91,30 @@ def import_dataset(
             f"high {listed_numbers(box.high)}; give --action-low and --action-high where you know them."
         )
     return dataset
+
+
+def matching(patterns: Sequence[Path]) -> list[Path]:
+    """The files that are named, those of a pattern in the order of their names; a UserError where there are none."""
+    found: list[Path] = []
+    for pattern in patterns:
+        if pattern.exists() or not re.search(r"[*?[]", str(pattern)):
+            found.append(pattern)
+            continue
+        matched = sorted(map(Path, glob.glob(str(pattern.expanduser()), recursive=True)))
+        if not matched:
+            raise UserError(f"no file matches {str(pattern)!r}; check the pattern.")
+        found += matched
+    return found
+
+
+def _check_alike(first: Source, other: Source, label: str) -> None:
+    """Refuse files of different sample times."""
+    times = [one.reading.sample_time for one in (first, other) if one.reading is not None]
+    if len(times) == 2 and times[0] and times[1] and abs(times[0] - times[1]) > 0.01 * times[0]:
+        raise UserError(
+            f"{label}: one file's rows are {times[0]:g} s apart and another's {times[1]:g} s; import them apart, or "
+            f"put both on one grid with --sample-time {max(times[0], times[1]):g} --resample line (or hold)."
+        )
 
 
 def _check_disk(size: int, out: Path, label: str) -> None:
@@ -94,17 +128,6 @@ def _check_disk(size: int, out: Path, label: str) -> None:
         )
 
 
-def parse_map(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """`obs=x,y action=u` as a column map."""
-    column_map = {}
-    for word in words:
-        name, separator, columns = word.partition("=")
-        if not separator or not columns:
-            raise UserError(f"--map {word}: expected name=column,…, for example --map obs=angle,velocity action=u.")
-        column_map[name.strip()] = tuple(column.strip() for column in columns.split(","))
-    return column_map
-
-
 def _format_of(path: Path) -> str:
     if path.is_dir():
         if minari_folder(path) is not None:
@@ -115,17 +138,22 @@ def _format_of(path: Path) -> str:
             f"{path} is a folder, but neither a Minari dataset (data/main_data.hdf5) nor a run (checkpoints/); "
             "give one of these or a file."
         )
-    suffixes = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
     if path.name == "main_data.hdf5":
         raise UserError(f"{path} is part of a Minari dataset; give the dataset's folder.")
-    if path.suffix.lower() not in suffixes:
+    suffix = next((one for one in reversed(path.suffixes) if one.lower() not in PACKED_ENDINGS), "").lower()
+    if suffix not in SUFFIXES or (suffix[1:] in TEXT[2:] and _begins(path) in OTHERS):
         raise UserError(
             f"the kind of {path} cannot be told from its name; name it ({', '.join(READERS)}).", argument="format"
         )
-    return suffixes[path.suffix.lower()]
+    return SUFFIXES[suffix]
 
 
-READERS: dict[str, Callable[[Path, ColumnMap], Source]] = {
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+READERS: dict[str, Callable[[Path, LogReading], Source]] = {
     "d4rl": read_d4rl,
     "minari": read_minari,
     "npz": read_npz,
@@ -133,6 +161,18 @@ READERS: dict[str, Callable[[Path, ColumnMap], Source]] = {
     "parquet": read_parquet,
     "replay": read_replay,
 }
+
+
+# What the last of these say of a file is little.
+TEXT = ("csv", "tsv", "txt", "dat", "log", "asc", "prn", "tab")
+SUFFIXES = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"} | {
+    f".{name}": "csv" for name in TEXT
+}
+"""The format that a name's ending tells."""
+
+
+PACKED_ENDINGS = (".gz", ".bz2", ".xz")
+"""Endings of compressed files, which text may be."""
 
 
 FOLDERS = ("minari", "replay")

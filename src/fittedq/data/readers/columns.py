@@ -10,36 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import as_transition
+from fittedq.data.shaping import ALIASES, FORMULAS, Columns, LogReading, Places, shaped
 from fittedq.errors import UserError, in_one_line, nearest, plural
+from fittedq.expressions import Expression
 from fittedq.memory import amount
 from fittedq.types import Transition
-
-Columns = dict[str, np.ndarray]
-
-
-ColumnMap = Mapping[str, Sequence[str]]
-
 
 Batch = tuple[Transition, Bool[np.ndarray, "b"]]
 """Transitions and which of them to keep."""
 
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "obs": ("obs", "observations"),
-    "action": ("action", "actions"),
-    "reward": ("reward", "rewards"),
-    "next_obs": ("next_obs", "next_observations"),
-    "terminated": ("terminated", "terminals", "terminations"),
-    "truncated": ("truncated", "timeouts", "truncations"),
-    "episode": ("episode",),
-}
-"""The names by which a column is found without a map."""
+Read = TypeVar("Read")
 
 
 MOST_COLUMNS = 2**16
@@ -62,6 +50,8 @@ class Source:
     """The actions' bounds, where the file says them."""
     size: int = 0
     """Bytes that the transitions it declares take as a dataset; 0 where it declares none."""
+    reading: LogReading | None = None
+    """How its columns are read; None where they are fixed."""
     notes: list[str] = field(default_factory=list)
     """What was left out or put in, a sentence each; complete when the batches are."""
 
@@ -178,42 +168,83 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
     return batch._replace(truncated=truncated), keep
 
 
-def find_columns(available: Sequence[str], column_map: ColumnMap, label: str) -> dict[str, list[str]]:
-    """The file's column or columns for each of ours."""
-    names = set(available)
+def find_columns(available: Sequence[str], reading: LogReading) -> Places:
+    """The columns that the description names, or that have one of our names."""
+    description, label = reading.description, reading.label
     check_columns(len(available), label)
-    found: dict[str, list[str]] = {}
+    found: Places = {}
     for name, aliases in ALIASES.items():
-        if name in column_map:
-            missing = [column for column in column_map[name] if column not in names]
-            if missing:
-                raise UserError(
-                    f"{label}: column {missing[0]!r}, mapped to {name}, is not there; {nearest(missing[0], available)}"
-                )
-            found[name] = list(column_map[name])
-            if len(set(found[name])) < len(found[name]):
-                raise UserError(f"{label}: {', '.join(found[name])}, mapped to {name}, names a column twice.")
-            continue
-        for alias in aliases:
-            numbered = itertools.takewhile(names.__contains__, (f"{alias}_{index}" for index in itertools.count()))
-            columns = [alias] if alias in names else list(numbered)
-            if columns:
-                found[name] = columns
-                break
-    needed = [name for name in ("obs", "action", "reward") if name not in found]
-    if not {"terminated", "truncated", "episode"} & found.keys():
+        named = getattr(description, name)
+        if named and name in FORMULAS and named not in available:
+            read = Expression(named, name).columns(available).values()
+            found[f"of_{name}"] = list(dict.fromkeys(column for column, _ in read))
+        elif named:
+            found[name] = _named([named] if isinstance(named, str) else list(named), available, name, label)
+        else:
+            found |= _usual(name, aliases, available)
+    if description.time:
+        found["time"] = _named([description.time], available, "time", label)
+    needed = [name for name in ("obs", "action", "reward") if name not in found and not getattr(description, name)]
+    ends = ("terminated", "truncated", "episode", "time", "length")
+    if not any(name in found or getattr(description, name, None) for name in ends):
         needed.append("terminated (or truncated, or episode)")
     if needed:
         listed = ", ".join(sorted(available)[:20]) or "none"
-        raise UserError(
-            f"{label}: no column for {', '.join(needed)}; its columns are {listed}; name them with --map, for example "
-            f"--map {needed[0].split()[0]}=COLUMN."
-        )
-    used = set(itertools.chain(*found.values()))
-    twice = [column for column, count in Counter(available).items() if count > 1 and column in used]
-    if twice:
-        raise UserError(f"{label} has more than one column {twice[0]!r}; rename or remove all but one.")
+        raise UserError(f"{label}: no column for {', '.join(needed)}; its columns are {listed}; {_remedy(needed)}.")
+    _refuse_doubles(available, found, label)
     return found
+
+
+def _named(columns: list[str], available: Sequence[str], name: str, label: str) -> list[str]:
+    """The columns that the user named."""
+    by_text = {column.strip(): column for column in available}
+    found, rest = [], columns
+    while rest:
+        # A name that holds a comma and lost its quotes came as two.
+        count = next((n for n in range(len(rest), 0, -1) if ",".join(rest[:n]) in by_text), 0)
+        if not count:
+            raise UserError(f"{label} has no column {rest[0]!r}; {nearest(rest[0], available)}", argument=name)
+        found.append(by_text[",".join(rest[:count])])
+        rest = rest[count:]
+    return found
+
+
+def _usual(name: str, aliases: tuple[str, ...], available: Sequence[str]) -> Places:
+    """The column that has one of our names for it, or numbered ones."""
+    names = set(available)
+    for alias in aliases:
+        numbered = itertools.takewhile(names.__contains__, (f"{alias}_{index}" for index in itertools.count()))
+        columns = [alias] if alias in names else list(numbered)
+        if columns:
+            return {name: columns}
+    return {}
+
+
+def _remedy(needed: list[str]) -> str:
+    """What to write on the command line for columns that were not found."""
+    examples = {
+        "obs": "--obs temp,setpoint",
+        "action": "--action u",
+        "reward": '--reward "-abs(temp - setpoint)" (a column or a formula of columns)',
+    }
+    named = [examples[name] for name in needed if name in examples]
+    ends = (
+        "where episodes end: --terminated, --truncated or --episode with a column, --time with the times, or --length"
+    )
+    return "; ".join(
+        ([f"name them, as in {' '.join(named)}"] if named else []) + [f"say {ends}"] * (len(named) < len(needed))
+    )
+
+
+def _refuse_doubles(available: Sequence[str], found: Places, label: str) -> None:
+    used = set(itertools.chain(*found.values()))
+    twice = next((column for column, count in Counter(available).items() if count > 1 and column in used), None)
+    if twice is not None:
+        places = " and ".join(str(place) for place, column in enumerate(available, 1) if column == twice)
+        raise UserError(
+            f"{label} has more than one column {twice!r} (columns {places}); rename or remove all but one, or name all "
+            "columns with --names."
+        )
 
 
 def check_columns(count: int, label: str) -> None:
@@ -244,22 +275,14 @@ def check_held(size: int, what: str) -> None:
         )
 
 
-def joined(parts: list[np.ndarray], name: str, label: str) -> np.ndarray:
-    """One column from several of the file's, side by side."""
-    if len(parts) == 1:
-        return parts[0]
-    try:
-        return np.concatenate([part[:, None] if part.ndim == 1 else part for part in parts], axis=1)
-    except ValueError as error:
-        raise UserError(f"{label}: the columns of {name} cannot be put side by side ({in_one_line(error)}).") from None
-
-
-def notes_on(found: Mapping[str, Sequence[str]], available: Iterable[str]) -> list[str]:
+def notes_on(found: Places, available: Iterable[str], reading: LogReading) -> list[str]:
     """Sentences on the columns that a file lacks, and on those of it that are not read."""
     notes = []
-    if "terminated" not in found:
+    if "terminated" not in found and not reading.description.terminated:
         notes.append("The file has no terminal flags: every episode's end counts as truncated, none as terminated.")
-    unread = sorted(set(available) - {"action_low", "action_high"} - set(itertools.chain(*found.values())))
+    unread = sorted(
+        {name for name in available if name} - {"action_low", "action_high"} - set(itertools.chain(*found.values()))
+    )
     if unread:
         more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
         notes.append(f"Columns that were not read: {', '.join(unread[:10])}{more}.")
@@ -273,8 +296,27 @@ def same_length(lengths: Mapping[str, int], label: str) -> int:
     return next(iter(lengths.values()))
 
 
-def guarded(batches: Iterator[Batch], path: Path) -> Iterator[Batch]:
-    """The same batches, read under `readable`."""
+def source_of(
+    chunked: Iterator[Columns],
+    found: Places,
+    available: Sequence[str],
+    reading: LogReading,
+    path: Path,
+    total: int,
+    *,
+    action_set: Box | None = None,
+    size: int = 0,
+) -> Source:
+    """The rows of a file, `total` chunks of them, as transitions."""
+    source = Source(iter(()), total, action_set, size, reading)
+    source.notes += notes_on(found, available, reading)
+    rows = shaped(guarded(chunked, path), found, reading, source.notes)
+    source.batches = linked(rows, str(path), source.notes)
+    return source
+
+
+def guarded(batches: Iterator[Read], path: Path) -> Iterator[Read]:
+    """The same, read under `readable`."""
     with readable(path):
         yield from batches
 

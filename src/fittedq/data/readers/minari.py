@@ -10,8 +10,9 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, as_transition
-from fittedq.data.readers.columns import Batch, ColumnMap, Source, guarded
+from fittedq.data.readers.columns import Batch, Source, guarded
 from fittedq.data.readers.hdf5 import flat_array, open_hdf5, refuse_links, whole_array
+from fittedq.data.shaping import LogReading
 from fittedq.errors import UserError, plural
 from fittedq.files import Json, read_json
 
@@ -24,7 +25,7 @@ def minari_folder(path: Path) -> Path | None:
     return next((folder for folder in (path / "data", path) if (folder / "main_data.hdf5").is_file()), None)
 
 
-def read_minari(path: Path, column_map: ColumnMap) -> Source:
+def read_minari(path: Path, reading: LogReading) -> Source:
     """data/main_data.hdf5 with a group per episode, T + 1 observations and T of all else; data/metadata.json.
 
     Of the metadata only counts and the action space's bounds are read; no environment is made.

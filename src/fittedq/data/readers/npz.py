@@ -13,18 +13,14 @@ import numpy as np
 
 from fittedq.data.dataset import action_bounds, chunk_rows, chunks
 from fittedq.data.readers.columns import (
-    ColumnMap,
-    Columns,
     Source,
     check_held,
     find_columns,
-    guarded,
-    joined,
-    linked,
-    notes_on,
     row_sizes,
     same_length,
+    source_of,
 )
+from fittedq.data.shaping import Columns, LogReading
 from fittedq.errors import UserError, in_one_line
 from fittedq.memory import amount
 
@@ -82,12 +78,12 @@ class NpyStream:
         return np.frombuffer(data, self.dtype).reshape(shape)
 
 
-def read_npz(path: Path, column_map: ColumnMap) -> Source:
+def read_npz(path: Path, reading: LogReading) -> Source:
     """Arrays named as in `Dataset.from_arrays` or as D4RL's; action_low and action_high where they are there."""
-    label = str(path)
+    label = reading.label
     with _zip(path) as archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        found = find_columns(available, column_map, label)
+        found = find_columns(available, reading)
         shapes = {key: _member(archive, key, path).shape for key in itertools.chain(*found.values())}
         width = row_sizes(shapes, label)
         action_set = None
@@ -99,17 +95,12 @@ def read_npz(path: Path, column_map: ColumnMap) -> Source:
 
     def read() -> Iterator[Columns]:
         with _zip(path) as archive:
-            streams = {name: [_member(archive, key, path) for key in keys] for name, keys in found.items()}
+            streams = {key: _member(archive, key, path) for key in shapes}
             for _ in chunks(count, size):
-                yield {
-                    name: joined([stream.read(size) for stream in parts], name, label)
-                    for name, parts in streams.items()
-                }
+                yield {key: stream.read(size) for key, stream in streams.items()}
 
-    source = Source(iter(()), -(-count // size), action_set, size=4 * width * count)
-    source.notes += notes_on(found, available)
-    source.batches = guarded(linked(read(), label, source.notes), path)
-    return source
+    total = -(-count // size)
+    return source_of(read(), found, available, reading, path, total, action_set=action_set, size=4 * width * count)
 
 
 def _zip(path: Path) -> zipfile.ZipFile:

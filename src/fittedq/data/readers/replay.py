@@ -9,14 +9,15 @@ import numpy as np
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import action_bounds, chunk_rows, chunks
-from fittedq.data.readers.columns import Batch, ColumnMap, Source
+from fittedq.data.readers.columns import Batch, Source
 from fittedq.data.segments import read_rows
+from fittedq.data.shaping import LogReading
 from fittedq.errors import UserError, plural
 from fittedq.files import CHECKPOINT, Json, load_folder, read_json
 from fittedq.types import Transition
 
 
-def read_replay(path: Path, column_map: ColumnMap) -> Source:
+def read_replay(path: Path, reading: LogReading) -> Source:
     """The replay in a run's newest checkpoint (or in the checkpoint given), the oldest transition first."""
     checkpoint = path
     if (path / "checkpoints").is_dir():
