@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -23,8 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", required=True)
     parser.add_argument("--per-call", type=int, default=1, help="updates in one call of the compiled learner")
+    parser.add_argument("--settings", type=json.loads, default={}, help="the method's settings, as JSON")
     args = parser.parse_args()
-    fqi, state = initial_state(find(args.algorithm)(), OBS, Box([-1.0] * ACTION, [1.0] * ACTION), BATCH, seed=0)
+    algorithm = find(args.algorithm)(**args.settings)
+    fqi, state = initial_state(algorithm, OBS, Box([-1.0] * ACTION, [1.0] * ACTION), BATCH, seed=0)
     learner = Learner(fqi, state, OBS, ACTION)
     rng = np.random.default_rng(0)
     replay = Replay(100_000, Transition.width(OBS, ACTION))

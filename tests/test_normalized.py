@@ -14,7 +14,7 @@ import pytest
 import fittedq
 from fittedq.actions.base import Box
 from fittedq.algorithms.xqc import XQC
-from fittedq.approx.batch_norm import EPSILON, RENORM_AFTER, BatchNormMlp
+from fittedq.approx.batch_norm import EPSILON, RENORM_AFTER, BatchNormMlp, by_own_moments, moments
 from fittedq.approx.heads import Categorical, OneValue, Quantiles
 from fittedq.approx.host import host_view, to_host
 from fittedq.approx.net import in_batch, taken
@@ -132,6 +132,45 @@ def test_renormalization_puts_back_what_a_batch_differs_by():
     assert np.abs(net(shifted) - plain.by_batch(shifted)[0]).max() > 0.01
 
 
+@pytest.mark.parametrize("renorm", [False, True])
+def test_the_gradient_of_a_batch_is_that_of_its_formula(renorm):
+    """Of a layer and of the whole network, by all parameters, where the chain rule passes through μ_B and σ_B. A batch
+    whose mean is far from 0 and whose running statistics are others."""
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(1.5, 2.0, (32, 3)), jnp.float32)
+    net = warm(BatchNormMlp((3, 8, 6, 2), KEY, renorm=renorm), np.asarray(x), 40)
+    past = jnp.full_like(net.statistics.count, RENORM_AFTER)
+    net = eqx.tree_at(lambda net: net.statistics.count, net, past)
+    net = jax.tree.map(lambda leaf: leaf * 1.3, net)  # gains and weights that are not 1
+
+    def formula(net, x):
+        for layer, weight in enumerate(net.weights):
+            mean, variance = x.mean(0, keepdims=True), ((x - x.mean(0, keepdims=True)) ** 2).mean(0, keepdims=True)
+            deviation, old = jnp.sqrt(variance + EPSILON), jnp.sqrt(net.statistics.variance[layer] + EPSILON)
+            x = (x - mean) / deviation
+            if renorm:
+                ratio = jax.lax.stop_gradient(jnp.clip(deviation / old, 1 / 3, 3))
+                x = x * ratio + jax.lax.stop_gradient(jnp.clip((mean - net.statistics.mean[layer]) / old, -5, 5))
+            x = net.gains[layer] * x
+            x = (jax.nn.relu(x + net.shifts[layer - 1]) if layer else x) @ weight
+        return x + net.bias
+
+    pull = jnp.asarray(rng.normal(size=(32, 2)), jnp.float32)
+    found = jax.grad(lambda pair: (pair[0].by_batch(pair[1])[0] * pull).sum())((net, x))
+    right = jax.grad(lambda pair: (formula(*pair) * pull).sum())((net, x))
+    for name in ("weights", "gains", "shifts", "bias"):
+        for one, other in zip(*(jax.tree.leaves(getattr(g[0], name)) for g in (found, right)), strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-4 * float(jnp.abs(other).max()))
+    np.testing.assert_allclose(found[1], right[1], atol=2e-4 * float(jnp.abs(right[1]).max()))
+    assert jnp.abs(right[1]).max() > 1e-3
+    z, scale, offset = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((32, 4), (1, 4), (1, 4)))
+    np.testing.assert_allclose(
+        by_own_moments(z, *moments(z), scale, offset),
+        scale * (z - z.mean(0)) / np.sqrt(z.var(0) + EPSILON) + offset,
+        atol=1e-5,
+    )
+
+
 def test_a_fit_takes_the_statistics_in_and_the_optimizer_leaves_them_alone():
     critic = QNetwork(2, BOX, (8, 8), KEY, n_critics=2, make=BatchNormMlp, head=Categorical(-3.0, 3.0, 7))
     loss, rows = RegressReturns(BellmanOfReturns(0.9, together=True)), batch()
@@ -152,11 +191,11 @@ def test_a_fit_takes_the_statistics_in_and_the_optimizer_leaves_them_alone():
 
 
 def test_a_batch_is_passed_over_once():
-    """2 critics of 3 products: forward 3 at both halves, backward 3 by weights and 3 by inputs, which the input's gain
-    needs; the frozen critic's 3; the policy's 3 at s'. Then the policy's own 3, 3 and 3, and the critic's 3 and 3."""
+    """2 critics of 3 products: forward 3 at both halves, backward 3 by weights and 2 by inputs; the frozen critic's 3;
+    the policy's 3 at s'. Then the policy's own 3, 3 and 2, and the critic's 3 and 3."""
     fqi, state = initial_state(XQC(hidden=(4, 4), policy_hidden=(4, 4), bins=5), 2, BOX, 8, seed=0)
     program = str(jax.make_jaxpr(lambda state, rows: fqi.learn(state, rows, 0))(state, batch(8)))
-    assert program.count("dot_general") == (3 + 3 + 3) + 3 + 3 + (3 + 3 + 3) + (3 + 3)
+    assert program.count("dot_general") == (3 + 3 + 2) + 3 + 3 + (3 + 3 + 2) + (3 + 3)
 
 
 def test_a_critic_of_one_value_is_regressed_as_ever():

@@ -53,6 +53,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         | {"critic_learning_rate": 3e-4, "policy_learning_rate": 1e-4},
     ),
     "sac-svg-2021": ("svg", {"horizon": "3", "dynamics": "learned", "tail": "q"}),
+    "auto": ("xqc", {"hidden": (256,) * 4, "policy_delay": 2, "updates_per_step": 1.0}),
 }
 """The algorithm of each, and what its paper says (docs: theory, section 4)."""
 
@@ -138,3 +139,43 @@ def test_the_command_line_takes_one(capsys: pytest.CaptureFixture[str], tmp_path
     assert main([*words, "--preset", "redq"]) == 2
     assert "--preset: redq has the settings of sac" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+WIDE = {"value_low": -999, "value_high": 999, "scale_rewards": "false"}
+TINY = {"hidden": 4, "random_steps": 2, "replay_size": 10, "batch_size": 2} | WIDE
+
+
+def test_auto_trains_what_its_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run is one of that algorithm: resuming asks for no word whose meaning may change."""
+    given = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
+    words = ["train", "auto", "Pendulum-v1", "--steps", "4", "--out", str(tmp_path / "run"), "--eval-every", "0"]
+    assert main([*words, *given]) == 0
+    config, chosen = RunFolder(tmp_path / "run").config(), presets()["auto"]
+    assert (config["algorithm"], config["preset"]) == (chosen.algorithm, "auto")
+    assert {name: config["settings"][name] for name in chosen.settings if name != "hidden"} == {
+        name: value for name, value in chosen.settings.items() if name != "hidden"
+    }
+    assert fittedq.resume(tmp_path / "run", steps=5).algorithm.name == chosen.algorithm
+    capsys.readouterr()
+    for words in (["list"], ["list", "auto"]):
+        assert main(words) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert str(chosen.evidence) in shown and str(chosen.because) in shown
+
+
+def test_auto_beside_a_preset_is_that_presets_algorithm() -> None:
+    small = {"hidden": (4,), "batch_size": 2, "random_steps": 2, "replay_size": 10, "updates_per_step": 1.0}
+    run = Run("auto", "Pendulum-v1", Schedule(steps=1), preset="droq", settings=small)
+    run.close()
+    assert (run.algorithm.name, run.config()["preset"], run.config()["settings"]["dropout"]) == ("sac", "droq", 0.01)
+
+
+def test_auto_is_for_environments() -> None:
+    one = np.zeros((4, 1), np.float32)
+    data = Dataset.from_arrays(
+        obs=one, action=one, reward=one[:, 0], next_obs=one, terminated=one[:, 0] > 0, action_low=-1.0, action_high=1.0
+    )
+    with pytest.raises(UserError, match=r"algorithm: found 'auto'.*in an environment"):
+        fittedq.fit("auto", data)
+    with pytest.raises(UserError, match=r"'autoo' is unknown; .*'auto'"):
+        find("autoo")

@@ -58,6 +58,12 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
 }
 
 
+AUTO = "auto"
+"""Names no algorithm: it stands for the one that evidence speaks for, with its preset (`presets/auto.toml`)."""
+
+OURS = frozenset({AUTO, *REGISTRY})
+"""Names that no package can take."""
+
 GROUP = "fittedq.algorithms"
 """The entry points by which an installed package brings algorithms: `name = "module:Class"`."""
 
@@ -73,6 +79,12 @@ def find(name: str, package: str | None = None) -> type[AbstractAlgorithm]:
         )
     if name in REGISTRY:
         return REGISTRY[name]
+    if name == AUTO:
+        raise UserError(
+            "found 'auto', which is chosen for training in an environment; expected the name of an algorithm here "
+            "(`fittedq list`).",
+            argument="algorithm",
+        )
     if name in _entries():
         return _loaded(name)
     if package is not None:
@@ -81,7 +93,7 @@ def find(name: str, package: str | None = None) -> type[AbstractAlgorithm]:
             "more; install it again."
         )
     own = " A method of your own is named as file.py:Name or module:Name." * any(sign in name for sign in "./")
-    raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [*REGISTRY, *_entries()])}{own}")
+    raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [AUTO, *REGISTRY, *_entries()])}{own}")
 
 
 def registered(algorithm: AbstractAlgorithm) -> bool:
@@ -104,7 +116,7 @@ def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
     faults = [
         f"{_announced(entry)}, has the name of one of fittedq's own, which it stays; rename it in that package."
         for entry in metadata.entry_points(group=GROUP)
-        if entry.name in REGISTRY
+        if entry.name in OURS
     ]
     for name in _entries():
         try:
@@ -117,7 +129,7 @@ def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
 @functools.cache
 def _entries() -> dict[str, metadata.EntryPoint]:
     """What installed packages announce, unread; a name of ours stays ours."""
-    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in REGISTRY}
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in OURS}
 
 
 def _loaded(name: str) -> type[AbstractAlgorithm]:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
@@ -102,15 +102,24 @@ class Categorical(AbstractHead):
         place = (jnp.clip(y, self.low, self.high) - self.low) * ((self.bins - 1) / (self.high - self.low))
         below = jnp.minimum(place.astype(jnp.int32), self.bins - 2)
         above = place - below
-        rows, empty = jnp.arange(len(y))[:, None], jnp.zeros((len(y), self.bins), y.dtype)
-        # Two bins an atom: twenty times faster than every atom beside every bin.
-        return empty.at[rows, below].add(weight * (1 - above)).at[rows, below + 1].add(weight * above)
+        pairs = jnp.stack([weight * (1 - above), weight * above], axis=-1)
+        # Two bins an atom, side by side: far faster than every atom beside every bin.
+        return _pairs_added(jnp.zeros((len(y), self.bins), y.dtype), below, pairs)
 
     def loss(self, outputs: Float[Arr, "n b K"], y: Float[Arr, "b k"], weight: Float[Arr, "b k"]) -> Float[Arr, "n b"]:
         return -(self.projection(y, weight) * jax.nn.log_softmax(outputs)).sum(-1)
 
     def outside(self, y: Float[Arr, "b k"], weight: Float[Arr, "b k"]) -> Float[Arr, ""]:
         return jnp.mean((weight * ((y < self.low) | (y > self.high))).sum(-1))
+
+
+def _pairs_added(table: Float[Arr, "b K"], place: Int[Arr, "b k"], pairs: Float[Arr, "b k 2"]) -> Float[Arr, "b K"]:
+    """table[row, place + i] += pairs[row, ·, i] for i = 0, 1."""
+    first = jnp.arange(table.shape[0], dtype=place.dtype)[:, None] * table.shape[1]
+    numbers = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
+    flat, index = table.ravel(), (first + place).reshape(-1, 1)
+    inside = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return jax.lax.scatter_add(flat, index, pairs.reshape(-1, 2), numbers, mode=inside).reshape(table.shape)
 
 
 class Quantiles(AbstractHead):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from fittedq.algorithms import REGISTRY, Asked, class_of, made, plugins
+from fittedq.algorithms import AUTO, REGISTRY, Asked, class_of, made, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.presets import Preset, presets, presets_of
 from fittedq.control.augmentation import Augmentation
@@ -33,18 +33,20 @@ class List:
     """Print one JSON object per line, for machines."""
 
     def run(self) -> int:
-        if self.algorithm is None:
+        algorithm = presets()[AUTO].algorithm if self.algorithm == AUTO else self.algorithm
+        if algorithm is None:
             installed, faults = plugins()
             for cls in (*REGISTRY.values(), *installed.values()):
                 print(json.dumps(_about(cls) | _presets(cls)) if self.json else f"{cls.name:<14} {cls.title}")
             if not self.json:
+                print(f"\n{AUTO:<14} {_evidence(presets()[AUTO])}")
                 print("\nPresets, for --preset NAME:", *map(_preset, presets().values()), sep="\n")
             for fault in faults:
                 print(f"warning: {fault}", file=sys.stderr)
         elif self.json:
-            print("\n".join(map(json.dumps, _settings(self.algorithm))))
+            print("\n".join(map(json.dumps, _settings(algorithm))))
         else:
-            _show(self.algorithm)
+            _show(algorithm)
         return 0
 
 
@@ -59,6 +61,12 @@ def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
 
 def _preset(preset: Preset) -> str:
     return f"{preset.name:<14} {preset.algorithm}: {preset.title}\n{'':<14} {preset.source}"
+
+
+def _evidence(preset: Preset) -> str:
+    """What it stands for, and why."""
+    settings = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())
+    return f"{preset.algorithm} with {settings}: {preset.because} ({preset.evidence})"
 
 
 def _settings(algorithm: str) -> list[dict[str, Any]]:
@@ -109,7 +117,8 @@ def _show(algorithm: str) -> None:
     for preset in presets_of(class_of(algorithm)):
         words = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())
         differs = "" if preset.differs is None else f" Not as published: {preset.differs}."
-        print(f"\n--preset {preset.name}: {preset.title} ({preset.source}).{differs}", words, sep="\n")
+        why = "" if preset.because is None else f" Why: {preset.because} ({preset.evidence})."
+        print(f"\n--preset {preset.name}: {preset.title} ({preset.source}).{differs}{why}", words, sep="\n")
 
 
 def _word(value: object) -> str:

@@ -22,7 +22,7 @@ from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
-from fittedq.algorithms.presets import preset_for
+from fittedq.algorithms.presets import chosen, preset_for
 from fittedq.algorithms.saved import as_saved, origin
 from fittedq.approx.models import KnownModel
 from fittedq.code import told
@@ -78,6 +78,8 @@ class Run:
         preset: str | None = None,
     ):
         keep_programs()
+        if env is not None:
+            algorithm, preset = chosen(algorithm, preset)
         self.method = NamedMethod.of(algorithm)
         """The words that named the algorithm, where it is code."""
         algorithm = algorithms.asked_for(algorithm)

@@ -233,8 +233,13 @@ class LeastMean(AbstractPool):
     def __call__(
         self, atoms: Float[Arr, "n b k"], weight: Float[Arr, "n b k"]
     ) -> tuple[Float[Arr, "b K"], Float[Arr, "b K"]]:
-        chosen = jnp.argmin((atoms * weight).sum(-1), axis=0)[None, :, None]
-        return jnp.take_along_axis(atoms, chosen, 0)[0], jnp.take_along_axis(weight, chosen, 0)[0]
+        # Compared one after another: a gather costs more than both distributions.
+        best, mean = (atoms[0], weight[0]), (atoms[0] * weight[0]).sum(-1)
+        for other in zip(atoms[1:], weight[1:], strict=True):
+            value = (other[0] * other[1]).sum(-1)
+            best = tuple(jnp.where((value < mean)[:, None], new, old) for new, old in zip(other, best, strict=True))
+            mean = jnp.minimum(value, mean)
+        return best[0], best[1]
 
 
 class Truncated(AbstractPool):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from fittedq.algorithms import Asked, asked_for
+from fittedq.algorithms import AUTO, Asked, asked_for
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.errors import UserError, nearest
 
@@ -27,6 +27,10 @@ class Preset:
     settings: Mapping[str, Any]
     differs: str | None = None
     """What was published and is not among the settings, in words."""
+    evidence: str | None = None
+    """The results by which it was chosen, where it was not published so: a folder of the repository."""
+    because: str | None = None
+    """What they say, in words."""
 
 
 @functools.cache
@@ -47,11 +51,20 @@ def presets_of(cls: type[AbstractAlgorithm]) -> list[Preset]:
     return [preset for preset in presets().values() if preset.algorithm == cls.name]
 
 
+def chosen(algorithm: Asked, preset: str | None) -> tuple[Asked, str | None]:
+    """(the algorithm, the preset) that a user's words mean: `auto` is the preset of that name and its algorithm.
+
+    Beside another preset it is that preset's algorithm.
+    """
+    if not isinstance(algorithm, str) or algorithm != AUTO:
+        return algorithm, preset
+    name = AUTO if preset is None else preset
+    return _known(name).algorithm, name
+
+
 def preset_for(name: str, algorithm: Asked) -> Preset:
     """The preset of that name; a UserError where there is none, or it is not one of `algorithm`."""
-    preset = presets().get(name) if isinstance(name, str) else None
-    if preset is None:
-        raise UserError(f"found {name!r}; {nearest(str(name), presets())}", argument="preset")
+    preset = _known(name)
     asked = asked_for(algorithm)
     if isinstance(asked, AbstractAlgorithm):
         raise UserError(
@@ -65,4 +78,11 @@ def preset_for(name: str, algorithm: Asked) -> Preset:
             f"one of {asked.name}'s presets: {own}.",
             argument="preset",
         )
+    return preset
+
+
+def _known(name: str) -> Preset:
+    preset = presets().get(name) if isinstance(name, str) else None
+    if preset is None:
+        raise UserError(f"found {name!r}; {nearest(str(name), presets())}", argument="preset")
     return preset
