@@ -106,7 +106,15 @@ if TYPE_CHECKING:
         Trailing,
         Update,
     )
-    from fittedq.template.greedy import AbstractGreedy, AbstractSolving, PartlySolved, PolicyAction, Smoothed, Solved
+    from fittedq.template.greedy import (
+        AbstractGreedy,
+        AbstractSolving,
+        Ascended,
+        PartlySolved,
+        PolicyAction,
+        Smoothed,
+        Solved,
+    )
     from fittedq.template.losses import (
         AbstractLoss,
         AbstractPenalty,
@@ -157,6 +165,7 @@ if TYPE_CHECKING:
         ValueOfLog,
         WithinSeen,
     )
+    from fittedq.template.when import AbstractWhen, GapAbove
     from fittedq.types import (
         AbstractCritic,
         AbstractDensityPolicy,
@@ -215,10 +224,12 @@ __all__ = [
     "AbstractTail",
     "AbstractTarget",
     "AbstractValue",
+    "AbstractWhen",
     "ActingStatus",
     "Adam",
     "Agent",
     "AmortizedFQI",
+    "Ascended",
     "BatchNormMlp",
     "Bellman",
     "BellmanFromValue",
@@ -254,6 +265,7 @@ __all__ = [
     "FittedAlgorithm",
     "Forest",
     "Gap",
+    "GapAbove",
     "Gaussian",
     "GaussianModel",
     "GradientAlgorithm",
@@ -427,7 +439,7 @@ _HOMES = {
     "fittedq.settings": "code_setting setting",
     "fittedq.template.fits": "AbstractFit AbstractOwnFit Budget Descend Fitted GrowTrees LeastSquares WholeFit",
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Trailing Update",
-    "fittedq.template.greedy": "AbstractGreedy AbstractSolving PartlySolved PolicyAction Smoothed Solved",
+    "fittedq.template.greedy": "AbstractGreedy AbstractSolving Ascended PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
         "AbstractLoss AbstractPenalty AbstractRegression Expectile Huber Imitate Improve Predict Regress "
         "RegressReturns RegressTogether TuneTemperature"
@@ -443,6 +455,7 @@ _HOMES = {
         "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue "
         "Truncated UniformSamples ValueAsLogged ValueOfLog WithinSeen"
     ),
+    "fittedq.template.when": "AbstractWhen GapAbove",
     "fittedq.types": (
         "AbstractCritic AbstractDensityPolicy AbstractEncoder AbstractModel AbstractPolicy AbstractValue "
         "Components Greedy Predicted Transition needed"

@@ -26,12 +26,16 @@ from fittedq.approx.heads import AbstractHead
 from fittedq.approx.net import Make
 from fittedq.approx.networks import QNetwork, TanhGaussianPolicy
 from fittedq.template.fqi import FQI, Sync, Update
-from fittedq.template.greedy import PolicyAction
+from fittedq.template.greedy import AbstractGreedy, PolicyAction
 from fittedq.template.losses import Improve, Loss, TuneTemperature
 from fittedq.template.rates import Rate
+from fittedq.template.when import AbstractWhen
 from fittedq.types import Components
 
 Widths = tuple[int, ...]
+
+DRAWN = PolicyAction()
+"""a' ~ π(· | s')."""
 
 
 class NetworkKind(NamedTuple):
@@ -96,15 +100,24 @@ class SoftAlgorithm(GradientAlgorithm, abc.ABC):
             log_temperature=jnp.asarray(math.log(self.initial_temperature)),
         )
 
-    def soft_template(self, action_set: AbstractActionSet, regress: Loss, sync: Sync, entropy: float) -> FQI:
-        """Regress all critics, improve the policy, tune β to `entropy` · m nats."""
+    def soft_template(
+        self,
+        action_set: AbstractActionSet,
+        regress: Loss,
+        sync: Sync,
+        entropy: float,
+        greedy: AbstractGreedy = DRAWN,
+        when: AbstractWhen | None = None,
+    ) -> FQI:
+        """Regress all critics, improve the policy (`when`), tune β to `entropy` · m nats."""
         tune = TuneTemperature(target_entropy(self.target_entropy, action_set, per_action=entropy))
         later = functools.partial(Update, every=self.policy_delay)
+        improve, descend = Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)
         return FQI(
-            greedy=PolicyAction(),
+            greedy=greedy,
             updates=(
                 Update("critic", regress, self.descend(self.critic_learning_rate)),
-                later("policy", Improve(POLICY_CRITICS[self.policy_critic]), self.descend(self.policy_learning_rate)),
+                later("policy", improve, descend, when=when),
                 later("log_temperature", tune, self.descend(self.temperature_learning_rate)),
             ),
             sync=sync,

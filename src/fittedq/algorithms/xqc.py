@@ -8,6 +8,9 @@ every `policy_delay` updates:
 w ← Π(w − α ∇ mean [β log π(a | s) − min_j q_j(s, a)]),  a ~ π(· | s)    improve
 log β ← log β − α ∇ [−β mean(log π(a' | s') + H̄)]                        temperature
 θ̄ follows softly
+
+Not of the paper, and off: `target_steps` of ascent on min_j q̄_j(s', ·) from a'; the policy updated where its gap is
+above `policy_gap`; `n_target_critics` of a larger ensemble in the label.
 """
 
 from __future__ import annotations
@@ -19,25 +22,32 @@ from typing import Any, ClassVar
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import learning_rate, shared
-from fittedq.algorithms.soft import NetworkKind, SoftAlgorithm
+from fittedq.algorithms.soft import DRAWN, NetworkKind, SoftAlgorithm
 from fittedq.approx.batch_norm import BatchNormMlp
 from fittedq.approx.heads import Categorical
 from fittedq.approx.networks import Mlp
 from fittedq.approx.residual import ResidualMlp, of_blocks
+from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync
+from fittedq.template.greedy import Ascended
 from fittedq.template.losses import RegressReturns
 from fittedq.template.rates import Linear, Rate
 from fittedq.template.targets import BellmanOfReturns
+from fittedq.template.when import GapAbove
 
 NETS: dict[str, NetworkKind] = {
     "batch": NetworkKind(BatchNormMlp, by_batch=True),
     "renorm": NetworkKind(functools.partial(BatchNormMlp, renorm=True), by_batch=True),
     "layer": NetworkKind(functools.partial(Mlp, layer_norm=True)),
     "residual": NetworkKind(ResidualMlp, of_blocks),
+    "none": NetworkKind(Mlp),
 }
 """Networks by what normalizes them. Those of a batch keep their weights on the unit sphere, and residual ones have a
 block for each of `hidden`, normalized by layer."""
+
+REACH = 0.1
+"""Half-widths of the box that the first step of `target_steps` goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +58,21 @@ class XQC(SoftAlgorithm):
     title: ClassVar[str] = "Soft actor-critic, batch-normalized, distributional critics"
     training: ClassVar[Mapping[str, Any]] = {"updates_per_step": 2.0, "random_steps": 5_000, "scale_rewards": True}
 
-    normalization: str = setting("batch", "what normalizes the layers: batch, renorm, layer or residual", choices=NETS)
+    normalization: str = setting(
+        "batch", "what normalizes the layers: batch, renorm, layer, residual or none", choices=NETS
+    )
     bins: int = shared("bins", 101)
     value_low: float = shared("value_low", -5.0)
     value_high: float = shared("value_high", 5.0)
     critic_learning_rate: Rate = learning_rate(Linear(3e-4, 3e-5), "the critics")
     policy_learning_rate: Rate = learning_rate(Linear(3e-4, 3e-5), "the policy")
     temperature_learning_rate: Rate = learning_rate(Linear(3e-4, 3e-5), "log β")
+    n_target_critics: int | None = shared("n_target_critics", None)
+    target_steps: int = setting(0, "steps of ascent on the frozen critics from a' of the targets", low=0)
     policy_delay: int = shared("policy_delay", 3)
+    policy_gap: float | None = setting(
+        None, "the policy is updated where its gap to a solver's action is above this, in deviations of q", low=0.0
+    )
     tau: float = shared("tau", 0.005)
     initial_temperature: float = shared("initial_temperature", 0.01)
     target_entropy: float | None = shared("half_entropy", None)
@@ -69,5 +86,10 @@ class XQC(SoftAlgorithm):
         return Categorical(self.value_low, self.value_high, self.bins)
 
     def template(self, action_set: AbstractActionSet) -> FQI:
-        regress = RegressReturns(BellmanOfReturns(self.gamma, together=self.network_kind.by_batch))
-        return self.soft_template(action_set, regress, Sync(critic=Polyak(self.tau)), entropy=-0.5)
+        together = self.network_kind.by_batch
+        regress = RegressReturns(BellmanOfReturns(self.gamma, together=together, subset=self.n_target_critics))
+        search = ProjectedAscent(steps=self.target_steps, learning_rate=REACH)
+        greedy = Ascended(DRAWN, search) if self.target_steps else DRAWN
+        when = None if self.policy_gap is None else GapAbove(self.policy_gap)
+        sync = Sync(critic=Polyak(self.tau))
+        return self.soft_template(action_set, regress, sync, entropy=-0.5, greedy=greedy, when=when)

@@ -13,6 +13,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import equinox as eqx
@@ -30,16 +31,21 @@ from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import ERRORS, AbstractRegression, Huber, Loss, Metrics, Regress, Unlabelled
 from fittedq.template.returned import checked_greedy
 from fittedq.template.targets import AbstractTarget, Labelled
+from fittedq.template.when import AbstractWhen
 from fittedq.types import COMPONENTS, AbstractEncoder, Components, DrawnRows, Greedy, Transition
 
 
 class Update(AbstractSlot):
-    """One regression: label D, then fit one component to it; on every `every`-th call of `learn`, counted from one."""
+    """One regression: label D, then fit one component to it; on every `every`-th call of `learn`, counted from one.
+
+    With `when` it also has to hold there; its figures tell how often it did (`updates`).
+    """
 
     component: str = eqx.field(static=True, metadata={"choices": COMPONENTS})
     loss: Loss
     fit: AbstractFit
     every: int = eqx.field(static=True, default=1, metadata=COUNT)
+    when: AbstractWhen | None = None
 
     @property
     def target(self) -> AbstractTarget | None:
@@ -242,6 +248,10 @@ class LearnerState(eqx.Module):
     """The mean of what acts over its iterates, where the template keeps one."""
 
 
+def _zeros(leaf: jax.ShapeDtypeStruct) -> Array:
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
 ABSENT = "–"
 LAST = "the last networks"
 
@@ -391,6 +401,7 @@ class FQI(AbstractSlot):
         updates = (
             f"{update.component}: {written(update.loss)} by {written(update.fit)}"
             + (f", every {update.every}" if update.every > 1 else "")
+            + (f", when {written(update.when)}" if update.when is not None else "")
             for update in self.updates
         )
         rules: dict[str, list[str]] = {}
@@ -433,11 +444,7 @@ class FQI(AbstractSlot):
         first = Tick(jnp.ones((), jnp.int32), phase=0, period=self.period)
         keys = [key] * (2 * len(self.updates))
         shapes = jax.eval_shape(lambda: self._updates(state, batch, drawn, first, key, keys)[2])
-
-        def zeros(leaf: jax.ShapeDtypeStruct) -> Array:
-            return jnp.zeros(leaf.shape, leaf.dtype)
-
-        metrics = jax.tree.map(zeros, shapes)
+        metrics = jax.tree.map(_zeros, shapes)
         return dataclasses.replace(state, metrics=metrics)
 
     def first_mean(self, nets: Components) -> Components:
@@ -519,15 +526,24 @@ class FQI(AbstractSlot):
                 fitted = optimizer_states[index]
                 return update(nets, frozen, fitted, batch, greedy, label_key, fit_key, tick.count, drawn)
 
-            def skip(skipped: Refit = (component, optimizer_states[index], metrics[index])) -> Refit:
+            due, told = tick.every(update.every), cast("Metrics", {})
+            if update.when is not None and due is not False:
+                holds, told = update.when(nets, batch)
+                due = jnp.logical_and(holds, due)
+                told = told | {"updates": metrics[index].get("updates", 0.0) + due}
+            kept = {name: value for name, value in metrics[index].items() if name not in told}
+
+            def skip(skipped: Refit = (component, optimizer_states[index], kept)) -> Refit:
                 return skipped
 
-            due = tick.every(update.every)
             if isinstance(due, bool):
                 result = run() if due else skip()
             else:
-                result = cast("Refit", jax.lax.cond(due, run, skip))
-            component, optimizer_states[index], metrics[index] = result
+                # Before the first call there are no figures to keep.
+                figures = kept or jax.tree.map(_zeros, jax.eval_shape(run)[2])
+                result = cast("Refit", jax.lax.cond(due, run, partial(skip, (*skip()[:2], figures))))
+            component, optimizer_states[index], fresh = result
+            metrics[index] = fresh | told
             nets = nets.replace(update.component, component)
         return nets, tuple(optimizer_states), tuple(metrics)
 

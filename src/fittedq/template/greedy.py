@@ -68,6 +68,24 @@ class Smoothed(AbstractGreedy):
         return Greedy(action, greedy.log_prob, greedy.solved)
 
 
+class Ascended(AbstractGreedy):
+    """ã ≈ argmax_a q̄(s', a), searched by `maximizer` from the a' of `inner`: never of less q̄ than a'.
+
+    log π stays that of a', which was drawn: ã itself has no density.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"critic"})
+    inner: AbstractGreedy
+    maximizer: AbstractMaximizer[Any]
+
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+        inner_key, search_key = jax.random.split(key)
+        greedy, critic = self.inner(nets, obs, inner_key), needed(nets.critic)
+        refuse_misfit(self.maximizer, critic, critic.action_set)
+        found = self.maximizer(critic, obs, critic.action_set, greedy.action[:, None], search_key)
+        return Greedy(found.action, greedy.log_prob, jnp.ones_like(greedy.solved), found.upper_bound)
+
+
 class Split(NamedTuple):
     """What solves on some rows of a dataset, what acts on the others, and for how many iterations a solved action
     stays a label of the policy (0: only the one that solved it)."""

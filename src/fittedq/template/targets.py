@@ -72,17 +72,26 @@ class MinOverCritics(AbstractCombine):
 
     def check_components(self, nets: Components) -> None:
         """A UserError where there are fewer critics than the subset has."""
-        size = needed(nets.critic).size
-        if self.subset is not None and self.subset > size:
-            raise UserError(f"MinOverCritics: subset: found {self.subset}, expected at most the {size} there are.")
+        _check_subset(self, self.subset, nets)
 
     def __call__(
         self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
     ) -> Float[Arr, "b"]:
         dropout_key, subset_key = jax.random.split(key)
-        if self.subset is not None and self.subset < critic.size:
-            critic = critic.subset(jax.random.choice(subset_key, critic.size, (self.subset,), replace=False))
-        return least(critic(obs, action, dropout_key))
+        return least(_drawn(critic, self.subset, subset_key)(obs, action, dropout_key))
+
+
+def _check_subset(slot: AbstractSlot, subset: int | None, nets: Components) -> None:
+    size = needed(nets.critic).size
+    if subset is not None and subset > size:
+        raise UserError(f"{type(slot).__name__}: subset: found {subset}, expected at most the {size} there are.")
+
+
+def _drawn(critic: AbstractCritic, subset: int | None, key: PRNGKeyArray) -> AbstractCritic:
+    """So many critics of the ensemble, drawn without replacement; all of them where it has no more."""
+    if subset is None or subset >= critic.size:
+        return critic
+    return critic.subset(jax.random.choice(key, critic.size, (subset,), replace=False))
 
 
 class FirstCritic(AbstractCombine):
@@ -261,8 +270,9 @@ class Truncated(AbstractPool):
 class BellmanOfReturns(AbstractTarget):
     """D = {((s, a), Σ_k w_k δ(r + γ (1 − terminated) (z_k − β log π(a' | s'))))}, (z, w) the return's at (s', a').
 
-    `pool` makes one distribution of the ensemble's. With `together` the critic that is fitted to D passes over (s, a)
-    and (s', a') as one batch: normalized each by itself, their values would be drawn to the same mean.
+    `pool` makes one distribution of the ensemble's, or of a random `subset` of it, drawn anew for each batch. With
+    `together` the critic that is fitted to D passes over (s, a) and (s', a') as one batch: normalized each by itself,
+    their values would be drawn to the same mean.
     Source: Bellemare et al. 2017, eq. 7; Bhatt et al. 2024, section 3.
     """
 
@@ -271,10 +281,15 @@ class BellmanOfReturns(AbstractTarget):
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     pool: AbstractPool = LeastMean()
     together: bool = eqx.field(static=True, default=False)
+    subset: int | None = eqx.field(static=True, default=None, metadata=COUNT)
+
+    def check_components(self, nets: Components) -> None:
+        """A UserError where there are fewer critics than the subset has."""
+        _check_subset(self, self.subset, nets)
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         greedy = needed(greedy)
-        critic = cast("QNetwork", needed(nets.critic))
+        critic = cast("QNetwork", _drawn(needed(nets.critic), self.subset, jax.random.fold_in(key, 1)))
         atoms, weight = self.pool(*critic.head.atoms(critic.outputs(batch.next_obs, greedy.action, key)))
         value = soft_value(atoms, greedy.log_prob[:, None], nets.temperature)
         y = td_target(batch.reward[:, None], batch.terminated[:, None], value, self.gamma)

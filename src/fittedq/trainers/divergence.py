@@ -121,7 +121,8 @@ class Watch:
 
     def still(self, figures: Mapping[str, float], step: int) -> list[str]:
         """The critic and the policy, where `step` calls have updated them and their gradient is nothing but zeros."""
-        updated = {update.component for update in self._fqi.updates if step >= update.every}
+        due = [update.component for update in self._fqi.updates if step >= update.every]
+        updated = {name for name in due if figures.get(f"{name}/updates", 1.0)}
         return [name for name in ("critic", "policy") if name in updated and figures.get(f"{name}/gradient") == 0.0]
 
     def judge_spread(self, component: str, nets: Components, obs: Float[np.ndarray, "b s"]) -> None:
