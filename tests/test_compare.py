@@ -18,6 +18,8 @@ from fittedq.actions.base import Box
 from fittedq.agent import Agent
 from fittedq.baselines import PID, Constant, Tracked
 from fittedq.cli.main import main
+from fittedq.cli.setpoints import JudgesControl
+from fittedq.control.augmentation import Augmentation
 from fittedq.diagnose.paired import Interval
 from fittedq.envs.plant import resolve
 from fittedq.errors import UserError
@@ -195,6 +197,16 @@ def test_eval_tells_how_set_points_are_held(folder: Path, capsys: pytest.Capture
     assert total == pytest.approx(found["baseline"]["returns"][0], rel=1e-5)
 
 
+def test_what_an_agent_sees_is_what_is_judged() -> None:
+    told = Augmentation(error=("0:1",), integral=("0:1", "2=5"), sample=2.0)
+    judge = JudgesControl(band=(0.5,))
+    assert judge.tracked([told]) == (Tracked(0, setpoint=1, band=0.5), Tracked(2, target=5.0, band=0.5))
+    assert (judge.seconds([told]), judge.seconds(), JudgesControl(sample=3.0).seconds([told])) == (2.0, None, 3.0)
+    assert JudgesControl(measured=("level",), target=(4.0,)).tracked([told], ["flow", "level"]) == (
+        Tracked(1, target=4.0, name="level"),
+    )
+
+
 @pytest.mark.parametrize("word", ["pid", "lqr"])
 def test_words_are_tuned_on_the_plant(word: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either is far ahead of the middle of the actions, which is off by 1 … 2 all the time."""
@@ -234,8 +246,16 @@ ENV = ("--env", "{}/plant.py:Lag")
         (("compare", "pid", *ENV, "--measured", "0", "--setpoint", "7"), "setpoint: found coordinate 7"),
         (("compare", "constant", *ENV, "--measured", "y", "--setpoint", "1"), "found 'y', which is no coordinate"),
         (("compare", "constant", *ENV, "--measured", "0"), "give one --setpoint or one --target for each"),
-        (("compare", "constant", *ENV, "--setpoint", "0"), "--setpoint: found no --measured that it belongs to"),
+        (
+            ("compare", "constant", *ENV, "--setpoint", "0"),
+            "--measured: found 0 measured values, 1 --setpoint",
+        ),
         (("compare", "constant", *ENV, "--trajectories", "x.png"), "--trajectories: found no --measured"),
+        (("compare", "constant", *ENV, "--band", "1"), "--band: found no --measured"),
+        (
+            ("compare", "constant", *ENV, "--measured", "0", "--target", "1", "--band", "1", "2"),
+            "--band: found 2 numbers",
+        ),
         (
             ("compare", "constant", *ENV, "--measured", "0", "--target", "1", "--trajectories", "x.pdf"),
             "found x.pdf, expected a name that ends in .png or .csv",

@@ -77,7 +77,8 @@ def tuned_pid(
     episodes: int = 10,
     seed: int = 0,
 ) -> Searched:
-    """A PI controller of the only action: SIMC from a step response, then `search` over the episodes' returns.
+    """A PID controller of the only action: a PI controller by SIMC from a step response, then `search` over the
+    episodes' returns, half of the tries without a derivative, half from there with one (T_d = θ at first).
 
     The step goes from the middle of the action's limits a quarter of their distance upwards, half an episode each.
     `dt` is the sample time in seconds.
@@ -92,9 +93,13 @@ def tuned_pid(
     samples = _episode_length(plant, middle, seed)
     how = {"rest": samples // 2, "samples": samples - samples // 2, "dt": dt, "seed": seed}
     time, y, before = step_response(plant, tracked, before=middle, after=middle + quarter, **how)
-    gains = FirstOrderDelay.of_step(time, y, before, float(quarter[0])).sampled(dt).simc()
-    start = PID(*gains, tracked=tracked, low=box.low[0], high=box.high[0], dt=dt, bias=float(middle[0]))
-    return search(start, plant, tries=tries, episodes=episodes, seed=seed)
+    told = FirstOrderDelay.of_step(time, y, before, float(quarter[0])).sampled(dt)
+    start = PID(*told.simc(), tracked=tracked, low=box.low[0], high=box.high[0], dt=dt, bias=float(middle[0]))
+    without = search(start, plant, tries=(tries + 1) // 2, episodes=episodes, seed=seed)
+    start = dataclasses.replace(without.pid, kd=without.pid.kp * told.delay)
+    found = search(start, plant, tries=(tries + 1) // 2, episodes=episodes, seed=seed)
+    best = max(without, found, key=lambda one: one.mean)
+    return best._replace(first=without.first, episodes=without.episodes + found.episodes)
 
 
 def _episode_length(plant: AbstractPlant, action: Float[np.ndarray, "m"], seed: int) -> int:

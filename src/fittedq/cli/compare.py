@@ -12,7 +12,7 @@ from fittedq.agent import Agent
 from fittedq.baselines.named import Circumstances, baseline
 from fittedq.cli.arguments import MaybePath, MaybeWord
 from fittedq.cli.environments import GivesCode, NamesEnv
-from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows
+from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows, told_of
 from fittedq.cli.signals import INTERRUPTED
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.trajectories import figure_rows
@@ -48,17 +48,18 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
 
     def run(self) -> int:
         agents, env = self._agents_and_env()
-        plant, tracked = resolve(env), self.tracked()
+        told, plant = told_of(agents.values()), resolve(env)
+        tracked, seconds = self.tracked(told), self.seconds(told)
         self.check_trajectories()
         log = None if self.data is None else Dataset.open(self.data)
-        given = Circumstances(plant, tracked, self.dt, self.seed, log)
+        given = Circumstances(plant, tracked, seconds or 1.0, self.seed, log)
         controllers = {
             name: agents[name] if name in agents else baseline(name, given) for name in dict.fromkeys(self.controllers)
         }
         played = played_rounds(controllers, plant, self.seed, tracked, self.episodes)
-        comparison = compared(played, plant, tracked, self.dt, log)
+        comparison = compared(played, plant, tracked, seconds or 1.0, log)
         stopped = len(played) < self.episodes
-        self.write(comparison, plant, tracked)
+        self.write(comparison, plant, tracked, seconds)
         if self.json:
             rows = [row.describe() for row in comparison.rows]
             about = {"env": str(env), "episodes": len(played), "compared_with": comparison.first}
@@ -66,7 +67,7 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
         else:
             print(f"{env}, {plural(len(played), 'episode', 'episodes')} each")
             _show(comparison)
-            print_rows(figure_rows(control_of(comparison), self.sample) if tracked else [])
+            print_rows(figure_rows(control_of(comparison), seconds) if tracked else [])
             print(comparison.verdict)
         return INTERRUPTED if stopped else 0
 

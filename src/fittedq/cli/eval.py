@@ -13,7 +13,7 @@ from fittedq.agent import Agent
 from fittedq.baselines.named import Circumstances, baseline
 from fittedq.cli.arguments import MaybeFloat, MaybeWord
 from fittedq.cli.environments import GivesCode, NamesEnv
-from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows
+from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows, told_of
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.diagnose.trajectories import figure_rows
 from fittedq.envs.plant import resolve
@@ -55,8 +55,9 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
                 f"found {self.trust:g} and no --refine, whose steps it limits; give both.", argument="trust"
             )
         trust: dict[str, Any] = {} if self.trust is None else {"trust": self.trust}
-        if self.tracked() or self.baseline is not None:
+        if self.measured or self.trajectories is not None or self.baseline is not None:
             return self._beside(agent, env, trust)
+        self.tracked()
         with interruptible("what was played is told") as stop:
             returns = agent.episodes(
                 env, self.episodes, self.seed, refine=self.refine, stop=lambda: bool(stop), **trust
@@ -69,20 +70,21 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
 
     def _beside(self, agent: Agent, env: NamedEnv, trust: dict[str, Any]) -> int:
         """Whole episodes on the host, of which everything is kept, also those of the baseline."""
-        plant, tracked, name = resolve(env), self.tracked(), str(self.path)
+        told, plant, name = told_of([agent]), resolve(env), str(self.path)
+        tracked, seconds = self.tracked(told), self.seconds(told)
         self.check_trajectories()
         controllers: dict[str, object] = {name: agent.controller(refine=self.refine, **trust)}
         if self.baseline is not None:
-            given = Circumstances(plant, tracked, self.dt, self.seed)
+            given = Circumstances(plant, tracked, seconds or 1.0, self.seed)
             controllers[self.baseline] = baseline(self.baseline, given)
         played = played_rounds(controllers, plant, self.seed, tracked, self.episodes)
-        comparison = compared(played, plant, tracked, self.dt)
-        self.write(comparison, plant, tracked)
+        comparison = compared(played, plant, tracked, seconds or 1.0)
+        self.write(comparison, plant, tracked, seconds)
         rows = {row.name: row for row in comparison.rows}
         more = {"control": rows[name].control, "baseline": self.baseline and rows[self.baseline].describe()}
         self._tell(agent, env, rows[name].returns, more)
         if not self.json:
-            print_rows(figure_rows(control_of(comparison), self.sample) if tracked else [])
+            print_rows(figure_rows(control_of(comparison), seconds) if tracked else [])
             if self.baseline is not None:
                 print(comparison.verdict)
         return INTERRUPTED if len(played) < self.episodes else 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Annotated, Any
 
 import tyro
 
+from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybeFloat, MaybePath
 from fittedq.cli.signals import interruptible
+from fittedq.control.augmentation import Augmentation
 from fittedq.diagnose.control import Tracked
 from fittedq.diagnose.trajectories import write_trajectories
 from fittedq.envs.plant import AbstractPlant
@@ -31,7 +34,8 @@ class JudgesControl:
     """A command that judges how set-points are held."""
 
     measured: Coordinates = ()
-    """The coordinates of the observation, counted from 0, that are to follow a set-point."""
+    """The coordinates of the observation, counted from 0, that are to follow a set-point (default: those whose
+    errors or integrals the agent sees)."""
     setpoint: Coordinates = ()
     """The coordinates that are their set-points, one for each."""
     target: PerMeasured = ()
@@ -40,46 +44,49 @@ class JudgesControl:
     """How far from its set-point a measured value counts as settled, one number for all or one for each (default: 5 %
     of each step of the set-point)."""
     sample: MaybeFloat = None
-    """Seconds between samples (by default times are told in samples)."""
+    """Seconds between samples (default: the agent's; without one, times are told in samples)."""
     trajectories: MaybePath = None
     """A .png to draw episodes into (measured values, set-points, bands, actions, limits, figures), or a .csv to write
     every sample into."""
 
-    def tracked(self, names: Sequence[str] = ()) -> tuple[Tracked, ...]:
-        """What is to follow what; `names` are the observation's, where they are known."""
-        count = len(self.measured)
-        if not count:
-            for flag, value in (("setpoint", self.setpoint), ("target", self.target), ("band", self.band)):
-                if value:
-                    raise UserError("found no --measured that it belongs to; give both.", argument=flag)
-            if self.trajectories is not None:
+    def tracked(self, told: Sequence[Augmentation] = (), names: Sequence[str] = ()) -> tuple[Tracked, ...]:
+        """What is to follow what: as the user says, else as the agents were `told`.
+
+        `names` are those of the observation's coordinates, where they are known.
+        """
+        found = self._said(names) if self.measured or self.setpoint or self.target else _errors(told)
+        for argument, given in (("band", self.band), ("trajectories", self.trajectories)):
+            if given and not found:
                 raise UserError(
-                    "found no --measured; say which coordinates of the observation to draw, and what they follow "
-                    "(--measured 0 --setpoint 1, or --measured 0 --target 93).",
-                    argument="trajectories",
+                    "found no --measured; say which coordinates of the observation are to follow what (--measured 0 "
+                    "--setpoint 1, or --measured 0 --target 93).",
+                    argument=argument,
                 )
-            return ()
-        if sorted((len(self.setpoint), len(self.target))) != [0, count]:
+        if len(self.band) not in (0, 1, len(found)):
+            raise UserError(f"found {len(self.band)} numbers, expected one or {len(found)}.", argument="band")
+        bands = self.band * len(found) if len(self.band) == 1 else self.band or (None,) * len(found)
+        return tuple(dataclasses.replace(one, band=band) for one, band in zip(found, bands, strict=True))
+
+    def _said(self, names: Sequence[str]) -> list[Tracked]:
+        """What the user says follows what."""
+        counts = len(self.measured), len(self.setpoint), len(self.target)
+        if counts[0] == 0 or sorted(counts[1:]) != [0, counts[0]]:
             raise UserError(
-                f"found {count} measured values, {len(self.setpoint)} --setpoint and {len(self.target)} --target; give "
-                "one --setpoint or one --target for each.",
+                f"found {counts[0]} measured values, {counts[1]} --setpoint and {counts[2]} --target; give one "
+                "--setpoint or one --target for each.",
                 argument="measured",
             )
-        if len(self.band) not in (0, 1, count):
-            raise UserError(f"found {len(self.band)} numbers, expected one or {count}.", argument="band")
         measured = [_coordinate(word, names, "measured") for word in self.measured]
-        setpoints = [_coordinate(word, names, "setpoint") for word in self.setpoint] or [None] * count
-        targets, bands = self.target or (None,) * count, self.band * (count if len(self.band) == 1 else 1)
+        setpoints = [_coordinate(word, names, "setpoint") for word in self.setpoint]
         called = [names[place] if place < len(names) else "" for place in measured]
-        parts = zip(measured, setpoints, targets, bands or (None,) * count, called, strict=True)
-        return tuple(Tracked(*part) for part in parts)
+        pairs = zip_longest(measured, setpoints, self.target, called)
+        return [Tracked(place, setpoint, target, name=name) for place, setpoint, target, name in pairs]
 
-    @property
-    def dt(self) -> float:
-        """Seconds between samples, or 1."""
+    def seconds(self, told: Sequence[Augmentation] = ()) -> float | None:
+        """Seconds between samples: as the user says, else as the agents were `told`; None where nobody says."""
         if self.sample is not None and not self.sample > 0:
             raise UserError(f"found {self.sample:g}, expected a number of seconds above 0.", argument="sample")
-        return self.sample or 1.0
+        return next((sample for sample in (self.sample, *(one.sample for one in told)) if sample is not None), None)
 
     def check_trajectories(self) -> None:
         """A UserError before anything is played, where what is asked for cannot be written."""
@@ -89,11 +96,19 @@ class JudgesControl:
         if path is not None and path.suffix == ".csv" and path.exists():
             raise UserError(f"{path} exists, and is not replaced; choose another name.")
 
-    def write(self, comparison: Comparison, plant: AbstractPlant, tracked: Sequence[Tracked]) -> None:
+    def write(
+        self, comparison: Comparison, plant: AbstractPlant, tracked: Sequence[Tracked], seconds: float | None
+    ) -> None:
         """The file of `trajectories`, if there is to be one."""
         if self.trajectories is not None:
             limits, figures = (plant.action_set.low, plant.action_set.high), control_of(comparison)
-            write_trajectories(self.trajectories, comparison.episodes, tracked, limits, figures, self.sample)
+            write_trajectories(self.trajectories, comparison.episodes, tracked, limits, figures, seconds)
+
+
+def _errors(told: Sequence[Augmentation]) -> list[Tracked]:
+    """What agents see follows what."""
+    seen = dict.fromkeys(error for one in told for error in (*one.errors, *one.integrals))
+    return [Tracked(one.measured, one.set_point, one.value if one.set_point is None else None) for one in seen]
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
@@ -120,6 +135,11 @@ def played_rounds(
             if stop:
                 break
     return played
+
+
+def told_of(agents: Iterable[Agent]) -> list[Augmentation]:
+    """What agents were told of set-points and of time."""
+    return [agent.augmented.augmentation for agent in agents if agent.augmented is not None]
 
 
 def print_json(value: object) -> None:
