@@ -13,20 +13,24 @@ import pytest
 
 import fittedq
 from fittedq.actions.base import Box
-from fittedq.algorithms import CQL, EDAC, IQL, SAC, TD3, TD3BC
+from fittedq.algorithms import CQL, EDAC, IQL, SAC, TD3, TD3BC, ReBRAC
 from fittedq.approx.networks import ClippedGaussianPolicy, TanhGaussianPolicy
 from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
+from fittedq.problems.probes import Endless
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.template.fqi import FQI, LearnerState
+from fittedq.template.fqi import FQI, Copy, LearnerState, Sync
 from fittedq.template.losses import AbstractPenalty, Expectile, Improve, Regress
 from fittedq.template.near import ImitateByAdvantage, ImproveNear
 from fittedq.template.penalties import Conservative, Diverse
-from fittedq.template.targets import BellmanFromValue, FirstCritic, Labelled, MinOverCritics, ValueAsLogged
+from fittedq.template.targets import BellmanFromValue, BellmanNear, FirstCritic, Labelled, MinOverCritics, ValueAsLogged
+from fittedq.trainers.compiled import CompiledTrainer
+from fittedq.trainers.drawing import Drawing
+from fittedq.trainers.settings import FitSettings, TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import AbstractValue, Components, Transition
+from fittedq.types import AbstractValue, Components, DrawnRows, Greedy, Transition
 from linear import QuadraticValue, critic, gaussian_policy, transitions
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
@@ -233,6 +237,84 @@ def test_edac_without_diversity_is_sac_with_as_many_critics_bit_for_bit():
     assert largest(diverse.nets.critic, sac.nets.critic) > 1e-4
 
 
+def test_rebrac_without_its_distances_is_td3_bit_for_bit():
+    """Also where the rows tell what was done at s'."""
+    data = batches(6)
+    td3 = run(*initial_state(TD3(**TINY), OBS_SIZE, BOX, BATCH, seed=3), data)
+    alike = {**TINY, "layer_norm": False, "policy_critic": "first", "policy_near": 0.0, "normalize_q": False}
+    drawn = DrawnRows(next_action=data[0].action)
+
+    def after(near: float) -> LearnerState:
+        algorithm = ReBRAC(**alike, critic_near=near)
+        fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=3, drawing=FitSettings(batch_size=BATCH))
+        learn = jax.jit(lambda state, batch: fqi.learn(state, batch, drawn=drawn))
+        for batch in data:
+            state = learn(state, batch)
+        return state
+
+    plain, near = after(0.0), after(1.0)
+    assert largest((plain.nets, plain.frozen), (td3.nets, td3.frozen)) == 0.0
+    assert largest(near.nets.critic, td3.nets.critic) > 1e-4
+
+
+def test_a_target_takes_off_the_distance_to_what_was_done_next():
+    """q ≡ 2, β = 3: a' = .5 and 0 logged, then unknown, then terminated."""
+    nets = Components(critic=critic((2, 0, 0, 0, 0, 0)), policy=gaussian_policy(0.0, 0.1))
+    batch = transitions(np.zeros(3), 0.0, 1.0, 0.0, terminated=[False, False, True])
+    logged = jnp.asarray([[0.0], [jnp.nan], [0.0]])
+    greedy = Greedy(jnp.full((3, 1), 0.5), jnp.zeros(3), jnp.zeros(3, bool), logged=logged)
+    target = BellmanNear(0.9, FirstCritic(), near=3.0)
+    np.testing.assert_allclose(target(nets, batch, greedy, KEY).y, [2.8 - 0.9 * 3 * 0.25, 2.8, 1.0], rtol=1e-6)
+    unasked = dataclasses.replace(greedy, logged=None)
+    np.testing.assert_allclose(target(nets, batch, unasked, KEY).y, [2.8, 2.8, 1.0], rtol=1e-6)
+
+
+def done_next(rows: np.ndarray, s: int) -> list[float]:
+    """The one action at s' of every row of two environments in turn, by hand."""
+    found = []
+    for row, after in zip(rows, [*rows[2:], None, None], strict=True):
+        ended = row[-2:].any() or after is None or (row[s + 1 : 2 * s + 1] != after[:s]).any()
+        found.append(np.nan if ended else after[s])
+    return found
+
+
+def test_rows_tell_what_was_done_next_where_an_episode_goes_on():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, Transition.width(2, 1))).astype(np.float32)
+    rows[:-2, 3:5] = rows[2:, :2]  # two environments take turns
+    rows[:, -2:] = rng.uniform(size=(60, 2)) < 0.15
+    rows[20, 3:5] += 1.0  # a gap in the log
+    expected = done_next(rows, 2)
+    assert 20 < np.isfinite(expected).sum() < 50
+    drawing = Drawing(FitSettings(batch_size=200), 60, 0.9, 2, 1, next_actions=True)
+    drawn, numbers = drawing(rng, 1, 60, lambda index: rows[index], lambda rows: None, 0, lambda numbers: 2)
+    assert drawn.shape == (1, 200, rows.shape[1] + 1)
+    np.testing.assert_array_equal(drawn[0, :, :-1], rows[numbers[0]])
+    np.testing.assert_array_equal(drawn[0, :, -1], np.asarray(expected, np.float32)[numbers[0]])
+
+
+def test_a_compiled_run_tells_what_was_done_next():
+    settings = TrainSettings(n_envs=2, random_steps=8, replay_size=64, batch_size=64)
+    trainer = CompiledTrainer(ReBRAC(hidden=(4,)), Endless(), settings, seed=0)
+    trainer.advance(40)
+    replay = trainer._state.replay
+    rows = np.asarray(replay.rows)[:40]
+    expected = dict(zip(map(tuple, rows), done_next(rows, 1), strict=True))
+    drawn, beside = trainer._draw(replay, KEY)
+    told = np.asarray(beside.next_action)[:, 0]
+    np.testing.assert_array_equal(told, [expected[tuple(row)] for row in np.asarray(drawn)])
+    assert 5 < np.isfinite(told).sum() < 60
+
+
+def test_a_fitted_method_has_no_rows_that_tell_what_was_done_next():
+    fqi = ReBRAC(hidden=(4,)).template(BOX)
+    every = dataclasses.replace(fqi, sync=Sync(critic=Copy(), policy=Copy()))
+    with pytest.raises(UserError, match="BellmanNear needs the action that was taken at s'"):
+        every.check_iterations(ReBRAC(hidden=(4,)).networks(OBS_SIZE, BOX, KEY))
+    with pytest.raises(UserError, match="n_step: the critic's BellmanNear takes transitions of one step"):
+        FitSettings(n_step=2).fitting(fqi)
+
+
 # ---------------------------------------------------------------------- penalties
 
 
@@ -332,7 +414,7 @@ def test_cal_ql_goes_online_from_its_offline_agent(tmp_path):
         fittedq.train("cql", env, **(going | {"start": plain}))
 
 
-@pytest.mark.parametrize("method", [TD3BC, IQL])
+@pytest.mark.parametrize("method", [IQL, ReBRAC])
 def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method, tmp_path):
     data, small = a_log(tmp_path / "data"), {"hidden": (4,), "batch_size": 8}
     words = ["train", method.name, "--data", str(data), "--set", "hidden=4", "--set", "batch_size=8", "--out"]

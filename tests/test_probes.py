@@ -46,6 +46,7 @@ COLD["simba"]["temperature_learning_rate"] = 1e-6
 COLD["td7"] = {"embedding": 16, "encoder_hidden": (32,), "period": 10}
 # So large an α makes it TD3: uniform actions are nothing to stay near.
 COLD["td3_bc"] = {"alpha": 1e3}
+COLD["rebrac"] = {"policy_near": 1e-3, "critic_near": 1e-3}
 # Of uniform actions the value of nearly the best one, and its imitation.
 COLD["iql"] = {"expectile": 0.98, "inverse_temperature": 30.0}
 # Uniform actions are nothing to be wary of either.

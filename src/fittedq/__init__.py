@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.fitted import FittedAlgorithm, SolvingAlgorithm
     from fittedq.algorithms.iql import IQL
     from fittedq.algorithms.nfqca import NFQCA
+    from fittedq.algorithms.rebrac import ReBRAC
     from fittedq.algorithms.sac import SAC
     from fittedq.algorithms.sac_v import SACValue
     from fittedq.algorithms.simba import SimBa
@@ -149,6 +150,7 @@ if TYPE_CHECKING:
         AbstractTarget,
         Bellman,
         BellmanFromValue,
+        BellmanNear,
         BellmanOfReturns,
         Clipped,
         FirstCritic,
@@ -233,6 +235,7 @@ __all__ = [
     "BatchNormMlp",
     "Bellman",
     "BellmanFromValue",
+    "BellmanNear",
     "BellmanOfReturns",
     "Box",
     "Budget",
@@ -316,6 +319,7 @@ __all__ = [
     "Quantiles",
     "RadialBasis",
     "RangedCritic",
+    "ReBRAC",
     "Regress",
     "RegressReturns",
     "RegressTogether",
@@ -393,6 +397,7 @@ _HOMES = {
     "fittedq.algorithms.fitted": "FittedAlgorithm SolvingAlgorithm",
     "fittedq.algorithms.iql": "IQL",
     "fittedq.algorithms.nfqca": "NFQCA",
+    "fittedq.algorithms.rebrac": "ReBRAC",
     "fittedq.algorithms.sac": "SAC",
     "fittedq.algorithms.sac_v": "SACValue",
     "fittedq.algorithms.simba": "SimBa",
@@ -451,9 +456,9 @@ _HOMES = {
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
     "fittedq.template.targets": (
-        "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanOfReturns "
-        "Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature SmoothBellman SoftValue "
-        "Truncated UniformSamples ValueAsLogged ValueOfLog WithinSeen"
+        "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanNear "
+        "BellmanOfReturns Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature "
+        "SmoothBellman SoftValue Truncated UniformSamples ValueAsLogged ValueOfLog WithinSeen"
     ),
     "fittedq.template.when": "AbstractWhen GapAbove",
     "fittedq.types": (

@@ -71,11 +71,23 @@ class DrawnRows(NamedTuple):
     """γⁿ⁻¹, where n steps lie between s and s', and the reward is the discounted sum of theirs."""
     weight: Float[Arr, "*b"] | None = None
     """What the error of a row counts."""
+    next_action: Float[Arr, "*b m"] | None = None
+    """The action that was taken at s'; NaN where no row tells."""
+
+    @staticmethod
+    def width(columns: tuple[str, ...], action_size: int) -> int:
+        """How many numbers columns of these names are."""
+        return sum(action_size if name == "next_action" else 1 for name in columns)
 
     @staticmethod
     def unpack(rows: Float[Arr, "*b width"], width: int, columns: tuple[str, ...]) -> DrawnRows | None:
-        """The columns of these names, which follow a row's own `width`."""
-        return DrawnRows(**{name: rows[..., width + place] for place, name in enumerate(columns)}) if columns else None
+        """The columns of these names, which follow a row's own `width`; `next_action` is the last and has the rest."""
+        if not columns:
+            return None
+        own = {name: rows[..., width + place] for place, name in enumerate(columns)}
+        if "next_action" in own:
+            own["next_action"] = rows[..., width + len(columns) - 1 :]
+        return DrawnRows(**own)
 
 
 Dynamics = Callable[
@@ -272,10 +284,12 @@ class Greedy(eqx.Module):
     """An action near argmax_a q(s', a) for every s' of a batch.
 
     `solved` marks the rows where a solver, not a policy, gave the action; `upper_bound` is a proven bound on
-    max_a q(s', a), or None where the method has none.
+    max_a q(s', a), or None where the method has none. `logged` is the action that was taken at s', NaN where no row
+    tells, and None where nobody asks for it.
     """
 
     action: Float[Arr, "b m"]
     log_prob: Float[Arr, "b"]
     solved: Bool[Arr, "b"]
     upper_bound: Float[Arr, "b"] | None = None
+    logged: Float[Arr, "b m"] | None = None

@@ -18,6 +18,7 @@ from fittedq.algorithms.explicit_fqi import ExplicitFQI
 from fittedq.algorithms.iql import IQL
 from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.nfqca import NFQCA
+from fittedq.algorithms.rebrac import ReBRAC
 from fittedq.algorithms.sac import SAC
 from fittedq.algorithms.sac_v import SACValue
 from fittedq.algorithms.simba import SimBa
@@ -54,6 +55,7 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
         IQL,
         CQL,
         EDAC,
+        ReBRAC,
     )
 }
 

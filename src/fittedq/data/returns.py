@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fittedq.arrays import Arr, namespace
@@ -32,9 +33,7 @@ def joined_steps(
     """
     xp = namespace(rows)
     acted = obs_size + action_size
-    ends = xp.any(rows[..., -2:] > 0.5, axis=-1)
-    same = (rows[..., :-1, acted:REWARD] == rows[..., 1:, :obs_size]).all(-1)
-    follows = come[..., 1:] & same & ~ends[..., :-1]
+    follows = _follows(rows, come, obs_size, acted)
     alive = xp.concatenate([xp.ones_like(come[..., :1]), xp.cumprod(follows, axis=-1) > 0], axis=-1)
     power = xp.asarray(gamma ** xp.arange(rows.shape[-2]), rows.dtype)
     reward = xp.sum(xp.where(alive, rows[..., REWARD] * power, 0.0), axis=-1)
@@ -42,3 +41,19 @@ def joined_steps(
     end = xp.take_along_axis(rows, last[..., None, None], axis=-2)[..., 0, :]
     parts = (rows[..., 0, :acted], end[..., acted:REWARD], reward[..., None], end[..., -2:])
     return xp.concatenate(parts, axis=-1).astype(rows.dtype), power[last]
+
+
+def next_action(
+    rows: Float[Arr, "*b two width"], come: Bool[Arr, "*b two"], obs_size: int, action_size: int
+) -> Float[Arr, "*b m"]:
+    """The action that was taken at s' of the first row, which the second one tells; NaN where it does not follow it."""
+    acted = obs_size + action_size
+    follows = _follows(rows, come, obs_size, acted)[..., :1]
+    return namespace(rows).where(follows, rows[..., 1, obs_size:acted], np.nan).astype(rows.dtype)
+
+
+def _follows(rows: Float[Arr, "*b n width"], come: Bool[Arr, "*b n"], obs_size: int, acted: int) -> Bool[Arr, "*b _"]:
+    """Which rows but the first are the next step of the episode of the one before."""
+    ends = namespace(rows).any(rows[..., -2:] > 0.5, axis=-1)
+    same = (rows[..., :-1, acted:REWARD] == rows[..., 1:, :obs_size]).all(-1)
+    return come[..., 1:] & same & ~ends[..., :-1]

@@ -260,6 +260,7 @@ MISSING = {
     "greedy": "an action at s', and the template has no greedy step",
     "solver": "actions that a solver found, and the greedy step solves nowhere",
     "dataset": "a whole dataset, as fitted iterations have it, and sees a batch at a time",
+    "next_action": "the action that was taken at s', which rows are drawn with, and finds a whole dataset",
     "batches": "batches, to label each anew, and finds a whole dataset, whose labels stay while it is fitted",
 }
 """What a slot needs beside components, in words."""
@@ -364,6 +365,11 @@ class FQI(AbstractSlot):
         needing = (part for part in parts((self.greedy, self.updates)) if "dataset" in _needs(part))
         return tuple(dict.fromkeys(type(part).__name__ for part in needing))
 
+    @property
+    def reads_next_action(self) -> bool:
+        """Whether a slot reads the action that was taken at s'."""
+        return any("next_action" in _needs(part) for part in parts((self.greedy, self.updates)))
+
     def check_iterations(self, nets: Components) -> None:
         """A UserError for what iterations over a whole dataset would ignore."""
         rules = {name: getattr(self.sync, name) for name in COMPONENTS}
@@ -373,7 +379,7 @@ class FQI(AbstractSlot):
                     f"sync of {name}: found {written(rule)}, expected Copy(): over a whole dataset a frozen copy is "
                     "that of the iteration before."
                 )
-        self._refuse({"batches"})
+        self._refuse({"batches", "next_action"})
         if nets.critic is None:
             raise UserError("the template has no critic, which iterations over a whole dataset fit.")
         if nets.log_temperature is not None and self.greedy is not None:
@@ -517,6 +523,8 @@ class FQI(AbstractSlot):
         if self.greedy is not None:
             found = self.greedy(frozen.over(nets), batch.next_obs, greedy_key)
             greedy = jax.lax.stop_gradient(checked_greedy(self.greedy, found, len(batch.next_obs)))
+            if drawn is not None and drawn.next_action is not None:
+                greedy = dataclasses.replace(greedy, logged=drawn.next_action)
         optimizer_states, metrics = list(state.optimizer_states), list(state.metrics)
         for index, update in enumerate(self.updates):
             component = getattr(nets, update.component)

@@ -226,6 +226,33 @@ class Bellman(AbstractTarget):
         return value_range(reward, self.gamma, entropy_bonus(nets) if self.soft else (0.0, 0.0))
 
 
+class BellmanNear(AbstractTarget):
+    """D = {((s, a), r + γ (1 − terminated) (q̄(s', a') − β ‖(a' − a'_log) / half_width‖²))}, a'_log the action that was
+    taken at s'.
+
+    Where no row tells it, as at the end of a log, nothing is taken off.
+    Source: Tarasov et al. 2023 (ReBRAC), section 3.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"critic", "greedy", "next_action"})
+    gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
+    combine: AbstractCombine
+    near: float = eqx.field(static=True, metadata=NOT_NEGATIVE)
+
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        greedy, critic = needed(greedy), needed(nets.critic)
+        value = self.combine(critic, batch.next_obs, greedy.action, key)
+        if greedy.logged is not None:
+            known = ~jnp.isnan(greedy.logged)
+            apart = (greedy.action - greedy.logged) / jnp.asarray(critic.action_set.half_width, value.dtype)
+            value = value - self.near * jnp.sum(jnp.where(known, apart, 0.0) ** 2, axis=-1)
+        return Labelled((batch.obs, batch.action), td_target(batch.reward, batch.terminated, value, self.gamma))
+
+    def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
+        """No lower end: the distance is taken off at every step."""
+        return -math.inf, value_range(reward, self.gamma)[1]
+
+
 class AbstractPool(AbstractSlot):
     """How the distributions of an ensemble become one."""
 

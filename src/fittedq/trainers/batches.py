@@ -39,11 +39,13 @@ class BatchTrainer(AbstractTrainer):
         self._rows = Rows(dataset, settings.normalize_obs, reward_scale=scale)
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
-        self._drawing = Drawing(settings, self._rows.size, algorithm.discount, self.obs_size, self.action_set.size)
+        columns = settings.columns(self._fqi)
+        sizes = self.obs_size, self.action_set.size
+        self._drawing = Drawing(settings, self._rows.size, algorithm.discount, *sizes, "next_action" in columns)
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(reward_range(dataset))
-        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
+        self.learner = Learner(self._fqi, state, *sizes, columns)
         reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
         self._reset = None if reset is None else jax.jit(reset)
 

@@ -17,7 +17,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.host import to_host
 from fittedq.arrays import strong
 from fittedq.data.replay import DeviceReplay, ring_log
-from fittedq.data.returns import joined_steps
+from fittedq.data.returns import joined_steps, next_action
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
@@ -188,6 +188,10 @@ class CompiledTrainer(AbstractTrainer):
 
     def _draw(self, replay: DeviceReplay, key: Array) -> tuple[Array, DrawnRows | None]:
         settings = self._settings
+        if self._fqi.reads_next_action:
+            both, come = replay.stretches(key, settings.batch_size, 2, settings.n_envs)
+            acted = next_action(both, come, self.obs_size, self.action_set.size)
+            return both[:, 0], DrawnRows(next_action=jnp.asarray(acted))
         if settings.n_step == 1:
             return replay.sample(key, settings.batch_size), None
         rows, come = replay.stretches(key, settings.batch_size, settings.n_step, settings.n_envs)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fittedq.data.priorities import Priorities
-from fittedq.data.returns import joined_steps, stretch
+from fittedq.data.returns import joined_steps, next_action, stretch
 from fittedq.trainers.settings import AbstractDrawing
 from fittedq.trainers.state import Arrays
 
@@ -27,8 +27,16 @@ class Batches(NamedTuple):
 class Drawing:
     """Draws as `settings` say from rows that are known by their number, the newest `capacity` of them."""
 
-    def __init__(self, settings: AbstractDrawing, capacity: int, gamma: float, obs_size: int, action_size: int):
-        self._settings, self._capacity, self._gamma = settings, capacity, gamma
+    def __init__(
+        self,
+        settings: AbstractDrawing,
+        capacity: int,
+        gamma: float,
+        obs_size: int,
+        action_size: int,
+        next_actions: bool = False,
+    ):
+        self._settings, self._capacity, self._gamma, self._next_actions = settings, capacity, gamma, next_actions
         self._sizes = (obs_size, action_size)
         rule = settings.rule
         self.priorities = None if rule is None else Priorities(capacity, rule, settings.priority_exponent)
@@ -45,20 +53,25 @@ class Drawing:
     ) -> Batches:
         """Batches of the rows before number `stop`: `take` gives them, `in_units` turns them into what the networks
         see, in place. `stride(numbers)` is how far the next row of the same environment lies."""
-        shape, weight, discount = (batches, self._settings.batch_size), None, None
+        shape, weight, discount, acted = (batches, self._settings.batch_size), None, None, None
         if self.priorities is None:
             numbers = rng.integers(max(0, stop - self._capacity), stop, shape)
         else:
             self.priorities.grow(stop)
             numbers, weight = self.priorities.draw(rng, shape, self._settings.beta(updates))
-        if self._settings.n_step == 1:
+        if self._next_actions:
+            index, come = stretch(numbers, 2, stride(numbers), stop)
+            both = take(np.asarray(index))
+            rows, acted = both[..., 0, :], np.asarray(next_action(both, come, *self._sizes))
+        elif self._settings.n_step == 1:
             rows = take(numbers)
         else:
             index, come = stretch(numbers, self._settings.n_step, stride(numbers), stop)
             rows, discount = joined_steps(take(np.asarray(index)), come, self._gamma, *self._sizes)
-        rows = np.asarray(rows)
+        rows = np.ascontiguousarray(rows)
         in_units(rows)
         beside = [column[..., None] for column in (discount, weight) if column is not None]
+        beside += [] if acted is None else [acted]
         return Batches(np.concatenate([rows, *beside], axis=-1) if beside else rows, numbers)
 
     def learn(self, numbers: Int[np.ndarray, "K b"], errors: object) -> None:

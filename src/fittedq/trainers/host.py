@@ -35,7 +35,7 @@ from fittedq.trainers.state import (
     initial_state,
     to_arrays,
 )
-from fittedq.types import REWARD, Components, Transition
+from fittedq.types import REWARD, Components, DrawnRows, Transition
 
 
 class HostTrainer(AbstractTrainer):
@@ -57,7 +57,6 @@ class HostTrainer(AbstractTrainer):
         self._rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         width = Transition.width(self.obs_size, self.action_set.size)
         self._replay = Replay(settings.replay_size, width)
-        self._drawing = Drawing(settings, settings.replay_size, algorithm.discount, self.obs_size, self.action_set.size)
         self._before = 0 if data is None else len(data)
         """Rows that were there at the start, of one environment."""
         memory.require(
@@ -73,6 +72,10 @@ class HostTrainer(AbstractTrainer):
         if settings.scale_rewards:
             self._scale = ReturnScale.start(source.n_envs, algorithm.discount, settings.return_bound)
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
+        self._columns = settings.columns(self._fqi)
+        sizes = self.obs_size, self.action_set.size
+        next_actions = "next_action" in self._columns
+        self._drawing = Drawing(settings, settings.replay_size, algorithm.discount, *sizes, next_actions)
         check_collects(algorithm, state.nets)
         check_model(state.nets, source.obs)
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
@@ -80,14 +83,14 @@ class HostTrainer(AbstractTrainer):
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
         self._owed = 0.0
-        self.learner = Learner(self._fqi, state, self.obs_size, self.action_set.size, settings.columns)
+        self.learner = Learner(self._fqi, state, *sizes, self._columns)
         reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
         self._reset = None if reset is None else jax.jit(reset)
         self._policy = self.learner.host_policy()
         self._waiting: list[Batches] = []
         """Batches drawn but not yet learned from: between its delayed updates the policy does not need them."""
         self._no_batch = Batches(
-            np.empty((0, settings.batch_size, width + len(settings.columns)), np.float32),
+            np.empty((0, settings.batch_size, width + DrawnRows.width(self._columns, sizes[1])), np.float32),
             np.empty((0, settings.batch_size), np.int64),
         )
 
@@ -176,7 +179,7 @@ class HostTrainer(AbstractTrainer):
 
     def _draw(self, batches: int) -> Batches:
         settings, replay = self._settings, self._replay
-        if settings.columns:
+        if self._columns:
             return self._drawing(
                 self._rng, batches, replay.added, replay.take, self._in_units, self.updates, self._stride
             )

@@ -83,10 +83,10 @@ class AbstractDrawing(AbstractLoop, abc.ABC):
         """How rows are drawn by their errors; None: uniformly."""
         return PRIORITY_RULES[self.replay]
 
-    @property
-    def columns(self) -> tuple[str, ...]:
+    def columns(self, fqi: FQI) -> tuple[str, ...]:
         """What a drawn row has beside its transition (`DrawnRows`), in order."""
-        return ("discount",) * (self.n_step > 1) + ("weight",) * (self.rule is not None)
+        own = ("discount",) * (self.n_step > 1) + ("weight",) * (self.rule is not None)
+        return own + ("next_action",) * fqi.reads_next_action
 
     def fitting(self, fqi: FQI) -> FQI:
         """A method's template for batches so drawn, or a UserError."""

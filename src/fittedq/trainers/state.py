@@ -38,9 +38,9 @@ def initial_state(
     fqi = algorithm.template(action_set)
     columns: tuple[str, ...] = ()
     if drawing is not None:
-        fqi, columns = drawing.fitting(fqi), drawing.columns
+        fqi, columns = drawing.fitting(fqi), drawing.columns(fqi)
     width = Transition.width(obs_size, action_set.size)
-    rows = jnp.zeros((batch_size, width + len(columns)))
+    rows = jnp.zeros((batch_size, width + DrawnRows.width(columns, action_set.size)))
 
     def init(key: Array) -> LearnerState:
         nets_key, learner_key = jax.random.split(key)
