@@ -281,7 +281,7 @@ def test_rows_that_are_not_even_are_refused_or_put_on_a_grid(tmp_path: Path) -> 
     log = timed(tmp_path, times.tolist())
     said = refused(log)
     assert "not evenly apart: 2 to 4 s, 3 s on the whole" in said
-    assert "--sample-time 3 --resample line" in said
+    assert "--sample 3 --resample line" in said
     dataset, said = imported(log, replace(HEATER, resample="line"))
     # What is measured rises by .5 a row: on lines between the rows, it is known at every third second.
     at = 3.0 * np.arange(11)
@@ -292,8 +292,8 @@ def test_rows_that_are_not_even_are_refused_or_put_on_a_grid(tmp_path: Path) -> 
 
 def test_longer_samples_take_an_actions_mean(tmp_path: Path) -> None:
     log = written(tmp_path, table())
-    assert "its rows are 3 s apart, and a sample of 6 s is asked for" in refused(log, replace(HEATER, sample_time=6))
-    dataset, said = imported(log, replace(HEATER, sample_time=6, resample="hold"))
+    assert "its rows are 3 s apart, and a sample of 6 s is asked for" in refused(log, replace(HEATER, sample=6))
+    dataset, said = imported(log, replace(HEATER, sample=6, resample="hold"))
     np.testing.assert_allclose(dataset.columns["obs"][:, 0], ROWS[:-2:2, 2])
     np.testing.assert_allclose(dataset.columns["action"][:, 0], (ROWS[:-2:2, 1] + ROWS[1:-1:2, 1]) / 2)
     assert "12 rows of" in said and "became 6, 6 s apart" in said
@@ -411,7 +411,7 @@ def test_the_other_small_logs_are_read_as_their_table_says(tmp_path: Path) -> No
         ("no_header.csv", "its first row holds numbers (0, 159.4, 22, 93)"),
         ("twice_u.csv", "more than one column 'u' (columns 2 and 3)"),
         ("word.csv", "line 43 has 'Bad Input' in column 'u'"),
-        ("jitter.csv", "--sample-time 3 --resample line"),
+        ("jitter.csv", "--sample 3 --resample line"),
     ],
 )
 def test_small_logs_that_are_refused_say_why(name: str, said: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`fittedq data collect | import | check | export`."""
+"""`fittedq data collect | describe | import | check | export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
 from fittedq.cli.check import Check
 from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
-from fittedq.cli.imports import Import, told_dataset
+from fittedq.cli.imports import Describe, Import, told_dataset
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset, Writer
@@ -140,6 +140,7 @@ class Export:
 
 DataCommand = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Describe, tyro.conf.subcommand("describe")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -148,7 +149,7 @@ DataCommand = (
 
 @dataclass(frozen=True)
 class Data:
-    """Datasets of logged transitions: collect, import, check, export."""
+    """Datasets of logged transitions: collect, describe, import, check, export."""
 
     command: Annotated[DataCommand, tyro.conf.arg(name="")]
 

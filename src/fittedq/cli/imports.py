@@ -1,4 +1,4 @@
-"""`fittedq data import`: logs become a dataset."""
+"""`fittedq data describe | import`: logs become a dataset."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from fittedq.cli.arguments import MaybePath, MaybeTime
+from fittedq.cli.environments import seconds
 from fittedq.data.dataset import Dataset, action_bounds
 from fittedq.data.description import Description
+from fittedq.data.exporters import appearing
+from fittedq.data.first_look import first_description
 from fittedq.data.importers import import_dataset, matching, open_source
 from fittedq.data.readers.columns import Batch
 from fittedq.errors import UserError, plural
 from fittedq.expressions import split_names
+from fittedq.files import place
 from fittedq.runs.progress import console, counted
 
 ColumnNames = Annotated[str, tyro.conf.arg(metavar="COLUMN,…")]
 ColumnName = Annotated[str, tyro.conf.arg(metavar="COLUMN")]
 ColumnOrFormula = Annotated[str, tyro.conf.arg(metavar="COLUMN|FORMULA")]
-Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +50,13 @@ class DescribesLog:
     time: ColumnName = ""
     """The column of times: seconds, ISO 8601 or since 1970. Rows are put in order by it, and split where some are
     missing."""
-    gap: Seconds = 0.0
-    """Seconds without a row after which another episode begins; 0: three samples, or where a row is missing."""
+    gap: MaybeTime = None
+    """The time without a row after which another episode begins, such as 60 (seconds) or 5min; by default an episode
+    ends where a row is missing."""
     length: int = 0
     """Rows after which an episode is cut; 0: never."""
-    sample_time: Seconds = 0.0
-    """Seconds between rows; 0: the log's own."""
+    sample: MaybeTime = None
+    """The time between rows, such as 3 (seconds) or 20ms; by default the log's own."""
     resample: Annotated[str, tyro.conf.arg(metavar="hold|line")] = ""
     """Put rows on a grid of the sample time: by the row before, or (what is measured) on straight lines."""
     fill: Annotated[str, tyro.conf.arg(metavar="hold|line")] = ""
@@ -63,6 +68,9 @@ class DescribesLog:
     words: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD=NUMBER")] = ()
     """Numbers for words in the table, beside ON, OFF, True, False and their like."""
 
+    plant: MaybePath = None
+    """A description of the plant (`fittedq data describe` writes a first one); the options beside it come first."""
+
     def description(self) -> Description:
         """What was said."""
         vectors = {
@@ -70,12 +78,13 @@ class DescribesLog:
             for name in ("obs", "action", "next_obs", "names")
             if (text := getattr(self, name))
         }
-        alike = ("reward", "terminated", "truncated", "episode", "time", "gap", "length", "sample_time", "resample")
-        return Description(
-            **vectors,
-            **{name: getattr(self, name) for name in (*alike, "fill", "date_order")},
-            words=dict(map(_word, self.words)),
-        )
+        times = {name: seconds(text, name) for name in ("gap", "sample") if (text := getattr(self, name)) is not None}
+        alike = ("reward", "terminated", "truncated", "episode", "time", "length", "resample", "fill", "date_order")
+        said: dict[str, Any] = {**vectors, **times, **{name: getattr(self, name) for name in alike}}
+        said["words"] = dict(map(_word, self.words))
+        if self.plant is None:
+            return Description(**said)
+        return Description.read(self.plant).but(**{name: value for name, value in said.items() if value})
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,35 @@ class Import(DescribesLog):
         label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
         dataset = import_dataset(*sources, out=self.out, label=label, action_set=action_set, drop_bad=self.drop_bad)
         told_dataset(self.out, dataset, sources[0].notes, self.json)
+        return 0
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Write a first description of a plant from what its log looks like, to be corrected and given to `import`."""
+
+    source: tyro.conf.Positional[Path]
+    """A text table, packed or not."""
+    out: Path
+    """The file to write, such as plant.toml."""
+    names: ColumnNames = ""
+    """Names of all columns, for a file that has none."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        out = place(self.out, "out")
+        if not self.source.is_file():
+            raise UserError(f"{self.source} is no file; give a text table.")
+        text = first_description(self.source, split_names(self.names, "names") if self.names else ())
+        with appearing(out) as unnamed:
+            unnamed.write_text(text, encoding="utf-8")
+        if self.json:
+            print(json.dumps({"description": str(self.out)}))
+        else:
+            print(
+                f"{self.out}: look through it, then fittedq data import {self.source} --plant {self.out} --out FOLDER."
+            )
         return 0
 
 

@@ -16,6 +16,7 @@ from fittedq.actions.limits import Limits, narrowed
 from fittedq.actions.saved import action_set_of
 from fittedq.control.episodes import AugmentedRows
 from fittedq.control.state import AugmentedState
+from fittedq.data.description import Description
 from fittedq.errors import UserError, in_one_line, plural
 from fittedq.files import (
     DATASET,
@@ -78,6 +79,8 @@ class Dataset:
         """Where it came from, as text."""
         self.path: str | None = None
         """The folder it was opened from."""
+        self.description: Description | None = None
+        """What its columns are, and what a controller sees of them, where a log or a user said so."""
         self._seen: AugmentedRows | None = None
 
     def limited(self, action_set: AbstractActionSet | Limits | None) -> Dataset:
@@ -86,7 +89,7 @@ class Dataset:
             return self
         box = Box(self.action_set.low, self.action_set.high)
         other = Dataset(self.columns, narrowed(box, action_set, "the dataset"), self.origin)
-        other.path = self.path
+        other.path, other.description = self.path, self.description
         return other
 
     def augmented(self, state: AugmentedState | None) -> Dataset:
@@ -172,6 +175,8 @@ class Dataset:
             shapes = _shapes(manifest["count"], manifest["obs_size"], len(manifest["action_low"]))
             listed = {name: manifest["files"][f"{name}.npy"] for name in COLUMNS}
             action_set, origin = _declared(manifest), dict(manifest["origin"])
+            said = manifest.get("description")
+            description = None if said is None else Description.of(said, f"{path / MANIFEST}: description")
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -195,7 +200,7 @@ class Dataset:
                 )
             columns[name] = np.asarray(column)
         dataset = Dataset(columns, action_set, origin)
-        dataset.path = str(path)
+        dataset.path, dataset.description = str(path), description
         return dataset
 
     def save(self, path: str | Path) -> None:
@@ -203,7 +208,7 @@ class Dataset:
         with Writer(path, action_set=self.action_set) as writer:
             for part in self.chunks():
                 writer.append(self.transitions(part))
-            writer.finish(self.origin)
+            writer.finish(self.origin, self.description)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else f"from {self.path}"
@@ -291,8 +296,10 @@ class Writer:
         self._drop_bad, self._label = drop_bad, label or str(path)
         self._rescuable = rescuable
         self._files: dict[str, BinaryIO] = {}
-        self._sizes = (0, 0)
+        self.sizes = (0, 0)
+        """The numbers of an observation and of an action."""
         self._ended = True
+        self._running = self._longest = 0
         self._faults = Faults(self._label)
         self._low = self._high = np.zeros(0, np.float32)
         try:
@@ -316,10 +323,10 @@ class Writer:
         sizes = (batch.obs.shape[1], batch.action.shape[1])
         if not self._files:
             self._open(*sizes)
-        if sizes != self._sizes:
+        if sizes != self.sizes:
             raise UserError(
                 f"{self._label}: found rows of {sizes[0]} observation and {sizes[1]} action numbers after rows of "
-                f"{self._sizes[0]} and {self._sizes[1]}; every row needs the same number."
+                f"{self.sizes[0]} and {self.sizes[1]}; every row needs the same number."
             )
         kept = np.ones(batch.reward.shape[0], bool) if keep is None else keep
         bad = kept & ~self._faults.add(batch, self.action_set, kept)
@@ -339,9 +346,24 @@ class Writer:
         file.seek(-1, 2)
         file.write(b"\x01")
         self._ended = True
+        self._count(np.zeros(0, bool))
 
-    def finish(self, origin: Mapping[str, Any] | None = None) -> Dataset:
-        """Hash, name and open the folder; `origin` (JSON) says where the data came from."""
+    @property
+    def longest(self) -> int:
+        """Rows of the longest episode so far."""
+        return max(self._longest, self._running)
+
+    def _count(self, ends: Bool[np.ndarray, "b"]) -> None:
+        """Note the lengths of episodes: of more rows, or, without any, of the episode that was cut."""
+        stops = np.flatnonzero(ends) + 1 if len(ends) else np.zeros(1, int)
+        if len(stops):
+            lengths = np.diff(stops, prepend=-self._running)
+            self._longest, self._running = max(self._longest, int(lengths.max())), 0
+            ends = ends[stops[-1] :]
+        self._running += len(ends)
+
+    def finish(self, origin: Mapping[str, Any] | None = None, description: Description | None = None) -> Dataset:
+        """Hash, name and open the folder; `origin` (JSON) says where the data came from, `description` what it is."""
         try:
             if not self._drop_bad:
                 self._faults.refuse()
@@ -349,18 +371,19 @@ class Writer:
                 dropped = f" but {self.dropped} bad ones, which were dropped" if self.dropped else ""
                 raise UserError(f"{self._label}: found no transitions{dropped}, expected at least one.")
             action_set = self.action_set or self._range()
-            for name, shape in _shapes(self.count, *self._sizes).items():
+            for name, shape in _shapes(self.count, *self.sizes).items():
                 self._files[name].seek(0)
                 _write_header(self._files[name], name, shape)
             self._close()
             files = {f"{name}.npy": hash_file(self._scratch.folder / f"{name}.npy") for name in sorted(COLUMNS)}
             meta = {
                 "count": self.count,
-                "obs_size": self._sizes[0],
+                "obs_size": self.sizes[0],
                 "action_low": action_set.low,
                 "action_high": action_set.high,
                 "action_set": action_set.describe(),
                 "origin": dict(origin or {}),
+                **({} if description is None else {"description": description.described()}),
             }
             write_manifest(self._scratch.folder, DATASET, files, meta)
             self._scratch.publish()
@@ -387,7 +410,7 @@ class Writer:
         self.discard()
 
     def _open(self, obs_size: int, action_size: int) -> None:
-        self._sizes = (obs_size, action_size)
+        self.sizes = (obs_size, action_size)
         if self.action_set is not None and self.action_set.size != action_size:
             raise UserError(
                 f"{self._label}: found actions of {action_size} numbers and bounds for {self.action_set.size}, "
@@ -421,6 +444,7 @@ class Writer:
             raise self._unwritable(error) from None
         self.count += count
         self._ended = bool(batch.terminated[-1] or batch.truncated[-1])
+        self._count(np.asarray(batch.terminated | batch.truncated))
 
     def _range(self) -> Box:
         try:

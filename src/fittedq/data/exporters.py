@@ -37,13 +37,13 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
         format = formats[path.suffix]
     if format not in WRITERS:
         raise UserError(f"{format!r} is unknown; {nearest(format, ['auto', *WRITERS])}", argument="format")
-    with _appearing(path) as temporary:
+    with appearing(path) as temporary:
         WRITERS[format](dataset, temporary, path.name)
     return path
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path) -> Iterator[Path]:
     """A name in a scratch folder that becomes `path` where all went well, and vanishes where not.
 
     What is there already is never replaced: it cannot be known to be ours.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import Dataset, Writer
-from fittedq.data.description import Description
+from fittedq.data.description import Description, resolved
 from fittedq.data.readers.columns import Source, listed_numbers, readable
 from fittedq.data.readers.csv import read_csv
 from fittedq.data.readers.d4rl import read_d4rl
@@ -70,7 +70,8 @@ def import_dataset(
 ) -> Dataset:
     """Everything that sources hold as one dataset folder, no episode across two of them; `source.notes` gets what was
     decided on the way."""
-    action_set = action_set or source.action_set
+    asked = None if source.reading is None else source.reading.description
+    action_set = action_set or (asked and asked.limits()) or source.action_set
     _check_disk(source.size + sum(one.size for one in more), place(out, "out"), label)
     with Writer(out, action_set=action_set, drop_bad=drop_bad, label=label) as writer:
         for one in (source, *more):
@@ -79,7 +80,8 @@ def import_dataset(
             for batch, keep in one.batches:
                 writer.append(batch, keep)
             _check_alike(source, one, label)
-        dataset = writer.finish({"import": label})
+        description = _described(source, writer)
+        dataset = writer.finish({"import": label}, description)
     for one in more:
         source.notes += [note for note in one.notes if note not in source.notes]
     if writer.dropped:
@@ -91,6 +93,22 @@ def import_dataset(
             f"high {listed_numbers(box.high)}; give --action-low and --action-high where you know them."
         )
     return dataset
+
+
+def _described(source: Source, writer: Writer) -> Description | None:
+    """What is known of the columns, where each of them holds one number a row; checked against the rows."""
+    reading = source.reading
+    if reading is None or (len(reading.found["obs"]), len(reading.found["action"])) != writer.sizes:
+        return None
+    said = reading.description
+    if said.history > writer.longest:
+        raise UserError(
+            f"{reading.label}: the controller is to see {said.history} observations, and the longest episode has "
+            f"{plural(writer.longest, 'row', 'rows')}; say a shorter history, or import a longer log."
+        )
+    found = resolved(said, reading.found["obs"], reading.found["action"], reading.sample or said.sample)
+    found.check()
+    return found
 
 
 def matching(patterns: Sequence[Path]) -> list[Path]:
@@ -109,11 +127,11 @@ def matching(patterns: Sequence[Path]) -> list[Path]:
 
 def _check_alike(first: Source, other: Source, label: str) -> None:
     """Refuse files of different sample times."""
-    times = [one.reading.sample_time for one in (first, other) if one.reading is not None]
+    times = [one.reading.sample for one in (first, other) if one.reading is not None]
     if len(times) == 2 and times[0] and times[1] and abs(times[0] - times[1]) > 0.01 * times[0]:
         raise UserError(
             f"{label}: one file's rows are {times[0]:g} s apart and another's {times[1]:g} s; import them apart, or "
-            f"put both on one grid with --sample-time {max(times[0], times[1]):g} --resample line (or hold)."
+            f"put both on one grid with --sample {max(times[0], times[1]):g} --resample line (or hold)."
         )
 
 

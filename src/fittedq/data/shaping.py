@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +63,10 @@ class LogReading:
     """What a row's number counts: `line` or `row`."""
     table: bool = False
     """Whether every column holds one number a row."""
-    sample_time: float | None = None
+    sample: float | None = None
     """Seconds between rows; found while reading."""
+    found: Places = field(default_factory=dict)
+    """Which columns are what; found at the beginning."""
 
     @property
     def name(self) -> str:
@@ -209,9 +211,9 @@ class _Log:
         steps, same = np.diff(time), self._same()
         if not same.any():
             raise UserError(f"{self._label}: no two rows follow one another; check the column of times.")
-        sample = _round(_usual(steps[same]))
-        wanted = self._description.sample_time or sample
-        self._reading.sample_time = wanted
+        sample = sample_of(steps[same])
+        wanted = self._description.sample or sample
+        self._reading.sample = wanted
         self._notes.append(f"A sample is {wanted:g} s.")
         gap = self._description.gap
         if gap and gap < wanted:
@@ -280,7 +282,7 @@ class _Log:
             raise UserError(
                 f"{self._label}: its rows are {sample:g} s apart, and a sample of {wanted:g} s is asked for; give "
                 "--resample hold or --resample line too.",
-                argument="sample_time",
+                argument="sample",
             )
         off = np.abs(steps - sample)
         share = float((off > OFF * sample).mean())
@@ -289,7 +291,7 @@ class _Log:
             raise UserError(
                 f"{self._label}: its rows are not evenly apart: {steps.min():.3g} to {steps.max():.3g} s, {sample:g} s "
                 f"on the whole, {100 * share:.0f} % of them more than {100 * OFF:.0f} % off (the worst after "
-                f"{self._place(worst)}); put them on a grid with --sample-time {sample:g} --resample line (or hold)."
+                f"{self._place(worst)}); put them on a grid with --sample {sample:g} --resample line (or hold)."
             )
         if off.max() > OFF * sample:
             self._notes.append(
@@ -327,7 +329,7 @@ class _Log:
         """Put rows on a grid of one sample: what is measured by the rule, all else by the row before."""
         if not self._description.resample:
             return
-        step, (clock,) = self._reading.sample_time, self._found["time"]
+        step, (clock,) = self._reading.sample, self._found["time"]
         assert step is not None
         # A flag ends its episode: it stays on the last row.
         self.episode[1:] += np.cumsum(self._flags()[:-1])
@@ -401,13 +403,9 @@ def _changes(marks: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(marks[1:] != marks[:-1], bool))])
 
 
-def _usual(steps: np.ndarray) -> float:
-    """The mean of the steps that are of one sample by the middle one."""
-    return float(steps[steps < ONE * np.median(steps)].mean())
-
-
-def _round(value: float) -> float:
-    """The number of fewest digits within 5 ‰."""
+def sample_of(steps: np.ndarray) -> float:
+    """The mean of the steps that are of one sample by the middle one, as the number of fewest digits within 5 ‰."""
+    value = float(steps[steps <= ONE * np.median(steps)].mean())
     return next(
         (one for digits in range(1, 7) if abs((one := float(f"{value:.{digits}g}")) - value) <= 5e-3 * value), value
     )

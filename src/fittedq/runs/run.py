@@ -94,7 +94,10 @@ class Run:
         choice = choose(algorithm, self.plant)
         given, loop_given, seen = split_for(settings or {}, algorithm, choice)
         published = {} if preset is None else preset_for(preset, algorithm).settings
-        self.augmentation = Augmentation(**_named(published, Augmentation) | seen)
+        self._described = {} if data is None or data.description is None else data.description.augmentation()
+        """What the data's description says a controller sees; settings given beside it come first."""
+        _check_sample(self._described, seen)
+        self.augmentation = Augmentation(**_named(published, Augmentation) | self._described | seen)
         given, self._preset = _settling(self.augmentation, cls, _named(published, cls), given), preset
         # What has no meaning from a dataset, such as how data are collected, is left out.
         usual = _named({**cls.training, **published}, choice.settings)
@@ -237,7 +240,8 @@ class Run:
         }
 
     def _augmentation_as_json(self) -> dict[str, Any]:
-        return {} if self.augmentation == Augmentation() else as_json(self.augmentation)
+        usual = not self._described and self.augmentation == Augmentation()
+        return {} if usual else as_json(self.augmentation)
 
     def agent(self) -> Agent:
         """The live policy and critics."""
@@ -487,6 +491,16 @@ class Run:
         assert self.folder is not None
         told = {} if self.trainer.acts_by == LAST else {"acts_by": self.trainer.acts_by}
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"], **told}
+
+
+def _check_sample(described: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a time of a sample that is not the data's."""
+    found, asked = described.get("sample"), given.get("sample")
+    if found is not None and isinstance(asked, int | float) and abs(asked - found) > 0.01 * found:
+        raise UserError(
+            f"setting sample: found {asked:g} s, and the data's rows are {found:g} s apart by their description; leave "
+            "it out, or import the log on another grid."
+        )
 
 
 def _settling(

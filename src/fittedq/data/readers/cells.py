@@ -132,7 +132,7 @@ def _with_words(cells: ArrowArray, comma: bool, words: dict[str, float]) -> tupl
     return result, FoundWords(bad, {word: known[word.lower()] for word in met})
 
 
-def seconds(cells: ArrowArray, comma: bool = False, order: str = "") -> tuple[np.ndarray, FoundWords]:
+def as_seconds(cells: ArrowArray, comma: bool = False, order: str = "") -> tuple[np.ndarray, FoundWords]:
     """Times as seconds in float64, NaN where one is missing, and the words among them.
 
     Numbers are seconds as they are, or since 1970 (also in thousandths and less); text is ISO 8601 or one of `FORMATS`,
@@ -249,7 +249,7 @@ class Cells:
             return cells.to_numpy(zero_copy_only=False), FoundWords(np.zeros(0, int))
         if name in self._times:
             try:
-                return seconds(cells, name in self._commas, self._reading.description.date_order)
+                return as_seconds(cells, name in self._commas, self._reading.description.date_order)
             except UserError as error:
                 raise UserError(f"{self._reading.label}: column {name!r}: {error}.") from None
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):

@@ -309,6 +309,7 @@ def source_of(
 ) -> Source:
     """The rows of a file, `total` chunks of them, as transitions."""
     source = Source(iter(()), total, action_set, size, reading)
+    reading.found = found
     source.notes += notes_on(found, available, reading)
     rows = shaped(guarded(chunked, path), found, reading, source.notes)
     source.batches = linked(rows, str(path), source.notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fittedq.data.description import Description
 from fittedq.data.readers.cells import NO_VALUE, ArrowArray, Cells
 from fittedq.data.readers.columns import Source, find_columns, library, source_of
 from fittedq.data.readers.dialect import COMMENTS, Dialect, cells_of, dialect_of, opened
@@ -45,6 +46,14 @@ def read_csv(path: Path, reading: LogReading) -> Source:
     source = source_of(rows(), found, dialect.names, reading, path, -(-path.stat().st_size // PARSED_BYTES))
     source.notes[:0] = dialect.notes
     return source
+
+
+def text_of(path: Path, dialect: Dialect) -> Iterator[list[ArrowArray]]:
+    """All columns as text, a block of rows at a time."""
+    reading = LogReading(Description(), str(path), drop_bad=True, unit="line")
+    for block, lines in _blocks(path, dialect, []):
+        if len(lines):
+            yield _parsed(block, lines, dialect, list(range(len(dialect.names))), reading)[0]
 
 
 Block = tuple[bytes, np.ndarray]
