@@ -101,9 +101,10 @@ def log(rows: int = 40) -> Dataset:
 
 
 def test_a_fitted_agent_is_the_mean_over_its_iterations() -> None:
-    data, settings = log(), {"hidden": (4,), "epochs": 1, "minibatch": 10, **AVERAGE}
-    for method, more in (("nfqca", {"policy_epochs": 1}), ("explicit_fqi", {"approximator": "polynomial"})):
-        run = Run(method, None, Schedule.offline(method, 4, eval_every=0), data=data, settings=settings | more)
+    data = log()
+    small = {"hidden": (4,), "epochs": 1, "minibatch": 10, "policy_epochs": 1}
+    for method, more in (("nfqca", small), ("explicit_fqi", {"approximator": "polynomial"})):
+        run = Run(method, None, Schedule.offline(method, 4, eval_every=0), data=data, settings=AVERAGE | more)
         seen = []
         for _ in advance_to(run.trainer, 4, (1,)):
             if run.trainer.step > len(seen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 import fittedq
 from fittedq import Box, Dataset, ExplicitFQI, Mixed, Polytope, StateBox, UserError
 from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.saved import as_saved, restored
 from fittedq.approx.function import FunctionCritic
 from fittedq.approx.linear import LinearCritic, Polynomial
 from fittedq.approx.networks import QNetwork
@@ -22,6 +24,8 @@ from fittedq.maximize.choose import Effort, auto, exact, only_certified, only_ex
 from fittedq.maximize.exact.integer import Exhaustive, IntegerArgmax
 from fittedq.maximize.exact.milp import MilpArgmax
 from fittedq.maximize.exact.trees import TreeArgmax
+from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.template.greedy import Solved
 from fittedq.types import AbstractCritic, Components
 
@@ -203,6 +207,17 @@ def test_an_exact_maximizer_by_word_labels_is_saved_and_acts(tmp_path):
         "exhaustive:50": Exhaustive(50),
         "integerargmax:0.01": IntegerArgmax(0.01),
         "milpargmax:0.01:3": MilpArgmax(0.01, 3.0),
+        " milp:0.01:3": MilpArgmax(0.01, 3.0),
+        "ascent:7": ProjectedAscent(7),
+        "certified:0.5:1": CertifiedArgmax(0.5, 1.0),
+        "certified:0.5:1:30": CertifiedArgmax(0.5, 1.0, 30.0),
     }
     for word, made in words.items():
-        assert ExplicitFQI(maximizer=word).maximizer == made
+        method = ExplicitFQI(maximizer=word)
+        assert method.maximizer == made
+        about = {"algorithm": method.name, "settings": json.loads(json.dumps(as_saved(method)))}
+        assert restored(about, {}, "FILE") == method
+    with pytest.raises(UserError, match=r"expected certified:TOL:STATE_SECONDS:SECONDS .*, numbers all: tol = -1"):
+        ExplicitFQI(maximizer="certified:-1")
+    with pytest.raises(UserError, match=r"CertifiedArgmax: tol: found 0\.0, expected a number above 0"):
+        CertifiedArgmax(0.0)

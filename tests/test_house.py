@@ -48,6 +48,13 @@ def test_a_template_is_written_as_code_has_it() -> None:
     assert trees["updates"].endswith("by GrowTrees")
 
 
+def test_what_others_are_to_write_says_what_it_gives() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "abc.abstractmethod" in map(ast.unparse, node.decorator_list):
+                assert ast.get_docstring(node), f"{path.name}, line {node.lineno}: {node.name}"
+
+
 def classes() -> list[type]:
     """Every class of the package."""
     for module in pkgutil.walk_packages(fittedq.__path__, "fittedq."):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -365,6 +366,13 @@ def test_networks_that_are_no_function_of_their_key_are_refused() -> None:
     fqi = TD3(hidden=(4,)).template(BOX)
     method = fittedq.Composed(fqi=fqi, networks=networks, exploration=fittedq.Gaussian(0.1))
     with pytest.raises(UserError, match="composed: its networks are others each time they are made"):
+        fittedq.fit(method, logged(), steps=1, batch_size=8)
+
+    def spoilt(*sizes: Any) -> fittedq.Components:
+        return jax.tree.map(lambda leaf: leaf * jnp.nan, TD3(hidden=(4,)).networks(*sizes))
+
+    method = fittedq.Composed(fqi=fqi, networks=spoilt, exploration=fittedq.Gaussian(0.1))
+    with pytest.raises(UserError, match=r"composed: networks/critic/.* is not a number where it begins"):
         fittedq.fit(method, logged(), steps=1, batch_size=8)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -10,13 +12,14 @@ import pytest
 from fittedq import algorithms
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
+from fittedq.algorithms.fitted import APPROXIMATORS
 from fittedq.algorithms.nfqca import NFQCA
 from fittedq.api import resume
 from fittedq.cli.main import main
 from fittedq.errors import UserError
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
-from fittedq.settings import parse_assignments
+from fittedq.settings import parse_assignments, setting_fields
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,83 @@ def test_resume_refuses_to_trust_what_a_run_does_not_name(tmp_path: Path) -> Non
         pass
     with pytest.raises(UserError, match="trust_code: found 'foo:bar', which no environment"):
         resume(tmp_path / "run", steps=20, trust_code=["foo:bar"])
+
+
+def unread(method: Any) -> set[str]:
+    """The settings at which nothing looks while the method's networks and its template are made."""
+    box, key, read = Box((-1.0,), (1.0,)), jax.random.PRNGKey(0), set[str]()
+
+    def noted(self: Any, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    watched = copy.copy(method)
+    object.__setattr__(watched, "__class__", type("Watched", (type(method),), {"__getattribute__": noted}))
+    jax.eval_shape(lambda: watched.networks(3, box, key))
+    watched.template(box)
+    return {field.name for field in setting_fields(type(method))} - read
+
+
+@pytest.mark.parametrize("approximator", [name for name in APPROXIMATORS if name != "features"])
+@pytest.mark.parametrize("name", ["explicit_fqi", "smooth_fqi", "amortized_fqi"])
+def test_what_an_approximator_does_not_read_is_refused(name: str, approximator: str) -> None:
+    cls: Any = algorithms.find(name)
+    method = cls(approximator=approximator)
+    idle = unread(method) & set[str]().union(cls.ignores, *(one.reads for one in APPROXIMATORS.values()))
+    assert idle == cls.ignores | {field for field in OTHER if is_refused(cls, approximator, field)}
+
+
+OTHER: dict[str, Any] = {
+    "hidden": (7,),
+    "activation": "tanh",
+    "optimizer": "adamw",
+    "critic_learning_rate": 0.1,
+    "n_critics": 3,
+    "layer_norm": True,
+    "dropout": 0.1,
+    "epochs": 7,
+    "minibatch": 7,
+    "held_out": 0.1,
+    "patience": 7,
+    "reset": True,
+    "n_trees": 7,
+    "min_samples_leaf": 7,
+    "degree": 3,
+    "n_centers": 7,
+    "ridge": 0.1,
+}
+
+
+def is_refused(cls: Any, approximator: str, field: str) -> bool:
+    """Whether another value than by default is."""
+    try:
+        cls(approximator=approximator, **{field: OTHER[field]})
+    except UserError as error:
+        return str(error).endswith(f"which approximator = {approximator!r} does not read; leave it out.")
+    return False
+
+
+def test_what_no_part_of_a_method_reads_is_refused_and_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, field, value in (("explicit_fqi", "policy_learning_rate", 0.1), ("nfqca", "tau", 0.1)):
+        with pytest.raises(UserError, match=f"setting {field}: found 0.1, which {name} does not read; leave it out."):
+            algorithms.find(name)(**{field: value})
+        assert main(["list", name, "--json"]) == 0
+        assert f'"{field}"' not in capsys.readouterr().out
+
+
+def test_a_maximizer_that_climbs_is_refused_where_nothing_can_be_climbed() -> None:
+    method = algorithms.find("explicit_fqi")(approximator="extra_trees", maximizer="ascent")
+    with pytest.raises(UserError, match="ProjectedAscent: found a TreeCritic, which has no gradient to climb"):
+        method.networks(3, Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
+    method = algorithms.find("amortized_fqi")(approximator="extra_trees", policy_loss="improve")
+    nets = method.networks(3, Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
+    with pytest.raises(UserError, match="Improve: found a TreeCritic, which has no gradient for a policy to climb"):
+        method.template(Box((-1.0,), (1.0,))).check(nets)
+
+
+def test_a_fixed_horizon_reads_nothing_of_auto() -> None:
+    svg = algorithms.find("svg")
+    for settings in ({"max_horizon": 4}, {"horizon": "auto", "noise_sigma": 0.3}):
+        with pytest.raises(UserError, match=f"{[*settings][-1]}: found .* does not read; leave it out"):
+            svg(**settings)
+    assert svg(horizon="auto", max_horizon=4).max_horizon == 4

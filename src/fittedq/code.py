@@ -110,7 +110,7 @@ def told(value: object) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
-    return shortened(sketch(value) if "\n" in text else text)
+    return shortened(sketch(value) if callable(value) or "\n" in text else text)
 
 
 def shortened(text: str) -> str:

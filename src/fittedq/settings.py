@@ -43,13 +43,15 @@ def setting(
     arguments: tuple[str, ...] = (),
     such: str = "",
     kinds: tuple[type, ...] = (),
+    words: Mapping[str, type] | None = None,
     to_act: bool = True,
 ) -> Any:
     """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`.
 
     In place of the word or number, an object that is a `takes`, such as `such`; a function takes the `arguments`. Files
     hold those of our own classes `kinds` as data, {"kind": name, field: number, …}; others are code, which agents need
-    too unless it is not `to_act`.
+    too unless it is not `to_act`. A command line has them as their name and numbers, `linear:3e-4:0`; `words` are other
+    names.
     """
     metadata = {
         "about": about,
@@ -62,6 +64,7 @@ def setting(
         "arguments": arguments,
         "such": such,
         "kinds": kinds,
+        "words": words or {},
         "to_act": to_act,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -188,7 +191,8 @@ def _coerce(name: str, value: object, hint: Any, metadata: Mapping[str, Any], se
         if metadata["arguments"] and not takes_arguments(typing.cast(Any, value), len(metadata["arguments"])):
             raise UserError(f"setting {name}: found {shortened(sketch(value))}, expected {in_python(metadata)}.")
         return _as_read(name, value) if type(value) in metadata["kinds"] else value
-    named = {kind.__name__.lower(): kind for kind in metadata["kinds"]}
+    value = value.strip() if isinstance(value, str) else value
+    named = {kind.__name__.lower(): kind for kind in metadata["kinds"]} | metadata["words"]
     bare = named.keys() - set(metadata["choices"] or ())
     if isinstance(value, str) and named and (":" in value or value.lower() in bare):
         return _of_words(name, value, named)
@@ -381,15 +385,23 @@ def _of_numbers(kind: type, numbers: Mapping[str, Any]) -> object:
     fields = {field.name: field for field in _fields(kind)}
     made = {}
     for name, value in numbers.items():
-        known = fields.get(name)
-        usual, most = (None, 0) if known is None else (known.default, known.metadata.get("high", MOST_NUMBER))
-        if type(value) not in (int, type(usual)) or isinstance(value, bool) or not 0 <= value <= most:
+        if name not in fields or not _is_read(fields[name], value):
             return f"{name} = {told(value)}"
-        made[name] = float(value) if isinstance(usual, float) else value
+        made[name] = float(value) if isinstance(fields[name].default, float) else value
     try:
         return kind(**made)
     except UserError as error:
         return str(error)
+
+
+def _is_read(field: dataclasses.Field[Any], value: object) -> bool:
+    """Whether a file may hold this number in such a field of one of our own classes."""
+    usual = field.default
+    if value is None:
+        return usual is None
+    takes = (int, float if usual is None else type(usual))
+    most = field.metadata.get("high", MOST_NUMBER)
+    return isinstance(value, int | float) and type(value) in takes and 0 <= value <= most
 
 
 def split_settings(settings: Mapping[str, Any], *groups: type) -> tuple[dict[str, Any], ...]:

@@ -103,7 +103,7 @@ class AbstractCritic(eqx.Module):
     """
 
     action_set: eqx.AbstractVar[AbstractActionSet]
-    has_gradient: ClassVar[bool]
+    has_gradient: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod
@@ -160,7 +160,8 @@ class AbstractValue(eqx.Module):
     """v(s; ψ)."""
 
     @abc.abstractmethod
-    def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]: ...
+    def __call__(self, obs: Float[Arr, "b s"], key: PRNGKeyArray | None = None) -> Float[Arr, "b"]:
+        """The value of each state; `key` draws dropout masks, and without one dropout is off."""
 
 
 class Predicted(eqx.Module):

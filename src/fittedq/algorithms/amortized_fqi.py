@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import shared
-from fittedq.algorithms.fitted import SolvingAlgorithm
+from fittedq.algorithms.fitted import BUDGET, SolvingAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PartlySolved
@@ -34,6 +34,8 @@ class AmortizedFQI(SolvingAlgorithm):
 
     name: ClassVar[str] = "amortized_fqi"
     title: ClassVar[str] = "Amortized fitted Q-iteration"
+
+    policy_reads: ClassVar[frozenset[str]] = BUDGET | {"hidden", "activation"}
 
     solve_share: float = setting(
         0.2, "share of the states that are solved in each iteration, |B_opt| / |D|", low=0.0, high=1.0

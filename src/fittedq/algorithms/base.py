@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
+from fittedq.code import told
 from fittedq.errors import UserError
 from fittedq.settings import check_settings, code_fields, setting, setting_fields, settle
 from fittedq.template.fits import Budget, Descend
@@ -136,6 +137,17 @@ def check_saves_whole(cls: type[AbstractAlgorithm]) -> None:
             )
 
 
+def refuse_unread(method: GradientAlgorithm, names: Set[str], reader: str) -> None:
+    """A UserError for the first of these settings that is otherwise than by default, which `reader` does not read."""
+    for field in setting_fields(type(method)):
+        if field.name in names and (value := getattr(method, field.name)) != field.default:
+            raise UserError(f"setting {field.name}: found {told(value)}, which {reader} does not read; leave it out.")
+
+
+def _reads_all(method: GradientAlgorithm) -> None:
+    refuse_unread(method, method.ignores, method.name)
+
+
 def _saves_whole(method: GradientAlgorithm) -> None:
     check_saves_whole(type(method))
 
@@ -166,6 +178,8 @@ class AbstractAlgorithm(abc.ABC):
     buffer: ClassVar[str] = "FIFO replay"
     """Where transitions are kept while it collects them."""
 
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    """Settings of its kind that it does not read."""
     training: ClassVar[Mapping[str, Any]] = {}
     """Settings of training that it is published with, where they are not the usual ones."""
 
@@ -228,7 +242,7 @@ class AbstractAlgorithm(abc.ABC):
 class GradientAlgorithm(AbstractAlgorithm, abc.ABC):
     """The settings of methods whose networks take gradient steps."""
 
-    rules: ClassVar[Rules] = (_saves_whole, check_settings, _targets_have_their_critics)
+    rules: ClassVar[Rules] = (_saves_whole, check_settings, _reads_all, _targets_have_their_critics)
     """What completes the settings or refuses them, in order."""
 
     gamma: float = shared("gamma", 0.99)

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from fittedq.acting.noise import AbstractExploration
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.code import sketch
+from fittedq.code import sketch, told
 from fittedq.errors import UserError
 from fittedq.settings import takes_arguments
 from fittedq.slots import parts
@@ -49,6 +49,8 @@ class Composed(AbstractAlgorithm, eqx.Module):
         for name, value, kind in (("fqi", fqi, FQI), ("exploration", exploration, AbstractExploration)):
             if not isinstance(value, kind):
                 raise UserError(f"found {type(value).__name__}, expected {kind.__name__}.", argument=name)
+        if fitted not in (None, True, False):
+            raise UserError(f"found {told(fitted)}, expected true or false.", argument="fitted")
         if not callable(networks) or not takes_arguments(networks, 3):
             found = sketch(networks) if callable(networks) else type(networks).__name__
             raise UserError(

@@ -29,6 +29,7 @@ class ExplicitFQI(SolvingAlgorithm):
     name: ClassVar[str] = "explicit_fqi"
     title: ClassVar[str] = "Explicit fitted Q-iteration"
     online: ClassVar[bool] = False
+    ignores: ClassVar[frozenset[str]] = SolvingAlgorithm.ignores | {"policy_learning_rate", "noise_sigma"}
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         return Components(critic=self.approximation(obs_size, action_set, key))

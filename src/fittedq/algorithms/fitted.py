@@ -6,17 +6,26 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import OPTIMIZERS, SHARED, NetworkAlgorithm, Rules, learning_rate, shared
+from fittedq.algorithms.base import (
+    OPTIMIZERS,
+    SHARED,
+    NetworkAlgorithm,
+    Rules,
+    learning_rate,
+    refuse_unread,
+    shared,
+)
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
+from fittedq.code import told
 from fittedq.errors import UserError
 from fittedq.maximize.base import AbstractMaximizer
 from fittedq.maximize.choose import RULES, auto
@@ -26,16 +35,15 @@ from fittedq.maximize.exact.milp import MilpArgmax
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
+from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.settings import code_setting, setting, settle
 from fittedq.template.fits import AbstractFit, Budget, GrowTrees, LeastSquares
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
 from fittedq.template.rates import Optimizer, Rate, words
 from fittedq.template.targets import AbstractTarget, Clipped
-from fittedq.types import AbstractCritic
+from fittedq.types import AbstractCritic, needed
 
-APPROXIMATORS = ("network", "extra_trees", "random_forest", "polynomial", "radial", "features")
-TREES = ("extra_trees", "random_forest")
 MOST_STARTS = 16
 """Random starts per state for the settings of whole-numbered actions."""
 
@@ -48,6 +56,8 @@ MAXIMIZERS: dict[str, AbstractMaximizer] = {
     "exhaustive": Exhaustive(),
     "integer_quadratic": IntegerArgmax(),
 }
+
+MAXIMIZER_WORDS = {word: type(maximizer) for word, maximizer in MAXIMIZERS.items()} | {"certified": CertifiedArgmax}
 
 
 def _rprop_takes_all_rows(method: FittedAlgorithm) -> None:
@@ -78,18 +88,17 @@ def _patience_needs_held_out(method: FittedAlgorithm) -> None:
         )
 
 
+FIT_RULES: Rules = (_rprop_takes_all_rows, _rprop_takes_no_schedule, _patience_needs_held_out)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     """Methods that fit all of a dataset before they label it anew; each step of a run is one iteration."""
 
     fitted = True
     buffer: ClassVar[str] = "fixed dataset, or growing"
-    rules: ClassVar[Rules] = (
-        *NetworkAlgorithm.rules,
-        _rprop_takes_all_rows,
-        _rprop_takes_no_schedule,
-        _patience_needs_held_out,
-    )
+    ignores: ClassVar[frozenset[str]] = frozenset({"tau"})
+    rules: ClassVar[Rules] = (*NetworkAlgorithm.rules, *FIT_RULES)
 
     gamma: float = shared("gamma", 0.98)
     hidden: tuple[int, ...] = shared("hidden", (128, 128))
@@ -125,6 +134,70 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
         return DeterministicPolicy(obs_size, action_set, self.hidden, key, activation=self.activation)
 
 
+class Approximator(NamedTuple):
+    """How q is represented: the settings that say so, its first critic, and how it is fitted."""
+
+    reads: frozenset[str]
+    start: Callable[[SolvingAlgorithm, int, AbstractActionSet, PRNGKeyArray], AbstractCritic]
+    fit: Callable[[SolvingAlgorithm], AbstractFit]
+
+
+def _own(method: SolvingAlgorithm, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
+    critic = method.approximator(obs_size, action_set, key)  # pyright: ignore[reportCallIssue]
+    if not isinstance(critic, AbstractCritic):
+        raise UserError(f"setting approximator: it made a {type(critic).__name__}, expected an AbstractCritic.")
+    return critic
+
+
+def _trees(method: SolvingAlgorithm, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> TreeCritic:
+    forest = Forest(kind=str(method.approximator), n_trees=method.n_trees, min_samples_leaf=method.min_samples_leaf)
+    return TreeCritic.start(action_set, forest)
+
+
+def _radial(method: SolvingAlgorithm, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> LinearCritic:
+    size = obs_size + action_set.size
+    start = RadialBasis(np.zeros((method.n_centers, size), np.float32), np.ones(size, np.float32))
+    return LinearCritic.start(start, obs_size, action_set)
+
+
+def _descending(method: SolvingAlgorithm) -> AbstractFit:
+    return method.descend(method.critic_learning_rate, method.budget(method.epochs))
+
+
+BUDGET = frozenset({"optimizer", "minibatch", "held_out", "patience", "reset"})
+DESCENDING = BUDGET | {"critic_learning_rate", "epochs"}
+TREES = Approximator(frozenset({"n_trees", "min_samples_leaf"}), _trees, lambda method: GrowTrees())
+APPROXIMATORS = {
+    "network": Approximator(
+        DESCENDING | {"hidden", "activation", "n_critics", "layer_norm", "dropout"},
+        lambda method, *sizes: method.critic(*sizes),
+        _descending,
+    ),
+    "extra_trees": TREES,
+    "random_forest": TREES,
+    "polynomial": Approximator(
+        frozenset({"degree", "ridge"}),
+        lambda method, *sizes: LinearCritic.start(Polynomial(method.degree), *sizes[:2]),
+        lambda method: LeastSquares(method.ridge),
+    ),
+    "radial": Approximator(
+        frozenset({"n_centers", "ridge"}), _radial, lambda method: LeastSquares(method.ridge, method.n_centers)
+    ),
+    "features": Approximator(
+        frozenset({"ridge"}),
+        lambda method, *sizes: LinearCritic.start(needed(method.features), *sizes[:2]),
+        lambda method: LeastSquares(method.ridge),
+    ),
+}
+OWN = Approximator(DESCENDING, _own, _descending)
+"""A function of the user's own."""
+
+
+def represented(method: SolvingAlgorithm) -> Approximator:
+    """How its settings represent q."""
+    return APPROXIMATORS[method.approximator] if isinstance(method.approximator, str) else OWN
+
+
 def _features_are_given(method: SolvingAlgorithm) -> None:
     if method.features is not None:
         settle(method, "approximator", "features")
@@ -135,11 +208,20 @@ def _features_are_given(method: SolvingAlgorithm) -> None:
         )
 
 
+def _approximator_reads(method: SolvingAlgorithm) -> None:
+    """What belongs to another approximator is refused."""
+    read = represented(method).reads | method.policy_reads
+    every = frozenset[str]().union(*(one.reads for one in APPROXIMATORS.values()))
+    refuse_unread(method, every - read, f"approximator = {told(method.approximator)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     """Fitted methods that solve max_a q(s', a), with any approximator of q."""
 
-    rules: ClassVar[Rules] = (*FittedAlgorithm.rules, _features_are_given)
+    rules: ClassVar[Rules] = (*NetworkAlgorithm.rules, _features_are_given, _approximator_reads, *FIT_RULES)
+    policy_reads: ClassVar[frozenset[str]] = frozenset()
+    """The settings that its policy reads, however q is represented."""
 
     approximator: str | Callable[[int, AbstractActionSet, PRNGKeyArray], AbstractCritic] = setting(
         "network",
@@ -156,10 +238,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     ridge: float = setting(1e-6, "ridge of the least squares (linear approximators)", low=0.0)
     maximizer: str | AbstractMaximizer = setting(
         "auto",
-        "how the argmax is solved",
+        "how the argmax is solved, also with numbers, as milp:0.01",
         choices=("auto", *MAXIMIZERS, "certified", "exact"),
         takes=AbstractMaximizer,
-        kinds=tuple(map(type, MAXIMIZERS.values())),
+        kinds=tuple(MAXIMIZER_WORDS.values()),
+        words=MAXIMIZER_WORDS,
     )
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
     features: AbstractFeatures | None = code_setting("features of (s, a) in which q is linear", to_act=True)
@@ -167,28 +250,9 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
 
     def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """q as these settings represent it."""
-        critic = self._approximator(obs_size, action_set, key)
+        critic = represented(self).start(self, obs_size, action_set, key)
         self.solved(action_set).chosen(critic)  # refused here, before anything is learned
         return critic
-
-    def _approximator(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
-        if not isinstance(self.approximator, str):
-            critic = self.approximator(obs_size, action_set, key)
-            if not isinstance(critic, AbstractCritic):
-                raise UserError(f"setting approximator: it made a {type(critic).__name__}, expected an AbstractCritic.")
-            return critic
-        if self.approximator in TREES:
-            forest = Forest(kind=self.approximator, n_trees=self.n_trees, min_samples_leaf=self.min_samples_leaf)
-            return TreeCritic.start(action_set, forest)
-        if self.features is not None:
-            return LinearCritic.start(self.features, obs_size, action_set)
-        if self.approximator == "polynomial":
-            return LinearCritic.start(Polynomial(self.degree), obs_size, action_set)
-        if self.approximator == "radial":
-            size = obs_size + action_set.size
-            start = RadialBasis(np.zeros((self.n_centers, size), np.float32), np.ones(size, np.float32))
-            return LinearCritic.start(start, obs_size, action_set)
-        return self.critic(obs_size, action_set, key)
 
     def layers(self, obs_size: int, action_size: int) -> list[tuple[int, tuple[int, ...]]]:
         if self.approximator == "network":
@@ -201,11 +265,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
 
     def critic_fit(self) -> AbstractFit:
         """How q is fitted, as it is represented."""
-        if self.approximator == "network" or not isinstance(self.approximator, str):
-            return self.descend(self.critic_learning_rate, self.budget(self.epochs))
-        if self.approximator in TREES:
-            return GrowTrees()
-        return LeastSquares(self.ridge, self.n_centers if self.approximator == "radial" else None)
+        return represented(self).fit(self)
 
     def solved(self, action_set: AbstractActionSet) -> Solved:
         """The greedy step these settings ask for; `auto` takes an exact maximizer where the critic has a quick one."""

@@ -31,6 +31,7 @@ class SmoothFQI(SolvingAlgorithm):
     name: ClassVar[str] = "smooth_fqi"
     title: ClassVar[str] = "Smooth fitted Q-iteration"
     online: ClassVar[bool] = False
+    ignores: ClassVar[frozenset[str]] = SolvingAlgorithm.ignores | {"policy_learning_rate", "noise_sigma"}
 
     temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0)
     integration: str = setting(

@@ -22,7 +22,15 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, Rules, learning_rate, shared, target_entropy
+from fittedq.algorithms.base import (
+    POLICY_CRITICS,
+    NetworkAlgorithm,
+    Rules,
+    learning_rate,
+    refuse_unread,
+    shared,
+    target_entropy,
+)
 from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.approx.networks import DeterministicPolicy, TanhGaussianPolicy, VNetwork
 from fittedq.code import told
@@ -65,6 +73,13 @@ def _check_horizon(svg: SVG) -> None:
         raise UserError("setting health_every: found 0, but horizon auto is chosen by what is measured; raise it.")
 
 
+def _reads_of_its_horizon(svg: SVG) -> None:
+    if svg.horizon != "auto":
+        refuse_unread(svg, {"max_horizon", "max_model_error", "max_gradient_growth"}, f"horizon = {svg.horizon}")
+    if svg.policy == "gaussian":
+        refuse_unread(svg, {"noise_sigma"}, "a gaussian policy, its own noise,")
+
+
 def _check_noise(svg: SVG) -> None:
     if svg.noise == "inferred" and svg.horizon == "auto":
         raise UserError("setting noise: inferred needs a horizon that is fixed; choose fresh, or a number of steps.")
@@ -82,7 +97,7 @@ class SVG(NetworkAlgorithm):
 
     name: ClassVar[str] = "svg"
     title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
-    rules: ClassVar[Rules] = (_in_words, *NetworkAlgorithm.rules, _check_horizon, _check_noise)
+    rules: ClassVar[Rules] = (_in_words, *NetworkAlgorithm.rules, _check_horizon, _reads_of_its_horizon, _check_noise)
 
     horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, auto, or inf (no tail)")
     max_horizon: int = setting(8, "the longest n that auto may choose", low=1)

@@ -27,7 +27,8 @@ class AbstractFeatures(eqx.Module):
     """φ(s, a), in the environment's units; a fit leaves their own arrays as they are."""
 
     @abc.abstractmethod
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b k"]: ...
+    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"]) -> Float[Arr, "b k"]:
+        """The k features of each row."""
 
 
 class Polynomial(AbstractFeatures):

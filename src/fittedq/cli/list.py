@@ -73,7 +73,8 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
     cls = class_of(algorithm)
     collecting = settings_of(cls, "host")
-    own = {field.name: field for field in (*setting_fields(cls), *setting_fields(Augmentation))}
+    read = [field for field in setting_fields(cls) if field.name not in cls.ignores]
+    own = {field.name: field for field in (*read, *setting_fields(Augmentation))}
     online = own | {field.name: field for field in setting_fields(collecting)} if cls.online else {}
     from_data = own | {field.name: field for field in setting_fields(settings_of(cls, "dataset"))}
     return [

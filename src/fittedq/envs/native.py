@@ -32,11 +32,13 @@ class AbstractJaxEnv(eqx.Module, Generic[Inner]):
 
     @property
     @abc.abstractmethod
-    def obs_size(self) -> int: ...
+    def obs_size(self) -> int:
+        """s, the numbers of an observation."""
 
     @property
     @abc.abstractmethod
-    def action_set(self) -> AbstractActionSet: ...
+    def action_set(self) -> AbstractActionSet:
+        """What actions are taken from."""
 
     @property
     @abc.abstractmethod
@@ -48,7 +50,8 @@ class AbstractJaxEnv(eqx.Module, Generic[Inner]):
         """A first inner state."""
 
     @abc.abstractmethod
-    def observe(self, inner: Inner) -> Float[Array, "s"]: ...
+    def observe(self, inner: Inner) -> Float[Array, "s"]:
+        """What is seen of an inner state."""
 
     @abc.abstractmethod
     def transition(

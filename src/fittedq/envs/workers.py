@@ -43,7 +43,8 @@ class AbstractFleet(abc.ABC):
         """First observations of those that have a seed here; the others go on."""
 
     @abc.abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release them all."""
 
 
 class Local(AbstractFleet):

@@ -101,6 +101,8 @@ class AbstractMaximizer(AbstractSlot, Generic[Critic]):
     needs_starts: ClassVar[bool]
     on_host: ClassVar[bool]
     """Whether it runs in NumPy, outside compiled code."""
+    needs_gradient: ClassVar[bool] = False
+    """Whether it climbs the critic's gradient."""
     quick: ClassVar[bool] = True
     """Whether a state takes microseconds: what `choose.auto` asks of an exact one."""
 
@@ -112,7 +114,8 @@ class AbstractMaximizer(AbstractSlot, Generic[Critic]):
         action_set: AbstractActionSet,
         starts: Float[Arr, "b k m"] | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> Solution: ...
+    ) -> Solution:
+        """An action for each state, q there, how its search ended, and a bound on the maximum where one is proven."""
 
 
 @functools.singledispatch
@@ -145,6 +148,8 @@ def refuse_misfit(maximizer: AbstractMaximizer[Any], critic: AbstractCritic, act
     name, reads = type(maximizer).__name__, written_for(type(maximizer), AbstractMaximizer)
     if reads is not None and not isinstance(critic, reads):
         why = f"found a {type(critic).__name__}, expected a {reads.__name__}"
+    elif maximizer.needs_gradient and not critic.has_gradient:
+        why = f"found a {type(critic).__name__}, which has no gradient to climb"
     else:
         why = misfit(maximizer, critic, action_set)
     if why is not None:

@@ -49,7 +49,7 @@ from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
 from fittedq.trainers.choose import Ingredients, choose, split_for
 from fittedq.trainers.settings import AbstractDrawing, in_a_run
-from fittedq.trainers.state import check_of_key
+from fittedq.trainers.state import check_own_networks
 
 GAP_STATES = 64
 """States on which the gap is looked at in training."""
@@ -176,7 +176,7 @@ class Run:
     def _check_parts(self) -> None:
         """A UserError unless settings, data and environments go together."""
         nets, schedule = self.trainer.nets(), self.schedule
-        check_of_key(self.algorithm, self.trainer.obs_size, self.trainer.action_set)
+        check_own_networks(self.algorithm, nets, self.trainer.obs_size, self.trainer.action_set)
         if schedule.gap_every and (nets.policy is None or nets.critic is None or not nets.critic.has_gradient):
             raise UserError(
                 f"{self.algorithm.name!r} with these settings has no policy, or no critic with a gradient, to compare; "

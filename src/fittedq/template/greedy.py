@@ -32,7 +32,8 @@ class AbstractGreedy(AbstractSlot):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
-    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy: ...
+    def __call__(self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Greedy:
+        """Actions [b, m] in A(s), log π(a | s) [b] (0 for a deterministic one), and which a solver found [b]."""
 
 
 class PolicyAction(AbstractGreedy):

@@ -58,7 +58,8 @@ class AbstractError(AbstractSlot):
     """ℓ(δ) of one error δ = f(x) − y."""
 
     @abc.abstractmethod
-    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]: ...
+    def __call__(self, difference: Float[Arr, "*b"]) -> Float[Arr, "*b"]:
+        """ℓ of each."""
 
 
 class Squared(AbstractError):
@@ -132,7 +133,11 @@ class AbstractLoss(AbstractSlot, Generic[Component, D]):
     @abc.abstractmethod
     def __call__(
         self, component: Component, nets: Components, data: D, key: PRNGKeyArray
-    ) -> tuple[Float[Arr, ""], Metrics]: ...
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        """(the loss [] of `component` on D, by which it is differentiated, figures by name).
+
+        `nets` are the newest components, and what is fitted stands there too, without a gradient.
+        """
 
 
 Loss: TypeAlias = AbstractLoss[Tree, Tree]
@@ -311,6 +316,15 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
 
     spans: ClassVar[bool] = True
     combine: AbstractCombine
+
+    def check_components(self, nets: Components) -> None:
+        """A UserError where there is nothing to climb."""
+        critic = needed(nets.critic)
+        if not critic.has_gradient:
+            raise UserError(
+                f"Improve: found a {type(critic).__name__}, which has no gradient for a policy to climb; imitate a "
+                "solver (Imitate, policy_loss=imitate), or fit a network."
+            )
 
     def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Float[Arr, "b s"]:
         return batch.obs

@@ -59,7 +59,8 @@ class AbstractCombine(AbstractSlot):
     @abc.abstractmethod
     def __call__(
         self, critic: AbstractCritic, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], key: PRNGKeyArray
-    ) -> Float[Arr, "b"]: ...
+    ) -> Float[Arr, "b"]:
+        """One value for each row, of `critic(obs, action, key)` [n, b]."""
 
 
 class MinOverCritics(AbstractCombine):
@@ -147,7 +148,8 @@ class AbstractTarget(AbstractSlot):
     """Whether labels are cut to the values that all rewards of a dataset allow."""
 
     @abc.abstractmethod
-    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled: ...
+    def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
+        """D: the inputs (x, …), each [b, …], of the component that is fitted, and its targets y [b]."""
 
     @abc.abstractmethod
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
@@ -402,7 +404,8 @@ class AbstractNodes(AbstractSlot):
     @abc.abstractmethod
     def __call__(
         self, action_set: AbstractActionSet, obs: Float[Arr, "b s"], key: PRNGKeyArray
-    ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]: ...
+    ) -> tuple[Float[Arr, "b k m"], Float[Arr, "b k"]]:
+        """(a_k, w_k) for each state, in the environment's units."""
 
 
 class Quadrature(AbstractNodes):

@@ -23,7 +23,8 @@ class AbstractWhen(AbstractSlot):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
-    def __call__(self, nets: Components, batch: Transition) -> tuple[Bool[Arr, ""], dict[str, Float[Arr, ""]]]: ...
+    def __call__(self, nets: Components, batch: Transition) -> tuple[Bool[Arr, ""], dict[str, Float[Arr, ""]]]:
+        """Whether this update takes place, and figures by name."""
 
 
 class GapAbove(AbstractWhen):

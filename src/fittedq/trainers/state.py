@@ -60,10 +60,16 @@ def network_shapes(algorithm: AbstractAlgorithm, obs_size: int, action_set: Abst
     return jax.eval_shape(lambda: algorithm.networks(obs_size, action_set, jax.random.key_data(jax.random.key(0))))
 
 
-def check_of_key(algorithm: AbstractAlgorithm, obs_size: int, action_set: AbstractActionSet) -> None:
-    """A UserError where code of the user's makes other networks at each call: files would not fit them."""
+def check_own_networks(
+    algorithm: AbstractAlgorithm, nets: Components, obs_size: int, action_set: AbstractActionSet
+) -> None:
+    """A UserError where code of the user's makes networks that are no numbers, or others at each call: files would not
+    fit them."""
     if not code_to_act(algorithm):
         return
+    for name, array in to_arrays("networks", nets).items():
+        if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+            raise UserError(f"{algorithm.name}: {name} is not a number where it begins; look at what makes it.")
     first, second = (
         [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(network_shapes(algorithm, obs_size, action_set))]
         for _ in range(2)

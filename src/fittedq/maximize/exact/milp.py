@@ -27,7 +27,7 @@ from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.proofs.readings import Reading, reading
 from fittedq.maximize.proofs.relax import Relaxation, relaxation
 from fittedq.maximize.region import Inequalities, admissible, an_action, region_of, starts_of
-from fittedq.slots import SECONDS
+from fittedq.slots import POSITIVE, SECONDS
 from fittedq.types import AbstractCritic
 
 
@@ -125,7 +125,7 @@ class MilpArgmax(AbstractMaximizer[QNetwork]):
     needs_starts: ClassVar[bool] = False
     on_host: ClassVar[bool] = True
     quick: ClassVar[bool] = False
-    tol: float = eqx.field(static=True, default=1e-3)
+    tol: float = eqx.field(static=True, default=1e-3, metadata=POSITIVE)
     state_seconds: float = eqx.field(static=True, default=10.0, metadata=SECONDS)
 
     def __call__(

@@ -39,6 +39,7 @@ class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
 
     needs_starts: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     steps: int = eqx.field(static=True, default=50, metadata=NOT_NEGATIVE)
     learning_rate: float = eqx.field(static=True, default=0.5, metadata=POSITIVE)
     power: float = eqx.field(static=True, default=1.5)

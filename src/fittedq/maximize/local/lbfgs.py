@@ -53,6 +53,7 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
 
     needs_starts: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     steps: int = eqx.field(static=True, default=50, metadata=NOT_NEGATIVE)
     memory: int = eqx.field(static=True, default=5, metadata=COUNT)
     first_step: float = eqx.field(static=True, default=1.0, metadata=POSITIVE)

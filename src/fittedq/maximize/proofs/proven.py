@@ -15,6 +15,7 @@ from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, Effort, Solution, misfit, proven
 from fittedq.maximize.proofs.bounds import unproven
 from fittedq.maximize.proofs.certified import certified
+from fittedq.slots import POSITIVE, SECONDS
 
 
 class CertifiedArgmax(AbstractMaximizer[QNetwork]):
@@ -28,9 +29,9 @@ class CertifiedArgmax(AbstractMaximizer[QNetwork]):
     needs_starts: ClassVar[bool] = False
     on_host: ClassVar[bool] = True
     quick: ClassVar[bool] = False
-    tol: float = eqx.field(static=True, default=1e-2)
-    state_seconds: float = eqx.field(static=True, default=1.0)
-    seconds: float | None = eqx.field(static=True, default=None)
+    tol: float = eqx.field(static=True, default=1e-2, metadata=POSITIVE)
+    state_seconds: float = eqx.field(static=True, default=1.0, metadata=SECONDS)
+    seconds: float | None = eqx.field(static=True, default=None, metadata=SECONDS)
 
     def __call__(
         self,
