@@ -94,8 +94,9 @@ class AbstractTrainer(abc.ABC):
         """The live components."""
 
     @abc.abstractmethod
-    def mean(self) -> Components:
-        """The mean of what acts over its iterates, summed up; empty where none is kept."""
+    def preferred(self) -> Components:
+        """What an agent takes instead of the live components: the mean of what acts, summed up, or an earlier
+        iteration's; empty where it takes the last networks."""
 
     @property
     @abc.abstractmethod
@@ -103,13 +104,13 @@ class AbstractTrainer(abc.ABC):
         """What an agent acts by, in words."""
 
     def kept(self) -> Components:
-        """What an agent is made of: the live components, with its mean in the place of what acts where one is kept."""
-        mean = self.mean()
-        if mean.policy is not None:
+        """What an agent is made of: the preferred components, else the live ones."""
+        preferred = self.preferred()
+        if preferred.policy is not None:
             seen = self.seen_obs(KNOWN)
-            policy = of_its_kind(mean.policy, seen) if len(seen) > 1 else mean.policy
-            mean = mean.replace("policy", policy)
-        return mean.over(self.nets())
+            policy = of_its_kind(preferred.policy, seen) if len(seen) > 1 else preferred.policy
+            preferred = preferred.replace("policy", policy)
+        return preferred.over(self.nets())
 
     @abc.abstractmethod
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:

@@ -81,7 +81,7 @@ class BatchTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self.learner.state.nets
 
-    def mean(self) -> Components:
+    def preferred(self) -> Components:
         return self.learner.state.mean
 
     @property

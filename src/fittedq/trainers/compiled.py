@@ -241,7 +241,7 @@ class CompiledTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self._state.learner.nets
 
-    def mean(self) -> Components:
+    def preferred(self) -> Components:
         return self._state.learner.mean
 
     @property

@@ -139,8 +139,8 @@ class GrowingTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self._first if self._fitted is None else self._fitted.nets()
 
-    def mean(self) -> Components:
-        return Components() if self._fitted is None else self._fitted.mean()
+    def preferred(self) -> Components:
+        return Components() if self._fitted is None else self._fitted.preferred()
 
     @property
     def acts_by(self) -> str:

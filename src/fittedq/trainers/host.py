@@ -216,7 +216,7 @@ class HostTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self.learner.state.nets
 
-    def mean(self) -> Components:
+    def preferred(self) -> Components:
         return self.learner.state.mean
 
     @property

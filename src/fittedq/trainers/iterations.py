@@ -17,10 +17,13 @@ from fittedq.arrays import Arr, Tree, strong
 from fittedq.data.dataset import Dataset
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
+from fittedq.errors import UserError
 from fittedq.template.fits import WholeFit
 from fittedq.template.fqi import Tick, Update
+from fittedq.template.targets import Labelled
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
+from fittedq.trainers.held_out import HeldOut
 from fittedq.trainers.rows import (
     CHUNK,
     Rows,
@@ -40,7 +43,15 @@ PROBE_ROWS = 20_000
 """Rows on which the change of q between iterations is measured."""
 
 
-FITTED_FIGURES = ("delta_q", "delta_d", "policy_change", "max_abs_target", "largest_value")
+FITTED_FIGURES = (
+    "delta_q",
+    "delta_d",
+    "policy_change",
+    "max_abs_target",
+    "largest_value",
+    "held_out_residual",
+    "since_chosen",
+)
 """What an iteration tells beside the figures of each component."""
 
 
@@ -69,6 +80,7 @@ class FittedTrainer(AbstractTrainer):
         self._mean = self._fqi.first_mean(self._first)
         self._optimizer_states = self._fqi.fit_states(self._first)
         self._solutions = Solutions.none(self._rows.size, self.action_set)
+        self._held_out = HeldOut.of(self._rows.size, self._seed) if settings.keep == "chosen" else None
         self._metrics: dict[str, float] = {}
         self._work: Iterator[float] | None = None
         self._grows = False
@@ -150,12 +162,18 @@ class FittedTrainer(AbstractTrainer):
                     yield greedy_share + share * (index + min(fit.done, 0.999))
             nets = nets.replace(update.component, component)
         metrics |= self._changes(before, nets, probe, solutions, n)
+        held_out = self._held_out
+        if held_out is not None:
+            residual = self._residual(held_out.rows, nets, n)
+            held_out = held_out.seen(nets, n, residual)
+            metrics |= held_out.figures(residual, n)
         self._check_finite(n, metrics)
         self.watch.check_networks(nets, f"in iteration {n}")
         self.judge(metrics.get("max_abs_target", 0.0), metrics, nets, n)
         self._nets, self._optimizer_states = nets, tuple(states)
         if self._fqi.mean is not None:
             self._mean = self._next_mean(self._mean, nets.acting, Tick(jnp.asarray(n)))
+        self._held_out = held_out
         self._solutions = solutions
         self._metrics, self.updates, self.step = metrics, updates, n
         self.finished = self._verdict(metrics)
@@ -177,8 +195,10 @@ class FittedTrainer(AbstractTrainer):
             assert self._acting is not None
             # What the policy imitates is what was solved, not what it did itself where nothing was.
             acting, chosen = solutions.action, self._acting.labels(solutions, n)
-            if len(chosen) == 0:
-                return None
+        if self._held_out is not None:
+            chosen = np.setdiff1d(chosen, self._held_out.rows, assume_unique=True)
+        if len(chosen) == 0:
+            return None
         parts = []
         for part, part_key in zip(index_chunks(chosen), jax.random.split(key, len(chosen) // CHUNK + 1), strict=False):
             rows = self._rows(part)
@@ -213,6 +233,29 @@ class FittedTrainer(AbstractTrainer):
             error = _modes(nets.policy, self._next_obs(rows)) - solutions.action[rows] if len(rows) else np.zeros(1)
             figures["delta_d"] = float(np.abs(error / half_width).mean())
         return figures
+
+    def _residual(self, rows: np.ndarray, nets: Components, n: int) -> float:
+        """median |q(s, a) − y| over these rows, y labelled under `nets` themselves."""
+        index, update = next((i, one) for i, one in enumerate(self._fqi.updates) if one.component == "critic")
+        key, acting = jax.random.fold_in(jax.random.key_data(jax.random.key(self._seed)), n), None
+        if self._acting is not None:
+            found = Solutions.none(len(rows), self.action_set)
+            acting = np.empty_like(found.action)
+            for _ in self._acting(nets, n, key, lambda part: self._next_obs(rows[part]), found, acting):
+                pass
+        frozen, errors = self._fqi.sync.freeze(nets), []
+        for part in index_chunks(np.arange(len(rows))):
+            packed = self._rows(rows[part])
+            action = None if acting is None else filled(acting[part])
+            solved = None if action is None else np.ones(len(action), bool)
+            data = self._label[index](nets, frozen, filled(packed), action, solved, key)
+            if not isinstance(data, Labelled) or data.y.ndim != 1:
+                raise UserError(
+                    f"setting keep: found chosen, and {type(update.loss).__name__} fits the critic to no values; "
+                    "expected average or last."
+                )
+            errors.append(_values(needed(nets.critic), *self._inputs(packed)) - np.asarray(data.y)[: len(part)])
+        return float(np.median(np.abs(np.concatenate(errors))))
 
     def _check_finite(self, n: int, figures: dict[str, float]) -> None:
         """A UserError that names the first figure that is not a finite number."""
@@ -256,12 +299,12 @@ class FittedTrainer(AbstractTrainer):
     def nets(self) -> Components:
         return self._nets
 
-    def mean(self) -> Components:
-        return self._mean
+    def preferred(self) -> Components:
+        return self._mean if self._held_out is None or self._held_out.nets is None else self._held_out.nets
 
     @property
     def acts_by(self) -> str:
-        return self._fqi.acts_by(self.step)
+        return self._fqi.acts_by(self.step) if self._held_out is None else self._held_out.words(self.step)
 
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         check_same_moments(moments, self._rows.moments)
@@ -282,10 +325,13 @@ class FittedTrainer(AbstractTrainer):
         arrays = {
             **to_arrays("nets", self._nets),
             **to_arrays("mean", self._mean),
+            **({} if self._held_out is None else to_arrays("chosen/nets", self._held_out.nets)),
             **to_arrays("optimizers", self._optimizer_states),
             **{f"solutions/{name}": array for name, array in vars(self._solutions).items()},
         }
         meta = {"step": self.step, "updates": self.updates, "metrics": self._metrics, "finished": self.finished}
+        if self._held_out is not None:
+            meta["chosen"] = [self._held_out.step, self._held_out.residual]
         return Snapshot(arrays, meta, {})
 
     def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
@@ -296,6 +342,12 @@ class FittedTrainer(AbstractTrainer):
         self._nets = from_arrays("nets", sized(self._first, arrays), arrays)
         self._nets = jax.tree.map(jnp.asarray, self._nets)
         self._mean = jax.device_put(from_arrays("mean", self._mean, arrays))
+        if self._held_out is not None and meta["chosen"][0]:
+            chosen = below("chosen/", arrays)
+            step, residual = meta["chosen"]
+            self._held_out = HeldOut(
+                self._held_out.rows, from_arrays("nets", sized(self._first, chosen), chosen), step, residual
+            )
         self._optimizer_states = jax.device_put(from_arrays("optimizers", self._optimizer_states, arrays))
         self._solutions = Solutions(**below("solutions/", arrays)).copy()
         self._work = None

@@ -26,7 +26,7 @@ ANNEALED = Linear(0.4, 1.0)
 
 
 SHARE, WINDOW = 0.3, 500
-KEEPS = ("last", "average")
+KEEPS = ("last", "average", "chosen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,10 @@ class AbstractLoop(abc.ABC):
     """What every run's training has."""
 
     keep: str = setting(
-        "last", "what an agent acts by: the last networks, or the average of a run's end", choices=KEEPS
+        "last",
+        "what an agent acts by: the last networks, the average of a run's end, or the iteration of a fitted method "
+        "that is chosen by rows of its dataset held out",
+        choices=KEEPS,
     )
     average_share: float = setting(
         SHARE, "with keep=average: the share of a run's updates, at its end, that it is over", above=0.0, high=1.0
@@ -90,6 +93,11 @@ class AbstractDrawing(AbstractLoop, abc.ABC):
 
     def fitting(self, fqi: FQI) -> FQI:
         """A method's template for batches so drawn, or a UserError."""
+        if self.keep == "chosen":
+            raise UserError(
+                "setting keep: found chosen, and batches are drawn from all rows, so that none is held out to choose "
+                "by; expected average or last."
+            )
         fqi.check_batches()
         if self.n_step > 1:
             fqi.check_spans()
@@ -208,6 +216,11 @@ class GrowSettings(AbstractLoop):
     def __post_init__(self) -> None:
         check_settings(self)
         self.check_keeping()
+        if self.keep == "chosen":
+            raise UserError(
+                "setting keep: found chosen, and iterations on data that grow are not judged by the same rows; "
+                "expected average or last."
+            )
 
     @property
     def of_iterations(self) -> FitSettings:
