@@ -89,6 +89,8 @@ TASKS = {
             "nfqca, 40 iterations": ("nfqca", {}),
             "nfqca, 100 iterations": ("nfqca", {"steps": 100}),
             "nfqca, 100 iterations, one critic": ("nfqca", {"steps": 100, "n_critics": 1}),
+            "nfqca, chosen": ("nfqca", {"steps": 60, "scale_rewards": True, "keep": "chosen"}),
+            "nfqca, average": ("nfqca", {"steps": 60, "scale_rewards": True, "keep": "average"}),
         },
     ),
     "two_tanks": Task(
@@ -100,7 +102,11 @@ TASKS = {
         band=(0.3,),
         units="cm",
         starts=tank_starts,
-        methods={"nfqca, 40 iterations": ("nfqca", {})},
+        methods={
+            "nfqca, 40 iterations": ("nfqca", {}),
+            "nfqca, chosen": ("nfqca", {"steps": 40, "scale_rewards": True, "keep": "chosen"}),
+            "nfqca, average": ("nfqca", {"steps": 40, "scale_rewards": True, "keep": "average"}),
+        },
     ),
 }
 
@@ -300,6 +306,19 @@ def learned(name: str, label: str, seeds: int) -> list[dict[str, Any]]:
     return results
 
 
+def one_seed(name: str, label: str, seed: int) -> list[dict[str, Any]]:
+    """The controller that a user ships: the last agent of a fit that knows no plant."""
+    task = TASKS[name]
+    (algorithm, settings), data = task.methods[label], record(task, seed)
+    begin = time.perf_counter()
+    agent = fittedq.fit(algorithm, data, seed=seed, **settings)
+    seconds = round(time.perf_counter() - begin, 1)
+    about = {"method": label, "controller": "last", "settings": settings, "seed": seed, "rows": len(data)}
+    result = about | {"train_seconds": seconds} | judged(task, judged_starts(task), agent.controller())
+    show(name, result)
+    return [result]
+
+
 def judged_starts(task: Task) -> np.ndarray:
     """The same for every controller, and none that a baseline was tuned on."""
     return task.starts(np.random.default_rng(7), STARTS)
@@ -343,8 +362,12 @@ def main() -> None:
     parser.add_argument("--plant", choices=TASKS)
     parser.add_argument("--method", help="the baselines, or one method of the plant by its label", default="baselines")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seed", type=int, help="this seed alone, without trials on the plant; a finished one is kept")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
+    if args.seed is not None and args.out.exists():
+        print(f"{args.out} is there already: kept")
+        return
     plants = json.loads(args.out.read_text()) if args.out.exists() else {}
     if args.plant is None:
         print(table(plants))
@@ -354,9 +377,15 @@ def main() -> None:
         parser.error(f"--method {args.method!r}: expected 'baselines' or one of {list(task.methods)}")
     about = {"band": task.band, "units": task.units, "sample_seconds": task.dt, "run_seconds": task.samples * task.dt}
     parts = plants.get(args.plant, {}).get("parts", {})
-    results = baselines(args.plant) if args.method == "baselines" else learned(args.plant, args.method, args.seeds)
+    if args.method == "baselines":
+        results = baselines(args.plant)
+    elif args.seed is None:
+        results = learned(args.plant, args.method, args.seeds)
+    else:
+        results = one_seed(args.plant, args.method, args.seed)
     parts[args.method] = {**describe("fittedq", "jax", "numpy"), "results": results}
     plants[args.plant] = about | {"parts": parts}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(plants, indent=1) + "\n")
 
 
