@@ -543,3 +543,20 @@ def test_what_lies_behind_a_mask_is_no_number(column: str, listed: bool) -> None
     masked[3] = np.ma.masked
     with pytest.raises(UserError, match=f"{column} holds masked values"):
         Dataset.from_arrays(**given | {column: list(masked) if listed else masked}, action_low=-1, action_high=1)
+
+
+def test_rows_that_coarse_numbers_make_equal_are_no_copies_but_a_copied_part_is() -> None:
+    columns = episodes_of([200], "t")
+    for name, decimals in {"obs": 1, "next_obs": 1, "action": 0, "reward": 0}.items():
+        columns[name] = np.round(columns[name], decimals)
+    columns["obs"][:, 1:] = columns["next_obs"][:, 1:] = 0
+    for name in COLUMNS:
+        columns[name][199] = columns[name][0]
+    coarse = quality_of(made(columns))
+    assert coarse.coarse and coarse.duplicates.count > 0 and coarse.copied < 20
+    assert not any("copy" in warning for warning in coarse.warnings)
+    for name in COLUMNS:
+        columns[name][150:180] = columns[name][20:50]
+    copied = quality_of(made(columns))
+    assert copied.copied >= 30
+    assert any("in a row: they count twice" in warning for warning in copied.warnings)

@@ -256,7 +256,7 @@ def test_a_second_order_plant_seen_through_one_output_needs_a_history_of_two() -
     y, u = second_order(2_000, 0)
     check = Markov.of(Sample.of(logged(y, u)))
     assert isinstance(check, Markov)
-    assert check.history == 2 and check.verdict == ADVICE and "history=2" in check.remedy()
+    assert check.history == 2 and check.verdict == ADVICE and "--history 2" in check.remedy()
     # With y_{k−1} beside it the state is whole: what is left is the noise's variance.
     whole = Markov.of(Sample.of(logged(np.stack([y[1:], y[:-1]], axis=1), u[1:])))
     assert isinstance(whole, Markov) and whole.history == 1 and whole.verdict == GOOD

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, UInt
+from jaxtyping import Float, Int, UInt
 
 from fittedq.data.dataset import ROWS_SHOWN, Dataset, Faults, not_finite_columns
 from fittedq.errors import plural
@@ -70,6 +70,10 @@ class Quality:
     """Rows with NaN or infinity."""
     duplicates: Found
     """Rows equal to an earlier one."""
+    coarse: bool
+    """Whether every column repeats its values so often that rows are equal by chance."""
+    copied: int
+    """Rows of the longest stretch that is a copy of an earlier one, row by row."""
     broken: Found
     """Rows whose next observation is not the next row's, though no end is marked."""
     constant_obs: list[int]
@@ -107,10 +111,9 @@ def quality_of(dataset: Dataset) -> Quality:
             limits[0] = np.fmin(limits[0], np.fmin.reduce(column, axis=0))
             limits[1] = np.fmax(limits[1], np.fmax.reduce(column, axis=0))
         hashes[part] = row_hashes(np.asarray(batch.pack()))
-    _, first = np.unique(hashes, return_index=True)
-    repeats = np.ones(len(dataset), bool)
-    repeats[first] = False
-    duplicates.add(np.flatnonzero(repeats))
+    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+    back = np.arange(len(dataset)) - first[same.reshape(-1)]
+    duplicates.add(np.flatnonzero(back))
     broken.add(dataset.broken_links())
 
     quality = Quality(
@@ -132,6 +135,8 @@ def quality_of(dataset: Dataset) -> Quality:
         outside=outside,
         not_finite=not_finite,
         duplicates=duplicates,
+        coarse=_coarse(dataset),
+        copied=_longest(back),
         broken=broken,
         constant_obs=np.flatnonzero(ranges["obs"][0] == ranges["obs"][1]).tolist(),
         constant_action=np.flatnonzero(ranges["action"][0] == ranges["action"][1]).tolist(),
@@ -154,6 +159,25 @@ def row_hashes(rows: Float[np.ndarray, "k width"]) -> UInt[np.ndarray, "k"]:
     return (bits ^ (bits >> np.uint64(31))).sum(axis=1, dtype=np.uint64)
 
 
+DISTINCT, LOOKED_AT = 0.9, 10_000
+"""The share of a column's values that differ where rows can be told apart by it, in so many rows."""
+COPIED = 20
+"""Rows of a stretch that no chance makes a copy."""
+
+
+def _coarse(dataset: Dataset) -> bool:
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).astype(int))
+    columns = [dataset.columns[name][rows].reshape(len(rows), -1) for name in ("obs", "action", "reward")]
+    return all(len(np.unique(column)) < DISTINCT * len(rows) for part in columns for column in part.T)
+
+
+def _longest(back: Int[np.ndarray, "n"]) -> int:
+    """The longest stretch of rows that are equal to those the same number of rows before."""
+    edges = np.flatnonzero(np.diff(back, prepend=-1, append=-1))
+    lengths = np.diff(edges)
+    return int(lengths[back[edges[:-1]] > 0].max(initial=0))
+
+
 CAP_EPISODES, CAP_SHARE = 3, 0.05
 """How many episodes, and which share, must end `terminated` at the greatest length to look like a time limit."""
 AT_BOUNDS_SHARE = 0.5
@@ -167,13 +191,21 @@ def _warnings(quality: Quality) -> list[str]:
     faults = (
         (quality.not_finite, "NaN or infinity"),
         (quality.outside, "an action outside the declared box"),
-        (quality.duplicates, "an exact copy earlier in the data"),
         (quality.broken, gap),
     )
     found = [f"{_rows(rows)} {fault}." for rows, fault in faults if rows.count]
-    for name, columns in (("observation", quality.constant_obs), ("action", quality.constant_action)):
+    if quality.duplicates.count and (not quality.coarse or quality.copied >= COPIED):
+        found.append(
+            f"{_rows(quality.duplicates)} an exact copy earlier in the data, up to {quality.copied} in a row: they "
+            "count twice; import each file once."
+        )
+    constant = (
+        ("observation", quality.constant_obs, "what is learned holds for this value alone"),
+        ("action", quality.constant_action, "nothing is learned of what it does"),
+    )
+    for name, columns, meaning in constant:
         if columns:
-            found.append(f"{name} {_list(columns)} never {'changes' if len(columns) == 1 else 'change'}.")
+            found.append(f"{name} {_list(columns)} never {'changes' if len(columns) == 1 else 'change'}: {meaning}.")
     if quality.reward.min == quality.reward.max:
         found.append(f"the reward is {quality.reward.min:g} in every row: there is nothing to learn from it.")
     if quality.at_cap >= max(CAP_EPISODES, CAP_SHARE * quality.episodes):

@@ -40,6 +40,8 @@ class ClosedLoop(AbstractCheck):
     predictable from itself, is not mistaken for a controller. Rows in which a continuous action is held, or lies on an
     end of its range, are left out: nobody chose anew, or the controller saturated.
 
+    A controller that is bent, such as an actor network, may pass here. `Coverage` compares like states and finds it.
+
     Why .95: in a regression of q on (s, a), the variance of a's coefficient is inflated by 1 / (1 − R²) (the variance
     inflation factor; Marquardt 1970), so at .95 the log teaches of actions what a twentieth of its rows would.
     """

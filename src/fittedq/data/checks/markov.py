@@ -83,7 +83,7 @@ class Markov(AbstractCheck):
         )
 
     def remedy(self) -> str:
-        return f"The state is not all that matters: train with history={self.history}, or log what is hidden."
+        return f"The state is not all that matters: train with --history {self.history}, or log what is hidden."
 
     def draw(self, axes: Axes) -> None:
         for error in self.errors:
