@@ -57,6 +57,36 @@ def pendulum_table(runs: Runs) -> list[str]:
     return lines
 
 
+def last_agents_table() -> list[str]:
+    """Every seed that ran: of an algorithm on Pendulum, and of a controller from a plant's log."""
+    folder = RESULTS / "last_agents"
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    lines = ["| method | settings | seed: mean return at 7,000 and 8,000 steps | above −200 at the end |"]
+    lines += ["|---|---|---|---|"]
+    online: dict[str, list[dict]] = {}
+    for run in runs.values():
+        if "curve" in run:
+            online.setdefault(run["config"]["algorithm"], []).append(run)
+    for algorithm, group in online.items():
+        words = group[0]["command"].split(" --set ")[1:]
+        ends = [[point["eval_mean"] for point in run["curve"][-2:]] for run in group]
+        each = "; ".join(
+            f"{run['config']['seed']}: {pair[0]:.0f}, {pair[1]:.0f}" for run, pair in zip(group, ends, strict=True)
+        )
+        good = sum(pair[-1] > -200 for pair in ends)
+        lines.append(f"| {algorithm} | {', '.join(words)} | {each} | {good} of {len(group)} |")
+    lines += ["", "| plant, method | seed | settled | steady error, mean / worst |", "|---|---|---|---|"]
+    for run in runs.values():
+        for plant, held in run.items() if "curve" not in run else ():
+            for result in (row for part in held["parts"].values() for row in part["results"]):
+                error = result["steady_error"]
+                lines.append(
+                    f"| {plant}, {result['method']} | {result['seed']} | {result['settled']} of {result['runs']} | "
+                    f"{error['mean']:.3f} / {error['worst']:.3f} {held['units']} |"
+                )
+    return lines
+
+
 def offline_table() -> list[str]:
     """Swing-up from a log: returns and seconds of each method and kind of data."""
     groups = defaultdict(list)
@@ -214,6 +244,9 @@ def main() -> None:
     if pendulum:
         print("## Pendulum-v1, 10 000 steps\n\nMean return over 20 deterministic episodes.\n")
         print("\n".join(pendulum_table(pendulum)))
+    if (RESULTS / "last_agents").exists():
+        print("\n## What the last agent is worth\n\nPendulum-v1, mean returns of 20 episodes, each seed that ran.\n")
+        print("\n".join(last_agents_table()))
     offline = offline_table()
     if offline:
         print("\n## Pendulum-v1 from 20 000 logged transitions\n")
