@@ -84,15 +84,15 @@ def test_a_subset_of_the_critics_can_label():
 
 
 def test_a_batch_is_passed_over_once():
-    """2 critics of 3 products: forward 3 at both halves, backward 3 by weights and 3 by inputs; the policy's 3 at s'.
-    Then the policy's own 3, 3 and 3, and the critic's 3 and 3."""
+    """2 critics of 3 products: forward 3 at both halves, backward 3 by weights and 2 by inputs; the policy's 3 at s'.
+    Then the policy's own 3, 3 and 2, and the critic's 3 and 3."""
     fqi, state = initial_state(CrossQ(hidden=(4, 4), policy_hidden=(4, 4)), 2, BOX, 8, seed=0)
     due, other = (
         str(jax.make_jaxpr(lambda state, rows, phase=phase: fqi.learn(state, rows, phase))(state, batch(8)))
         for phase in (0, 1)
     )
-    assert due.count("dot_general") == (3 + 3 + 3) + 3 + (3 + 3 + 3) + (3 + 3)
-    assert other.count("dot_general") == (3 + 3 + 3) + 3
+    assert due.count("dot_general") == (3 + 3 + 2) + 3 + (3 + 3 + 2) + (3 + 3)
+    assert other.count("dot_general") == (3 + 3 + 2) + 3
     assert jax.tree.leaves(state.frozen) == []
 
 

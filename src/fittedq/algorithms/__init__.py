@@ -63,7 +63,7 @@ REGISTRY: dict[str, type[AbstractAlgorithm]] = {
 AUTO = "auto"
 """Names no algorithm: it stands for the one that evidence speaks for, with its preset (`presets/auto.toml`)."""
 
-OURS = frozenset({AUTO, *REGISTRY})
+RESERVED = frozenset({AUTO, *REGISTRY})
 """Names that no package can take."""
 
 GROUP = "fittedq.algorithms"
@@ -118,7 +118,7 @@ def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
     faults = [
         f"{_announced(entry)}, has the name of one of fittedq's own, which it stays; rename it in that package."
         for entry in metadata.entry_points(group=GROUP)
-        if entry.name in OURS
+        if entry.name in RESERVED
     ]
     for name in _entries():
         try:
@@ -131,7 +131,7 @@ def plugins() -> tuple[dict[str, type[AbstractAlgorithm]], list[str]]:
 @functools.cache
 def _entries() -> dict[str, metadata.EntryPoint]:
     """What installed packages announce, unread; a name of ours stays ours."""
-    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in OURS}
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in RESERVED}
 
 
 def _loaded(name: str) -> type[AbstractAlgorithm]:

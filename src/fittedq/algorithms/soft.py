@@ -34,7 +34,7 @@ from fittedq.types import Components
 
 Widths = tuple[int, ...]
 
-DRAWN = PolicyAction()
+SAMPLED = PolicyAction()
 """a' ~ π(· | s')."""
 
 
@@ -106,7 +106,7 @@ class SoftAlgorithm(GradientAlgorithm, abc.ABC):
         regress: Loss,
         sync: Sync,
         entropy: float,
-        greedy: AbstractGreedy = DRAWN,
+        greedy: AbstractGreedy = SAMPLED,
         when: AbstractWhen | None = None,
     ) -> FQI:
         """Regress all critics, improve the policy (`when`), tune β to `entropy` · m nats."""

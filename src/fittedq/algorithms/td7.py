@@ -8,7 +8,8 @@ y  = r + γ (1 − terminated) clip(min_j q̄_j(s', ã, z̄_sa, z̄_s))       la
 every `policy_delay` updates:  w ← w + α ∇ mean q(s, π(s, z_s)),  the mean of all critics
 every `period` updates:  θ̄ ← θ and w̄ ← w, the encoders that they hold among them;  then these of θ and w ← φ
 
-The paper's checkpoints, which keep the policy of the best episodes, are not part of it: a run's `best` agent is.
+A policy acts unchanged until its episodes are over, and then all updates of their steps follow: an agent acts by the
+policy whose worst episode was the best (`assess_episodes`, one, and `assess_late`, 20 after 750 000 steps).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class TD7(GradientAlgorithm):
 
     name: ClassVar[str] = "td7"
     title: ClassVar[str] = "TD3 on learned state-action embeddings"
-    training: ClassVar[Mapping[str, Any]] = {"random_steps": 25_000, "replay": "lap"}
+    training: ClassVar[Mapping[str, Any]] = {"random_steps": 25_000, "replay": "lap", "assess_episodes": 1}
 
     hidden: tuple[int, ...] = shared("hidden", (256, 256))
     activation: Activation = shared("activation", "elu")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import learning_rate, shared
-from fittedq.algorithms.soft import DRAWN, NetworkKind, SoftAlgorithm
+from fittedq.algorithms.soft import SAMPLED, NetworkKind, SoftAlgorithm
 from fittedq.approx.batch_norm import BatchNormMlp
 from fittedq.approx.heads import Categorical
 from fittedq.approx.networks import Mlp
@@ -89,7 +89,7 @@ class XQC(SoftAlgorithm):
         together = self.network_kind.by_batch
         regress = RegressReturns(BellmanOfReturns(self.gamma, together=together, subset=self.n_target_critics))
         search = ProjectedAscent(steps=self.target_steps, learning_rate=REACH)
-        greedy = Ascended(DRAWN, search) if self.target_steps else DRAWN
+        greedy = Ascended(SAMPLED, search) if self.target_steps else SAMPLED
         when = None if self.policy_gap is None else GapAbove(self.policy_gap)
         sync = Sync(critic=Polyak(self.tau))
         return self.soft_template(action_set, regress, sync, entropy=-0.5, greedy=greedy, when=when)

@@ -178,7 +178,10 @@ def _saved_algorithm(
     check_code_kept(algorithm, saved, changes)
     algorithm = algorithms.made(algorithm, {name: value for name, value in changes.items() if name not in loops})
     loop = {name: value for name, value in saved.items() if name in loops}
-    return algorithm, from_json(TrainSettings, loop, {}, where) | {
+    # What there was not when the run began is off, whatever its method begins with now.
+    began = setting_fields(TrainSettings) if "updates_per_step" in saved else ()
+    off = {field.name: field.default for field in began if field.name in algorithm.training.keys() - saved.keys()}
+    return algorithm, off | from_json(TrainSettings, loop, {}, where) | {
         name: value for name, value in changes.items() if name in loops
     }
 

@@ -64,6 +64,8 @@ class AbstractTrainer(abc.ABC):
     action_set: AbstractActionSet
     finished: str | None = None
     """Why there is nothing left to do, in words."""
+    assessed: Components = Components()
+    """The policy that did best in whole episodes (`Assessment`); empty where none is judged."""
     watch: Watch
     """The rewards seen, and what is to be said of them and of the figures."""
 
@@ -104,13 +106,14 @@ class AbstractTrainer(abc.ABC):
         """What an agent acts by, in words."""
 
     def kept(self) -> Components:
-        """What an agent is made of: the preferred components, else the live ones."""
+        """What an agent is made of: the preferred components, else the policy that was assessed as best, else the live
+        ones."""
         preferred = self.preferred()
         if preferred.policy is not None:
             seen = self.seen_obs(KNOWN)
             policy = of_its_kind(preferred.policy, seen) if len(seen) > 1 else preferred.policy
             preferred = preferred.replace("policy", policy)
-        return preferred.over(self.nets())
+        return preferred.over(self.assessed.over(self.nets()))
 
     @abc.abstractmethod
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:

@@ -77,6 +77,11 @@ class CompiledTrainer(AbstractTrainer):
                 f"setting replay: found {settings.replay}, expected uniform for a JAX environment, whose replay is "
                 "compiled; use the Gymnasium one."
             )
+        if settings.assess_episodes:
+            raise UserError(
+                f"setting assess_episodes: found {settings.assess_episodes}, expected 0 for a JAX environment, whose "
+                "loop is compiled; use the Gymnasium one."
+            )
         self._updates_per_step = settings.n_envs * settings.updates_per_step
         if self._updates_per_step % 1:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from fittedq.data.segments import RowLog
 from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.gym import AbstractSource
 from fittedq.errors import UserError
+from fittedq.trainers.assess import Assessment
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.drawing import Batches, Drawing
@@ -82,7 +84,8 @@ class HostTrainer(AbstractTrainer):
         if data is not None:
             self._begin_with(data)
         self._noise = np.zeros((source.n_envs, self.action_set.size), np.float32)
-        self._owed = 0.0
+        self._owed, self._paying = 0.0, False
+        self._assessment = settings.assessment
         self.learner = Learner(self._fqi, state, *sizes, self._columns)
         reset = resetting(algorithm, self._fqi, self.obs_size, self.action_set, settings, seed)
         self._reset = None if reset is None else jax.jit(reset)
@@ -98,10 +101,14 @@ class HostTrainer(AbstractTrainer):
         returns: list[float] = []
         until = self.step + steps
         while self.step < until and not stop():
-            before = self.step
+            if self._paying:
+                self._pay(stop)
+                continue
+            before, ended = self.step, list[float]()
             for _ in range(self._settings.chunk):
-                returns += self._collect()
-            self._learn()
+                ended += self._collect()
+            returns += ended
+            self._learn(ended, stop)
             self._measure(before)
         figures = self.examined(self.learner.host_state()) | self._figures
         return Progress(self.step, self.updates, self.episodes, returns, figures)
@@ -164,18 +171,34 @@ class HostTrainer(AbstractTrainer):
         self._noise = np.array(state)
         return explore(self._policy.act(obs, np.zeros_like(normal)), noise, self._host_set, obs)
 
-    def _learn(self) -> None:
+    def _learn(self, ended: list[float], stop: Callable[[], bool]) -> None:
         if self.step < self._settings.random_steps or self._replay.size == 0:
             return
-        per_call = self._settings.updates_per_call
         self._owed += self._settings.chunk * self._source.n_envs * self._settings.updates_per_step
-        if self._owed < per_call:
-            return
-        while self._owed >= per_call:
+        if self._assessment is None:
+            self._pay(never)
+        elif self._judged(self._assessment, ended):
+            self._pay(stop)
+
+    def _judged(self, assessment: Assessment, ended: list[float]) -> bool:
+        """Whether these episodes end an assessment; the policy that acted is kept where it is the best so far."""
+        for value in ended:
+            better = assessment.over(value, self.step)
+            if better:
+                self.assessed = Components(policy=self.learner.host_state().nets.policy)
+            if better is not None:
+                return True
+        return False
+
+    def _pay(self, stop: Callable[[], bool]) -> None:
+        """Make the updates that are owed, unless `stop()`: then they come first where the run goes on."""
+        per_call = self._settings.updates_per_call
+        while self._owed >= per_call and not stop():
             self._waiting.append(self._draw(per_call))
             self._owed -= per_call
             if per_call > 1 or self.learner.group == 1 or self.learner.policy_due(len(self._waiting)):
                 self._flush()
+        self._paying = self._owed >= per_call
 
     def _draw(self, batches: int) -> Batches:
         settings, replay = self._settings, self._replay
@@ -221,7 +244,7 @@ class HostTrainer(AbstractTrainer):
 
     @property
     def acts_by(self) -> str:
-        return self._fqi.acts_by(self.updates)
+        return self._fqi.acts_by(self.updates) if self.assessed.policy is None else "the policy of the best episodes"
 
     def begin_with(self, nets: Components, moments: RunningMoments | None) -> None:
         self.learner.state = begun_with(self._fqi, self.learner.state, nets)
@@ -257,6 +280,8 @@ class HostTrainer(AbstractTrainer):
             arrays |= to_arrays("moments", self._moments)
         if self._scale is not None:
             arrays |= to_arrays("return_scale", self._scale)
+        if self.assessed.policy is not None:
+            arrays |= to_arrays("assessed", self.assessed.policy)
         meta = {
             "step": self.step,
             "updates": self.updates,
@@ -267,6 +292,8 @@ class HostTrainer(AbstractTrainer):
             "rewards": self.watch.seen(),
             "source": source_meta,
         }
+        if self._assessment is not None:
+            meta |= {"assessment": self._assessment.saved(), "paying": self._paying}
         return Snapshot(arrays, meta, {"replay": self._replay.log()})
 
     def restore(self, arrays: Arrays, meta: dict[str, Any], rows: dict[str, RowLog]) -> bool:
@@ -291,6 +318,12 @@ class HostTrainer(AbstractTrainer):
         if self._scale is not None:
             self._scale = from_arrays("return_scale", self._scale, arrays)
         self.learner.state = from_arrays("learner", self.learner.host_state(), arrays)
+        if self._assessment is not None and "assessment" in meta:  # a run from before there were any begins with one
+            self._assessment.restore(meta["assessment"])
+            self._paying = meta["paying"]
+            if self._assessment.best > -math.inf:
+                policy = from_arrays("assessed", self.learner.host_state().nets.policy, arrays)
+                self.assessed = Components(policy=policy)
         self._policy = self.learner.host_policy()
         prefix = "source/"
         source_arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

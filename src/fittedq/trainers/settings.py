@@ -16,6 +16,7 @@ from fittedq.errors import UserError
 from fittedq.settings import MOST_NUMBER, as_dict, check_settings, setting, setting_fields
 from fittedq.template.fqi import FQI, Trailing
 from fittedq.template.rates import Linear, over
+from fittedq.trainers.assess import Assessment
 from fittedq.types import COMPONENTS
 
 LEAST_ENV_BYTES = 2**12
@@ -152,6 +153,11 @@ class TrainSettings(AbstractDrawing):
     chunk: int = setting(
         1, "environment steps between calls of the learner; the policy that acts is up to so many steps old", low=1
     )
+    assess_episodes: int = setting(
+        0, "episodes by which a policy is judged before it is learned on; an agent acts by the best; 0: never", low=0
+    )
+    assess_late: int = setting(20, "with assess_episodes: as many after assess_late_after steps", low=1)
+    assess_late_after: int = setting(750_000, "with assess_episodes: steps after which assess_late counts", low=1)
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
     scale_rewards: bool = setting(False, "divide rewards by the running deviation of the discounted return")
     return_bound: float | None = setting(
@@ -161,7 +167,19 @@ class TrainSettings(AbstractDrawing):
     def __post_init__(self) -> None:
         check_settings(self)
         self.check_drawing()
+        if self.assess_episodes and self.keep != "last":
+            raise UserError(
+                f"setting keep: found {self.keep} with assess_episodes = {self.assess_episodes}, by which an agent "
+                "acts by the policy of the best episodes; leave one of them out."
+            )
         memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
+
+    @property
+    def assessment(self) -> Assessment | None:
+        """How policies are judged; None: they are not."""
+        if not self.assess_episodes:
+            return None
+        return Assessment(self.assess_episodes, self.assess_late, self.assess_late_after)
 
     def updates(self, steps: int) -> int:
         """About how many a run of so many steps takes, to the last `chunk`."""
