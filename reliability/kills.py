@@ -72,7 +72,8 @@ class Setup:
         words: list[object] = ["train", self.algorithm, *([self.env] if self.env else []), "--out", folder]
         words += ["--steps", self.steps, "--checkpoint-every", self.every, "--eval-every", self.evaluations, *LOOKS]
         words += ["--data", dataset()] if self.data else []
-        settings = [word for word in (*NETS, *self.settings) if self.algorithm == "svg" or "model" not in word]
+        nets = () if "approximator=extra_trees" in self.settings else NETS
+        settings = [word for word in (*nets, *self.settings) if self.algorithm == "svg" or "model" not in word]
         return words + [word for setting in settings for word in ("--set", setting)]
 
 

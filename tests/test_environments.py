@@ -382,6 +382,8 @@ def test_code_that_only_a_runs_file_names_is_not_run(
     trust = ["--trust-code", "plant.py:Tank", "--trust-code", "plant.py:doubled"]
     assert main(["eval", "run", "--episodes", "1", "--json", *trust]) == 0
     assert json.loads(capsys.readouterr().out)["mean"] == 16.0
+    agent = fittedq.load(folder / "run", trust_code=["plant.py:Tank", "plant.py:doubled"])
+    assert agent.env is not None and agent.evaluate(agent.env, 1) == 16.0
     assert main(["eval", "run", "--episodes", "1", "--json", "--env", "plant.py:Tank"]) == 0, "named by the user"
     assert json.loads(capsys.readouterr().out)["mean"] == 4.0
     assert main(["resume", "run", "--steps", "40", *trust]) == 0

@@ -20,6 +20,7 @@ from fittedq.errors import UserError
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.settings import parse_assignments, setting_fields
+from fittedq.trainers.settings import FitSettings
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +162,10 @@ def test_a_fixed_horizon_reads_nothing_of_auto() -> None:
         with pytest.raises(UserError, match=f"{[*settings][-1]}: found .* does not read; leave it out"):
             svg(**settings)
     assert svg(horizon="auto", max_horizon=4).max_horizon == 4
+
+
+def test_settings_of_the_other_kind_of_method_are_refused_from_a_dataset_too() -> None:
+    with pytest.raises(UserError, match="setting batch_size: found 8, expected 256: a fitted method labels every row"):
+        FitSettings(batch_size=8).check_iterations()
+    with pytest.raises(UserError, match=r"setting tolerance: found 0\.1, expected 0: between iterations"):
+        FitSettings(tolerance=0.1).check_batches()

@@ -373,7 +373,8 @@ class Agent:
 
         No file holds code. What the agent needs of it is given again as `code`: the algorithm, where it is not in the
         registry, or a dictionary by name, {"features": φ}, or {"action_set": s} where its bounds are functions of the
-        state. A module or file that only the agent's folder names is imported where `trust_code` names it too.
+        state. A module or file that only the agent's folder names, for its method or its environment, is
+        imported where `trust_code` names it too.
         """
         arrays, manifest = load_folder(place(path, "path"), AGENT)
         return _rebuilt(arrays, manifest.get("agent"), str(path), by_name(code), trust_code)
@@ -451,6 +452,7 @@ def _rebuilt(
         refuse_unknown(code, code_names(algorithm))
         obs_size, action_set = int(saved["obs_size"]), action_set_of(_description(saved), code.get("action_set"))
         normalized, env = bool(saved["normalized"]), NamedEnv.of(saved["env"], where)
+        env = env and env.trusted(trust_code)
         method = NamedMethod.of(saved.get("method"), where)
         spaces, fallback = saved.get("spaces"), saved.get("fallback")
         augmented = saved.get("augmented") and AugmentedState.described(

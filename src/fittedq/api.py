@@ -222,7 +222,7 @@ def load(path: str | Path, code: Code = None, trust_code: Sequence[str] = ()) ->
     to act.
     """
     agent = find_agent(place(path, "path"), code, trust_code)
-    check_needed(trust_code, agent.method)
+    check_needed(trust_code, agent.method, agent.env)
     return agent
 
 

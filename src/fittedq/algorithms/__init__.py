@@ -91,8 +91,8 @@ def find(name: str, package: str | None = None) -> type[AbstractAlgorithm]:
         return _loaded(name)
     if package is not None:
         raise MissingCode(
-            f"algorithm {name!r} came with the package {package!r}, which is not installed here, or announces it no "
-            "more; install it again."
+            f"algorithm {name!r} came with the package {told(package)}, which is not installed here, or announces it "
+            "no more; install it again."
         )
     own = " A method of your own is named as file.py:Name or module:Name." * any(sign in name for sign in "./")
     raise UserError(f"algorithm {name!r} is unknown; {nearest(name, [AUTO, *REGISTRY, *_entries()])}{own}")

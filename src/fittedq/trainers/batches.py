@@ -33,6 +33,7 @@ class BatchTrainer(AbstractTrainer):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None
+        settings.check_batches()
         self._algorithm, self._settings, self._seed = algorithm, settings, seed
         self._figures: dict[str, float] = {}
         scale = reward_scale(dataset, algorithm.discount, settings)

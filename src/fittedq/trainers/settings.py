@@ -211,12 +211,20 @@ class FitSettings(AbstractDrawing):
 
     def check_iterations(self) -> None:
         """A UserError for what a method that fits all rows anew cannot do."""
-        for name, usual in (("n_step", 1), ("replay", "uniform"), ("reset_every", 0)):
+        for name, usual in (("n_step", 1), ("replay", "uniform"), ("reset_every", 0), ("batch_size", 256)):
             if getattr(self, name) != usual:
                 raise UserError(
                     f"setting {name}: found {getattr(self, name)}, expected {usual}: a fitted method labels every row "
                     "of the data anew, and draws no batches."
                 )
+
+    def check_batches(self) -> None:
+        """A UserError for what a method that learns from batches does not look at."""
+        if self.tolerance:
+            raise UserError(
+                f"setting tolerance: found {self.tolerance:g}, expected 0: between iterations a fitted method looks at "
+                "it, and this one learns from batches."
+            )
 
     def updates(self, steps: int) -> int:
         """A step is one of a batch, or an iteration."""
