@@ -20,6 +20,7 @@ from fittedq.baselines import PID, Constant, Tracked
 from fittedq.cli.main import main
 from fittedq.cli.setpoints import JudgesControl
 from fittedq.control.augmentation import Augmentation
+from fittedq.data.description import Description
 from fittedq.diagnose.paired import Interval
 from fittedq.envs.plant import resolve
 from fittedq.errors import UserError
@@ -202,9 +203,27 @@ def test_what_an_agent_sees_is_what_is_judged() -> None:
     judge = JudgesControl(band=(0.5,))
     assert judge.tracked([told]) == (Tracked(0, setpoint=1, band=0.5), Tracked(2, target=5.0, band=0.5))
     assert (judge.seconds([told]), judge.seconds(), JudgesControl(sample=3.0).seconds([told])) == (2.0, None, 3.0)
-    assert JudgesControl(measured=("level",), target=(4.0,)).tracked([told], ["flow", "level"]) == (
-        Tracked(1, target=4.0, name="level"),
+
+
+def test_a_description_names_what_follows_what(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "plant.toml").write_text(
+        "time = 't'\nsample = 2.0\n[columns]\nlevel = { role = 'measured', unit = 'cm', set_point = 'wanted' }\n"
+        "wanted = { role = 'set-point' }\nflow = { role = 'measured', set_point = 4.0 }\nvalve = { role = 'action' }\n"
     )
+    described = Description.read(folder / "plant.toml")
+    found = (Tracked(0, setpoint=1, name="level in cm"), Tracked(2, target=4.0, name="flow"))
+    judge = JudgesControl(plant=folder / "plant.toml")
+    assert judge.described(None, []) == described
+    assert (judge.tracked((), described), judge.seconds((), described)) == (found, 2.0)
+    named = JudgesControl(measured=("level",), target=(4.0,))
+    assert named.tracked((), described) == (Tracked(0, target=4.0, name="level"),)
+    # On a plant that lacks the last of its columns, it is said which.
+    words = ("compare", "constant", "--env", f"{folder}/plant.py:Lag", "--plant", str(folder / "plant.toml"))
+    code, _, err = said(capsys, *words)
+    assert code == 2 and "measured: found coordinate 2, expected one of 0 … 1" in err
+    table = folder / "named.csv"
+    assert said(capsys, *words, "--measured", "level", "--setpoint", "wanted", "--trajectories", str(table))[0] == 0
+    assert table.read_text().startswith("controller,episode,sample,seconds,level,set-point of level,valve,reward\n")
 
 
 @pytest.mark.parametrize("word", ["pid", "lqr"])

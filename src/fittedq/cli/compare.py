@@ -48,10 +48,10 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
 
     def run(self) -> int:
         agents, env = self._agents_and_env()
-        told, plant = told_of(agents.values()), resolve(env)
-        tracked, seconds = self.tracked(told), self.seconds(told)
-        self.check_trajectories()
         log = None if self.data is None else Dataset.open(self.data)
+        told, plant, described = told_of(agents.values()), resolve(env), self.described(log, map(Path, agents))
+        tracked, seconds = self.tracked(told, described), self.seconds(told, described)
+        self.check_trajectories()
         given = Circumstances(plant, tracked, seconds or 1.0, self.seed, log)
         controllers = {
             name: agents[name] if name in agents else baseline(name, given) for name in dict.fromkeys(self.controllers)
@@ -59,7 +59,7 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
         played = played_rounds(controllers, plant, self.seed, tracked, self.episodes)
         comparison = compared(played, plant, tracked, seconds or 1.0, log)
         stopped = len(played) < self.episodes
-        self.write(comparison, plant, tracked, seconds)
+        self.write(comparison, plant, tracked, seconds, described)
         if self.json:
             rows = [row.describe() for row in comparison.rows]
             about = {"env": str(env), "episodes": len(played), "compared_with": comparison.first}

@@ -71,7 +71,8 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
     def _beside(self, agent: Agent, env: NamedEnv, trust: dict[str, Any]) -> int:
         """Whole episodes on the host, of which everything is kept, also those of the baseline."""
         told, plant, name = told_of([agent]), resolve(env), str(self.path)
-        tracked, seconds = self.tracked(told), self.seconds(told)
+        described = self.described(None, [self.path])
+        tracked, seconds = self.tracked(told, described), self.seconds(told, described)
         self.check_trajectories()
         controllers: dict[str, object] = {name: agent.controller(refine=self.refine, **trust)}
         if self.baseline is not None:
@@ -79,7 +80,7 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
             controllers[self.baseline] = baseline(self.baseline, given)
         played = played_rounds(controllers, plant, self.seed, tracked, self.episodes)
         comparison = compared(played, plant, tracked, seconds or 1.0)
-        self.write(comparison, plant, tracked, seconds)
+        self.write(comparison, plant, tracked, seconds, described)
         rows = {row.name: row for row in comparison.rows}
         more = {"control": rows[name].control, "baseline": self.baseline and rows[self.baseline].describe()}
         self._tell(agent, env, rows[name].returns, more)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -15,13 +16,16 @@ from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybeFloat, MaybePath
 from fittedq.cli.signals import interruptible
 from fittedq.control.augmentation import Augmentation
+from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
 from fittedq.diagnose.control import Tracked
-from fittedq.diagnose.trajectories import write_trajectories
+from fittedq.diagnose.trajectories import Trajectories, check_name
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError, nearest
 from fittedq.runs.compare import Comparison, rounds
 from fittedq.runs.folder import json_value
 from fittedq.runs.progress import counted
+from fittedq.runs.saved import learned_from
 from fittedq.settings import whole
 from fittedq.types import Transition
 
@@ -34,8 +38,8 @@ class JudgesControl:
     """A command that judges how set-points are held."""
 
     measured: Coordinates = ()
-    """The coordinates of the observation, counted from 0, that are to follow a set-point (default: those whose
-    errors or integrals the agent sees)."""
+    """The coordinates of the observation that are to follow a set-point, counted from 0, or by the names that a
+    description gives them (default: those with a set-point in it, or those whose errors the agent sees)."""
     setpoint: Coordinates = ()
     """The coordinates that are their set-points, one for each."""
     target: PerMeasured = ()
@@ -44,17 +48,29 @@ class JudgesControl:
     """How far from its set-point a measured value counts as settled, one number for all or one for each (default: 5 %
     of each step of the set-point)."""
     sample: MaybeFloat = None
-    """Seconds between samples (default: the agent's; without one, times are told in samples)."""
+    """Seconds between samples (default: as described, or the agent's; else times are told in samples)."""
+    plant: MaybePath = None
+    """A description of the plant, with names, set-points and the sample time (default: that of the dataset that is
+    given, or that the run learned from)."""
     trajectories: MaybePath = None
     """A .png to draw episodes into (measured values, set-points, bands, actions, limits, figures), or a .csv to write
     every sample into."""
 
-    def tracked(self, told: Sequence[Augmentation] = (), names: Sequence[str] = ()) -> tuple[Tracked, ...]:
-        """What is to follow what: as the user says, else as the agents were `told`.
+    def described(self, log: Dataset | None, runs: Iterable[Path]) -> Description | None:
+        """What is known of the plant: by its file, by the log that is given, or by those that the runs learned from."""
+        if self.plant is not None:
+            return Description.read(self.plant)
+        folders = (folder for run in runs if (folder := learned_from(run)) is not None and folder.is_dir())
+        logs = [log] if log is not None else (Dataset.open(folder, verify=False) for folder in folders)
+        return next((one.description for one in logs if one.description is not None), None)
 
-        `names` are those of the observation's coordinates, where they are known.
-        """
-        found = self._said(names) if self.measured or self.setpoint or self.target else _errors(told)
+    def tracked(self, told: Sequence[Augmentation] = (), described: Description | None = None) -> tuple[Tracked, ...]:
+        """What is to follow what: as the user says, else as is described, else as the agents were `told`."""
+        names = () if described is None else described.obs
+        if self.measured or self.setpoint or self.target:
+            found = self._said(names)
+        else:
+            found = _set_points(described) or _errors(told, names)
         for argument, given in (("band", self.band), ("trajectories", self.trajectories)):
             if given and not found:
                 raise UserError(
@@ -78,37 +94,65 @@ class JudgesControl:
             )
         measured = [_coordinate(word, names, "measured") for word in self.measured]
         setpoints = [_coordinate(word, names, "setpoint") for word in self.setpoint]
-        called = [names[place] if place < len(names) else "" for place in measured]
-        pairs = zip_longest(measured, setpoints, self.target, called)
-        return [Tracked(place, setpoint, target, name=name) for place, setpoint, target, name in pairs]
+        triples = zip_longest(measured, setpoints, self.target)
+        return [Tracked(*triple, name=_name(triple[0], names)) for triple in triples]
 
-    def seconds(self, told: Sequence[Augmentation] = ()) -> float | None:
-        """Seconds between samples: as the user says, else as the agents were `told`; None where nobody says."""
+    def seconds(self, told: Sequence[Augmentation] = (), described: Description | None = None) -> float | None:
+        """Seconds between samples: as the user says, else as is described or `told`; None where nobody says."""
         if self.sample is not None and not self.sample > 0:
             raise UserError(f"found {self.sample:g}, expected a number of seconds above 0.", argument="sample")
-        return next((sample for sample in (self.sample, *(one.sample for one in told)) if sample is not None), None)
+        said = (self.sample, (described and described.sample) or None, *(one.sample for one in told))
+        return next((sample for sample in said if sample is not None), None)
 
     def check_trajectories(self) -> None:
         """A UserError before anything is played, where what is asked for cannot be written."""
-        path = self.trajectories
-        if path is not None and path.suffix not in (".png", ".csv"):
-            raise UserError(f"found {path}, expected a name that ends in .png or .csv.", argument="trajectories")
-        if path is not None and path.suffix == ".csv" and path.exists():
-            raise UserError(f"{path} exists, and is not replaced; choose another name.")
+        if self.trajectories is not None:
+            check_name(self.trajectories)
 
     def write(
-        self, comparison: Comparison, plant: AbstractPlant, tracked: Sequence[Tracked], seconds: float | None
+        self,
+        comparison: Comparison,
+        plant: AbstractPlant,
+        tracked: Sequence[Tracked],
+        seconds: float | None,
+        described: Description | None,
     ) -> None:
         """The file of `trajectories`, if there is to be one."""
-        if self.trajectories is not None:
-            limits, figures = (plant.action_set.low, plant.action_set.high), control_of(comparison)
-            write_trajectories(self.trajectories, comparison.episodes, tracked, limits, figures, seconds)
+        if self.trajectories is None:
+            return
+        said = () if described is None else described.action
+        actions = [_name(place, said) or f"action {place}" for place in range(plant.action_set.size)]
+        limits, figures = (plant.action_set.low, plant.action_set.high), control_of(comparison)
+        Trajectories(comparison.episodes, tracked, actions, limits, figures, seconds).write(self.trajectories)
 
 
-def _errors(told: Sequence[Augmentation]) -> list[Tracked]:
+def _set_points(described: Description | None) -> list[Tracked]:
+    """The columns that have a set-point in a description."""
+    if described is None:
+        return []
+    found = []
+    for place, name in enumerate(described.obs):
+        column = described.columns.get(name)
+        if column is None or column.set_point is None:
+            continue
+        label = f"{name} in {column.unit}" if column.unit else name
+        if isinstance(column.set_point, str):
+            found.append(Tracked(place, described.obs.index(column.set_point), name=label))
+        else:
+            found.append(Tracked(place, target=float(column.set_point), name=label))
+    return found
+
+
+def _errors(told: Sequence[Augmentation], names: Sequence[str]) -> list[Tracked]:
     """What agents see follows what."""
     seen = dict.fromkeys(error for one in told for error in (*one.errors, *one.integrals))
-    return [Tracked(one.measured, one.set_point, one.value if one.set_point is None else None) for one in seen]
+    aims = [(one.set_point, one.value if one.set_point is None else None) for one in seen]
+    return [Tracked(one.measured, *aim, name=_name(one.measured, names)) for one, aim in zip(seen, aims, strict=True)]
+
+
+def _name(place: int, names: Sequence[str]) -> str:
+    """What a coordinate is called, where that is known."""
+    return names[place] if place < len(names) else ""
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:

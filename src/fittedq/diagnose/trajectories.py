@@ -7,8 +7,9 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -25,59 +26,59 @@ SHOWN = 3
 """Episodes in a picture."""
 ACTIONS_SHOWN = 4
 
-Episodes = Mapping[str, Sequence[Transition]]
-"""Controller → its episodes; those of the same place began alike."""
+
+@final
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes of several controllers; those of the same place began alike."""
+
+    episodes: Mapping[str, Sequence[Transition]]
+    tracked: Sequence[Tracked]
+    actions: Sequence[str]
+    """What they are called."""
+    limits: tuple[Sequence[float], Sequence[float]]
+    """Of the actions, the lower and the upper ones."""
+    figures: Mapping[str, Mapping[str, Any]]
+    """Each controller's `control_figures`."""
+    dt: float | None
+    """Seconds between samples; None: unknown."""
+
+    def write(self, path: Path) -> None:
+        """A picture (.png) or a table of all samples (.csv), by the name of the file."""
+        check_name(path)
+        _draw(self, path) if path.suffix == ".png" else _write_table(self, path)
 
 
-def write_trajectories(
-    path: Path,
-    episodes: Episodes,
-    tracked: Sequence[Tracked],
-    limits: tuple[Sequence[float], Sequence[float]],
-    figures: Mapping[str, Mapping[str, Any]],
-    dt: float | None,
-) -> None:
-    """A picture (.png) or a table of all samples (.csv), by the name of the file.
-
-    `figures` are each controller's `control_figures`; `dt` is the sample time in seconds, None: unknown.
-    """
-    if path.suffix == ".png":
-        _draw(path, episodes, tracked, limits, figures, dt)
-    elif path.suffix == ".csv":
-        _write_table(path, episodes, tracked, dt)
-    else:
+def check_name(path: Path) -> None:
+    """A UserError where nothing can be written under that name."""
+    if path.suffix not in (".png", ".csv"):
         raise UserError(f"found {path}, expected a name that ends in .png or .csv.", argument="trajectories")
+    if path.suffix == ".csv" and path.exists():
+        raise UserError(f"{path} exists, and is not replaced; choose another name.")
 
 
-def _draw(
-    path: Path,
-    episodes: Episodes,
-    tracked: Sequence[Tracked],
-    limits: tuple[Sequence[float], Sequence[float]],
-    figures: Mapping[str, Mapping[str, Any]],
-    dt: float | None,
-) -> None:
+def _draw(shown: Trajectories, path: Path) -> None:
     pyplot = drawing()
-    shown = min(SHOWN, *map(len, episodes.values()))
-    actions = min(len(limits[0]), ACTIONS_SHOWN)
-    rows, table = len(tracked) + actions, figure_rows(figures, dt)
-    heights = [2.2] * len(tracked) + [1.6] * actions + [0.3 + 0.22 * len(table)]
-    figure = pyplot.figure(figsize=(max(4.6 * shown, 8.0), sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, shown, height_ratios=heights)
-    for column in range(shown):
-        played = {name: several[column] for name, several in episodes.items()}
+    columns = min(SHOWN, *map(len, shown.episodes.values()))
+    actions, table = shown.actions[:ACTIONS_SHOWN], figure_rows(shown.figures, shown.dt)
+    rows = len(shown.tracked) + len(actions)
+    heights = [2.2] * len(shown.tracked) + [1.6] * len(actions) + [0.3 + 0.22 * len(table)]
+    figure = pyplot.figure(figsize=(max(4.6 * columns, 8.0), sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=heights)
+    for column in range(columns):
+        played = {name: several[column] for name, several in shown.episodes.items()}
         axes: list[Axes] = []
         for row in range(rows):
             axes.append(figure.add_subplot(grid[row, column], sharex=axes[0] if axes else None))
             axes[-1].spines[["top", "right"]].set_visible(False)
-        for axis, one in zip(axes, tracked, strict=False):
-            _draw_measured(axis, played, one, dt or 1.0)
+        for axis, one in zip(axes, shown.tracked, strict=False):
+            _draw_measured(axis, played, one, shown.dt or 1.0)
             axis.set_ylabel(one.label)
-        for action, axis in enumerate(axes[len(tracked) :]):
-            _draw_action(axis, played, action, (limits[0][action], limits[1][action]), dt or 1.0)
-            axis.set_ylabel(f"action {action}")
+        for place, (axis, action) in enumerate(zip(axes[len(shown.tracked) :], actions, strict=True)):
+            _draw_action(axis, played, place, (shown.limits[0][place], shown.limits[1][place]), shown.dt or 1.0)
+            axis.set_ylabel(action)
         axes[0].set_title(f"episode {column}", fontsize=9)
-        axes[-1].set_xlabel("sample" if dt is None else "time in s")
+        axes[-1].set_xlabel("sample" if shown.dt is None else "time in s")
         for axis in axes[:-1]:
             axis.tick_params(labelbottom=False)
         if column == 0:
@@ -145,27 +146,23 @@ def figure_rows(figures: Mapping[str, Mapping[str, Any]], dt: float | None) -> l
     return rows
 
 
-def _samples(episodes: Episodes, tracked: Sequence[Tracked], dt: float) -> Iterator[list[Any]]:
-    for name, several in episodes.items():
+def _samples(shown: Trajectories) -> Iterator[list[Any]]:
+    """controller, episode, sample, time, measured values and set-points, actions, reward."""
+    for name, several in shown.episodes.items():
         for episode, rows in enumerate(several):
-            signals = [one.signals(np.asarray(rows.obs)) for one in tracked]
+            signals = [one.signals(np.asarray(rows.obs)) for one in shown.tracked]
             for sample, action in enumerate(np.asarray(rows.action).tolist()):
                 values = [float(part[sample]) for pair in signals for part in pair]
-                yield [name, episode, sample, sample * dt, *values, *action, float(rows.reward[sample])]
+                time = sample * (shown.dt or 1.0)
+                yield [name, episode, sample, time, *values, *action, float(rows.reward[sample])]
 
 
-def _write_table(path: Path, episodes: Episodes, tracked: Sequence[Tracked], dt: float | None) -> None:
-    actions = next(iter(episodes.values()))[0].action.shape[1]
-    names = [part for one in tracked for part in (one.label, f"set-point of {one.label}")]
-    text = io.StringIO()
+def _write_table(shown: Trajectories, path: Path) -> None:
+    names = [part for one in shown.tracked for part in (one.label, f"set-point of {one.label}")]
+    time, text = "samples" if shown.dt is None else "seconds", io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    time = "sample" if dt is None else "seconds"
-    writer.writerow(
-        ["controller", "episode", "sample", time, *names, *(f"action {k}" for k in range(actions)), "reward"]
-    )
-    writer.writerows(_samples(episodes, tracked, dt or 1.0))
-    if path.exists():
-        raise UserError(f"{path} exists, and is not replaced; choose another name.")
+    writer.writerow(["controller", "episode", "sample", time, *names, *shown.actions, "reward"])
+    writer.writerows(_samples(shown))
     try:
         write_bytes(path, text.getvalue().encode())
     except OSError as error:
