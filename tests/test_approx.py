@@ -58,7 +58,7 @@ def test_inferred_noise_gives_the_next_state_back():
     batch = rows(1, 16)
     noise = model().infer(batch.obs, batch.action, batch.next_obs)
     predicted = model()(batch.obs, batch.action, noise)
-    np.testing.assert_allclose(predicted.next_obs, batch.next_obs, atol=1e-4)
+    np.testing.assert_allclose(predicted.next_state, batch.next_obs, atol=1e-4)
 
 
 def test_the_loss_of_a_model_is_its_negative_log_likelihood():
@@ -67,8 +67,8 @@ def test_the_loss_of_a_model_is_its_negative_log_likelihood():
     still = gaussian(batch.obs, batch.action, np.zeros_like(batch.obs))
     moved = gaussian(batch.obs, batch.action, np.ones_like(batch.obs))
     unit = np.asarray(gaussian.outputs.deviation, float)
-    deviation = np.asarray(moved.next_obs - still.next_obs, float) / unit[:-1]
-    error = (batch.next_obs - np.asarray(still.next_obs, float)) / unit[:-1]
+    deviation = np.asarray(moved.next_state - still.next_state, float) / unit[:-1]
+    error = (batch.next_obs - np.asarray(still.next_state, float)) / unit[:-1]
     constant = 0.5 * np.log(2 * np.pi)
     expected = -(stats.norm.logpdf(error, scale=deviation) + constant).sum(axis=1)
     reward_error = (batch.reward - np.asarray(still.reward, float)) / unit[-1]

@@ -96,6 +96,16 @@ def test_whole_episodes_are_what_one_step_after_another_gives():
     assert rows.terminated.tolist() == columns["terminated"].tolist()
 
 
+def test_rows_that_follow_one_another_do_so_to_the_bit():
+    lengths = [60, 40]
+    columns = raw_rows(lengths)
+    columns["obs"] += np.float32(1e3)
+    columns["next_obs"] += np.float32(1e3)
+    rows = augmented(columns, lengths)(slice(None))
+    follow = np.delete(np.arange(99), 59)
+    np.testing.assert_array_equal(rows.next_obs[follow], rows.obs[follow + 1])
+
+
 def test_no_history_reaches_over_the_end_of_an_episode():
     lengths = [5, 6]
     columns = raw_rows(lengths)

@@ -28,7 +28,16 @@ from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
 from fittedq.problems.lqr import LinearQuadratic
 from fittedq.template.gradients import gradient_health, model_error, windows
 from fittedq.template.losses import Improve
-from fittedq.template.rollout import CriticTail, ImproveThrough, Likelihood, NoTail, Rollout, ValueTail, held_out
+from fittedq.template.rollout import (
+    CriticTail,
+    ImproveThrough,
+    Likelihood,
+    NoTail,
+    Rollout,
+    Starts,
+    ValueTail,
+    held_out,
+)
 from fittedq.template.targets import FirstCritic, MinOverCritics
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
@@ -171,7 +180,7 @@ def test_an_endless_horizon_is_backpropagation_through_the_known_rollout():
     loss = algorithm.template(box).updates[0].loss
     assert nets.critic is None and isinstance(loss, ImproveThrough) and isinstance(loss.rollout.tail, NoTail)
     data = Transition(obs, jnp.zeros((5, 1)), jnp.zeros(5), obs, jnp.zeros(5, bool), jnp.zeros(5, bool))
-    found = jax.grad(lambda policy: loss(policy, nets, data, KEY)[0])(nets.policy)
+    found = jax.grad(lambda policy: loss(policy, nets, Starts(data), KEY)[0])(nets.policy)
     for mine, hand in zip(jax.tree.leaves(found), jax.tree.leaves(jax.grad(by_hand)(nets.policy)), strict=True):
         np.testing.assert_allclose(mine, hand, rtol=1e-4, atol=1e-5)
 
@@ -183,7 +192,7 @@ def test_horizon_zero_is_the_actor_loss_of_ddpg_and_of_sac_without_temperature(n
     data = Transition(obs, jnp.zeros((32, 1)), jnp.zeros(32), obs, jnp.zeros(32, bool), jnp.zeros(32, bool))
     plain = jax.grad(lambda policy: Improve(combine)(policy, nets, obs, KEY)[0])(nets.policy)
     through = ImproveThrough(Rollout(0, 0.99, CriticTail(combine)))
-    ours = jax.grad(lambda policy: through(policy, nets, data, KEY)[0])(nets.policy)
+    ours = jax.grad(lambda policy: through(policy, nets, Starts(data), KEY)[0])(nets.policy)
     for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -204,14 +213,14 @@ def test_inferred_noise_replays_the_observed_step():
     np.testing.assert_allclose(action, batch.action, atol=2e-6)
     model = nets.model.fold(batch)
     noise = model.infer(batch.obs, batch.action, batch.next_obs)
-    np.testing.assert_allclose(model(batch.obs, batch.action, noise).next_obs, batch.next_obs, atol=2e-6)
+    np.testing.assert_allclose(model(batch.obs, batch.action, noise).next_state, batch.next_obs, atol=2e-6)
     known = KnownModel(lambda s, a, noise: (0.9 * s + 0.5 * a + 0.1 * noise, -jnp.sum(s**2), False))
     noise = known.infer(batch.obs, batch.action, batch.next_obs)
-    np.testing.assert_allclose(known(batch.obs, batch.action, noise).next_obs, batch.next_obs, atol=2e-6)
+    np.testing.assert_allclose(known(batch.obs, batch.action, noise).next_state, batch.next_obs, atol=2e-6)
 
     value = QuadraticV(jnp.eye(3))
     nets = Components(policy=nets.policy, model=known, value=value)
-    loss = ImproveThrough(Rollout(1, 0.9, ValueTail()), inferred=True)(nets.policy, nets, batch, KEY)[0]
+    loss = ImproveThrough(Rollout(1, 0.9, ValueTail()), inferred=True)(nets.policy, nets, Starts(batch), KEY)[0]
     np.testing.assert_allclose(loss, -jnp.mean(batch.reward + 0.9 * value(batch.next_obs)), rtol=1e-5)
 
 
@@ -333,7 +342,9 @@ def test_an_endless_horizon_solves_growth():
 
     @jax.jit
     def learn(policy, optimizer_state):
-        policy, optimizer_state, _ = update.fit.step(update.loss, policy, optimizer_state, nets, data, KEY, first)
+        policy, optimizer_state, _ = update.fit.step(
+            update.loss, policy, optimizer_state, nets, Starts(data), KEY, first
+        )
         return policy, optimizer_state
 
     policy = nets.policy

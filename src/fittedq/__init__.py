@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from fittedq.data.dataset import Dataset
     from fittedq.diagnose.control import Tracked
     from fittedq.diagnose.gap import Gap
+    from fittedq.envs.gymnax import Gymnax
     from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics
     from fittedq.envs.registry import NamedEnv
     from fittedq.errors import EnvError, UserError
@@ -275,6 +276,7 @@ __all__ = [
     "Greedy",
     "Grid",
     "GrowTrees",
+    "Gymnax",
     "Huber",
     "HypersphericalMlp",
     "Imitate",
@@ -423,6 +425,7 @@ _HOMES = {
     "fittedq.data.dataset": "Dataset",
     "fittedq.diagnose.control": "Tracked",
     "fittedq.diagnose.gap": "Gap",
+    "fittedq.envs.gymnax": "Gymnax",
     "fittedq.envs.native": "AbstractJaxEnv AbstractPhysics",
     "fittedq.envs.registry": "NamedEnv",
     "fittedq.errors": "EnvError UserError",

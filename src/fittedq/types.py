@@ -71,6 +71,8 @@ class DrawnRows(NamedTuple):
     """γⁿ⁻¹, where n steps lie between s and s', and the reward is the discounted sum of theirs."""
     weight: Float[Arr, "*b"] | None = None
     """What the error of a row counts."""
+    state: Float[Arr, "*b x"] | None = None
+    """A state of the environment's own at s, from which a model of known physics goes on."""
     next_action: Float[Arr, "*b m"] | None = None
     """The action that was taken at s'; NaN where no row tells."""
 
@@ -165,18 +167,32 @@ class AbstractValue(eqx.Module):
 
 
 class Predicted(eqx.Module):
-    """What follows (s, a): `continues` is the probability that the episode does not terminate there."""
+    """What follows (x, a): `continues` is the probability that the episode does not terminate there."""
 
-    next_obs: Float[Arr, "b s"]
+    next_state: Tree
+    """x', of a model that goes on from observations s'."""
     reward: Float[Arr, "b"]
     continues: Float[Arr, "b"]
 
 
 class AbstractModel(eqx.Module):
-    """f(s, a, ξ), ξ ~ N(0, I) of the state's size."""
+    """f(x, a, ξ), ξ ~ N(0, I) of the observation's size; x is the observation, or a state of the model's own."""
+
+    @property
+    @abc.abstractmethod
+    def stored(self) -> int:
+        """Numbers of a state of its own, which a replay keeps beside each row; 0: it goes on from observations."""
 
     @abc.abstractmethod
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+    def begin(self, obs: Float[Arr, "b s"], stored: Float[Arr, "b x"] | None) -> Tree:
+        """x, of a batch of observations and what was stored beside them."""
+
+    @abc.abstractmethod
+    def observe(self, state: Tree) -> Float[Arr, "b s"]:
+        """s of x."""
+
+    @abc.abstractmethod
+    def __call__(self, state: Tree, action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
         """The step that the noise gives."""
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.networks import Mlp
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Tree
 from fittedq.errors import UserError
 from fittedq.types import AbstractModel, Dynamics, Predicted, Transition
 
@@ -30,7 +30,18 @@ class KnownModel(AbstractModel):
 
     dynamics: Dynamics = eqx.field(static=True)
 
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+    @property
+    def stored(self) -> int:
+        return 0
+
+    def begin(self, obs: Float[Arr, "b s"], stored: Float[Arr, "b x"] | None) -> Tree:
+        return obs
+
+    def observe(self, state: Tree) -> Float[Arr, "b s"]:
+        return state
+
+    def __call__(self, state: Tree, action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        obs: Float[Arr, "b s"] = state
         try:
             next_obs, reward, terminated = jax.vmap(self.dynamics)(obs, action, noise)
         except jax.errors.JAXTypeError as error:
@@ -65,7 +76,7 @@ class KnownModel(AbstractModel):
 
         def step(act: Arr) -> tuple[Arr, Arr]:
             predicted = self(obs, act, jnp.zeros_like(obs))
-            return predicted.next_obs, predicted.reward
+            return predicted.next_state, predicted.reward
 
         direction = jax.random.normal(jax.random.PRNGKey(0), action.shape, action.dtype)
         (next_obs, reward), change = jax.jit(lambda act: jax.jvp(step, (act,), (direction,)))(action)
@@ -150,6 +161,10 @@ class GaussianModel(AbstractModel):
         self.action_set = action_set
 
     @property
+    def stored(self) -> int:
+        return 0
+
+    @property
     def members(self) -> int:
         return self.net.weights[0].shape[0]
 
@@ -179,8 +194,14 @@ class GaussianModel(AbstractModel):
         deviation = jax.lax.stop_gradient(self.outputs.deviation)[:-1] * jnp.exp(log_std)
         return obs + change[:, :-1], deviation, Predicted(obs, change[:, -1], jax.nn.sigmoid(-logit))
 
-    def __call__(self, obs: Float[Arr, "b s"], action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
-        mean, deviation, step = self._step(obs, action)
+    def begin(self, obs: Float[Arr, "b s"], stored: Float[Arr, "b x"] | None) -> Tree:
+        return obs
+
+    def observe(self, state: Tree) -> Float[Arr, "b s"]:
+        return state
+
+    def __call__(self, state: Tree, action: Float[Arr, "b m"], noise: Float[Arr, "b s"]) -> Predicted:
+        mean, deviation, step = self._step(state, action)
         return Predicted(mean + deviation * noise, step.reward, step.continues)
 
     def infer(

@@ -33,23 +33,21 @@ class AugmentedRows:
         first = np.zeros(count, np.int64)
         first[starts] = starts
         self._start: Int[np.ndarray, "N"] = np.maximum.accumulate(first)
-        self._integral = self._integrals([*starts.tolist(), count])
+        self._integral, self._integral_after = self._integrals([*starts.tolist(), count])
         self.longest = int(np.diff([*starts, count]).max())
         """Rows of the longest episode."""
 
-    def _integrals(self, ends: list[int]) -> Float[np.ndarray, "N i"]:
-        """I_t of every row, in double precision on the way."""
-        state = self.state
-        limit = state.augmentation.integral_limit or np.inf
-        found = np.zeros((ends[-1], len(state.augmentation.integral)), np.float32)
+    def _integrals(self, ends: list[int]) -> tuple[Float[np.ndarray, "N i"], Float[np.ndarray, "N i"]]:
+        """(I_t, I_{t+1}) of every row, summed in double precision: a row that follows has the same bits."""
+        limit = self.state.augmentation.integral_limit or np.inf
+        gain, coming = (self.state.gain(np.asarray(self._columns[name], np.float64)) for name in ("obs", "next_obs"))
+        total = np.zeros_like(gain)
         for begin, end in pairwise(ends):
-            gain = state.gain(np.asarray(self._columns["obs"][begin:end], np.float64))
-            for column in range(found.shape[1]):
-                steps = accumulate(
-                    gain[:, column].tolist(), lambda total, step: min(max(total + step, -limit), limit), initial=0.0
-                )
-                found[begin:end, column] = list(steps)[1:]
-        return found
+            for column in range(gain.shape[1]):
+                steps = gain[begin:end, column].tolist()
+                sums = accumulate(steps, lambda total, step: min(max(total + step, -limit), limit), initial=0.0)
+                total[begin:end, column] = list(sums)[1:]
+        return total.astype(np.float32), np.clip(total + coming, -limit, limit).astype(np.float32)
 
     def __call__(self, rows: slice | Int[np.ndarray, "k"]) -> Transition:
         """The rows at a slice or at an array of numbers."""
@@ -65,7 +63,7 @@ class AugmentedRows:
             obs=seen,
             action=taken,
             reward=columns["reward"][at] - state.cost(seen, taken),
-            next_obs=state.after(seen, action[at], columns["next_obs"][at]),
+            next_obs=state.after(seen, action[at], columns["next_obs"][at], self._integral_after[at]),
             terminated=columns["terminated"][at],
             truncated=columns["truncated"][at],
         )

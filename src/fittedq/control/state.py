@@ -123,16 +123,22 @@ class AugmentedState:
         return self.after(state, self.executed(state, action), next_obs)
 
     def after(
-        self, state: Float[Arr, "*b z"], executed: Float[Arr, "*b m"], next_obs: Float[Arr, "*b o"]
+        self,
+        state: Float[Arr, "*b z"],
+        executed: Float[Arr, "*b m"],
+        next_obs: Float[Arr, "*b o"],
+        integral: Float[Arr, "*b i"] | None = None,
     ) -> Float[Arr, "*b z"]:
-        """z_{t+1} of z_t, the action u that was executed and y_{t+1}."""
+        """z_{t+1} of z_t, the action u that was executed and y_{t+1}; `integral` is I_{t+1} where it is known."""
         obs, errors, integrals, observations, actions = self._ends
         past: list[Arr] = []
         if self.augmentation.history > 1:
             past += [state[..., :obs], state[..., integrals : observations - obs]]
         if self.lags:
             past += [self.limits.to_unit(executed), state[..., observations : actions - self.limits.size]]
-        return self.joined(next_obs, self._bounded(state[..., errors:integrals] + self.gain(next_obs)), past)
+        if integral is None:
+            integral = self._bounded(state[..., errors:integrals] + self.gain(next_obs))
+        return self.joined(next_obs, integral, past)
 
     def executed(self, state: Float[Arr, "*b z"], action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
         """u of the learner's action: itself, or u_{t−1} + Δ, within its limits."""

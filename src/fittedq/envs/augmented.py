@@ -63,6 +63,11 @@ class AugmentedEnv(AbstractJaxEnv[tuple[Inner, Array]], Generic[Inner]):
     state: AugmentedState = eqx.field(static=True)
     priced: bool = eqx.field(static=True, default=True)
 
+    @staticmethod
+    def over(env: object, state: AugmentedState) -> object:
+        """`env` in z, a and r − cost where it is a JAX environment; any other as it is."""
+        return AugmentedEnv(env, state) if isinstance(env, AbstractJaxEnv) else env
+
     @property
     def obs_size(self) -> int:
         return self.state.size

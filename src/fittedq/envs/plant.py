@@ -13,8 +13,9 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import Limits, narrowed
 from fittedq.envs.flat import FlatEnv, action_box, admissible_actions
 from fittedq.envs.gym import EnvLike, GymSource, make_flat
+from fittedq.envs.gymnax import COMPILED, find_compiled
 from fittedq.envs.hosted import HostedEnv
-from fittedq.envs.native import AbstractJaxEnv, find_jax_env
+from fittedq.envs.native import AbstractJaxEnv
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.envs.spaces import layout_of_space
 from fittedq.errors import UserError
@@ -170,7 +171,8 @@ class VectorPlant(AbstractPlant[VectorEnv]):
 
 @final
 class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
-    """A JAX environment, itself or by its name `jax/…`; the host can step it too, a compiled step at a time."""
+    """A JAX environment, itself or by its name (`jax/…`, `gymnax/…`); the host can step it too, one compiled step at a
+    time."""
 
     compiled = True
 
@@ -188,7 +190,7 @@ class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
                     f"environment {self.name.id!r} is compiled: a Gymnasium wrapper cannot go around it; leave it out."
                 )
             self.name.check_trusted()
-            self._env = find_jax_env(self.name.id, **self.name.kwargs)
+            self._env = find_compiled(self.name.id, self.name.kwargs)
         return self._env
 
     @property
@@ -232,7 +234,7 @@ def resolve(env: AnyEnv | AbstractPlant, wanted: Wanted = None) -> AbstractPlant
     if isinstance(env, AbstractJaxEnv):
         return CompiledPlant(env, wanted)
     if named is not None:
-        return CompiledPlant(named, wanted) if named.id.startswith("jax/") else HostPlant(named, wanted)
+        return CompiledPlant(named, wanted) if named.id.startswith(COMPILED) else HostPlant(named, wanted)
     if isinstance(env, VectorEnv):
         return VectorPlant(env, wanted)
     if isinstance(env, gymnasium.Env) or callable(env):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium
 
 from fittedq.code import AbstractNamed, find_code, import_code
+from fittedq.envs.gymnax import COMPILED, find_compiled
 from fittedq.envs.hosted import HostedEnv
-from fittedq.envs.native import find_jax_env
 from fittedq.errors import UserError, nearest
 from fittedq.files import Json
 
@@ -86,8 +86,8 @@ def name_of(env: object) -> NamedEnv | None:
 
 def _made(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     called = f"environment {name!r}"
-    if name.startswith("jax/"):
-        return HostedEnv(find_jax_env(name, **kwargs), name)
+    if name.startswith(COMPILED):
+        return HostedEnv(find_compiled(name, kwargs), name)
     part, separator, inner = name.rpartition(":")
     if separator:
         if not part or not inner:

@@ -30,9 +30,10 @@ from fittedq.control.augmentation import Augmentation
 from fittedq.control.state import AugmentedState
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import gap_figures
-from fittedq.envs.native import physics
+from fittedq.envs.augmented import AugmentedEnv
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.registry import NamedEnv
+from fittedq.envs.simulator import SimulatorModel, physics_of
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError, plural
 from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
@@ -110,10 +111,11 @@ class Run:
             self.train_settings = in_a_run(self.train_settings, self.updates)
         self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), self.updates)
         self._saved = as_saved(self.algorithm)
+        self.state = self._augmented_state()
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
-            self.algorithm = algorithms.made(self.algorithm, {"model": physics(self.plant.env)})
-        self.state = self._augmented_state()
+            own = self.plant.env if self.state is None else AugmentedEnv.over(self.plant.env, self.state)
+            self.algorithm = algorithms.made(self.algorithm, {"model": physics_of(own)})
         parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed, self.state)
         self.trainer, self.source = choice.make(parts)
         self.spaces: Spaces | None = None if self.source is None else self.source.spaces
@@ -187,7 +189,7 @@ class Run:
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
             )
-        if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel):
+        if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel | SimulatorModel):
             raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
         self._check_evaluation()
 

@@ -30,6 +30,7 @@ from fittedq.template.fits import AbstractFit, Budget, Descend, Refit
 from fittedq.template.greedy import AbstractGreedy, AbstractSolving
 from fittedq.template.losses import ERRORS, AbstractRegression, Huber, Loss, Metrics, Regress, Unlabelled
 from fittedq.template.returned import checked_greedy
+from fittedq.template.rollout import Starts
 from fittedq.template.targets import AbstractTarget, Labelled
 from fittedq.template.when import AbstractWhen
 from fittedq.types import COMPONENTS, AbstractEncoder, Components, DrawnRows, Greedy, Transition
@@ -65,6 +66,8 @@ class Update(AbstractSlot):
         data = self.loss.label(frozen.over(nets), batch, greedy, key)
         if drawn is not None and self.target is not None and isinstance(data, Labelled | Unlabelled):
             data = data.as_drawn(self.target, batch, drawn)
+        elif drawn is not None and isinstance(data, Starts):
+            data = data.as_drawn(drawn)
         return jax.lax.stop_gradient(data)
 
     def __call__(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Tree
 from fittedq.template.rollout import Rollout
 from fittedq.types import AbstractModel, AbstractPolicy, Components, Transition, needed
 
@@ -116,13 +116,13 @@ def model_error(model: AbstractModel, seen: Windows) -> Float[Arr, "k"]:
     seen = Windows(jnp.asarray(seen.obs), jnp.asarray(seen.action))
     deviation = jnp.std(seen.obs, axis=(0, 1)) + 1e-8
 
-    def step(state: Float[Arr, "b s"], now: tuple[Arr, Arr]) -> tuple[Float[Arr, "b s"], Float[Arr, ""]]:
+    def step(state: Tree, now: tuple[Arr, Arr]) -> tuple[Tree, Float[Arr, ""]]:
         action, after = now
-        state = model(state, action, jnp.zeros_like(state)).next_obs
-        return state, jnp.mean(jnp.sqrt(jnp.mean(((state - after) / deviation) ** 2, axis=1)))
+        state = model(state, action, jnp.zeros_like(after)).next_state
+        return state, jnp.mean(jnp.sqrt(jnp.mean(((model.observe(state) - after) / deviation) ** 2, axis=1)))
 
     rows = (seen.action.swapaxes(0, 1), seen.obs[:, 1:].swapaxes(0, 1))
-    return jax.lax.scan(step, seen.obs[:, 0], rows)[1]
+    return jax.lax.scan(step, model.begin(seen.obs[:, 0], None), rows)[1]
 
 
 def longest_sound(errors: Float[np.ndarray, "k"], health: GradientHealth, max_error: float, max_growth: float) -> int:

@@ -18,12 +18,12 @@ from fittedq.bellman import soft_value, td_target, value_range
 from fittedq.slots import BELOW_ONE, NOT_NEGATIVE, SHARE, AbstractSlot
 from fittedq.template.losses import AbstractLoss, Metrics
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled, entropy_bonus
-from fittedq.types import AbstractPolicy, Components, Greedy, Transition, needed
+from fittedq.types import AbstractPolicy, Components, DrawnRows, Greedy, Transition, needed
 
 Drawn = tuple[Float[Arr, "b m"], Float[Arr, "b"]]
 """(a, log π(a | s))."""
-Carry = tuple[Float[Arr, "b s"], Float[Arr, "b"], Float[Arr, "b"]]
-"""(s_t, γᵗ c_t, the rewards up to t, each with its weight)."""
+Carry = tuple[Tree, Float[Arr, "b"], Float[Arr, "b"]]
+"""(x_t, γᵗ c_t, the rewards up to t, each with its weight)."""
 Keys = tuple[PRNGKeyArray, PRNGKeyArray]
 
 
@@ -97,26 +97,29 @@ class Rollout(AbstractSlot):
         key: PRNGKeyArray,
         first: Drawn | None = None,
         first_noise: Float[Arr, "b s"] | None = None,
+        stored: Float[Arr, "b x"] | None = None,
     ) -> Float[Arr, "b"]:
-        """J_n at each row; `first` is (a_0, log π(a_0 | s_0)) and `first_noise` ξ_0, where they come from data."""
+        """J_n at each row; `first` is (a_0, log π(a_0 | s_0)) and `first_noise` ξ_0, where they come from data, and
+        `stored` what was stored beside the rows for a model with a state of its own."""
         action_key, critic_key = jax.random.split(key)
         if self.horizon == 0:
             return self.tail(nets, policy, obs, first, (action_key, critic_key))
-        temperature = jax.lax.stop_gradient(nets.temperature)
+        temperature, model = jax.lax.stop_gradient(nets.temperature), needed(nets.model)
 
         def step(
             carry: Carry, index: Scalar, given: Drawn | None = None, noise: Float[Arr, "b s"] | None = None
         ) -> tuple[Carry, None]:
-            obs, weight, total = carry
+            state, weight, total = carry
+            obs = model.observe(state)
             step_key, noise_key = jax.random.split(jax.random.fold_in(action_key, index))
             action, log_prob = policy.sample(obs, step_key) if given is None else given
             noise = jax.random.normal(noise_key, obs.shape, obs.dtype) if noise is None else noise
-            predicted = needed(nets.model)(obs, action, noise)
+            predicted = model(state, action, noise)
             total = total + weight * soft_value(predicted.reward, log_prob, temperature)
-            return (predicted.next_obs, self.gamma * weight * predicted.continues, total), None
+            return (predicted.next_state, self.gamma * weight * predicted.continues, total), None
 
         ones = jnp.ones(obs.shape[0], obs.dtype)
-        carry, begin = (obs, ones, jnp.zeros_like(ones)), 0
+        carry, begin = (model.begin(obs, stored), ones, jnp.zeros_like(ones)), 0
         if first is not None:
             (carry, _), begin = step(carry, 0, first, first_noise), 1
         horizon = self.horizon
@@ -136,10 +139,21 @@ class Rollout(AbstractSlot):
 
         (last, weight, total), _ = jax.lax.scan(through, carry, jnp.arange(begin, self.horizon))
         tail_key = jax.random.fold_in(action_key, horizon)
-        return total + weight * self.tail(nets, policy, last, None, (tail_key, critic_key))
+        return total + weight * self.tail(nets, policy, model.observe(last), None, (tail_key, critic_key))
 
 
-class ImproveThrough(AbstractLoss[Tree, Transition]):
+class Starts(eqx.Module):
+    """The rows that rollouts start from, with the states that were stored beside them."""
+
+    batch: Transition
+    stored: Float[Arr, "b x"] | None = None
+
+    def as_drawn(self, drawn: DrawnRows) -> Starts:
+        """With what the rows were drawn with."""
+        return Starts(self.batch, drawn.state)
+
+
+class ImproveThrough(AbstractLoss[Tree, Starts]):
     """−mean_s J_n(s): with n = 0 and a critic at the end it is `Improve`, to the bit.
 
     `inferred` replays the noise of the data: ε = σ_π⁻¹(u − μ_π) and ξ = σ_f⁻¹(s' − μ_f), detached, so that the first
@@ -149,23 +163,19 @@ class ImproveThrough(AbstractLoss[Tree, Transition]):
     rollout: Rollout
     inferred: bool = eqx.field(static=True, default=False)
 
-    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Transition:
-        return batch
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Starts:
+        return Starts(batch)
 
     def __call__(
-        self,
-        component: Tree,
-        nets: Components,
-        data: Transition,
-        key: PRNGKeyArray,
+        self, component: Tree, nets: Components, data: Starts, key: PRNGKeyArray
     ) -> tuple[Float[Arr, ""], Metrics]:
-        first = first_noise = None
+        first, first_noise, batch = None, None, data.batch
         if self.inferred:
-            noise = jax.lax.stop_gradient(component.infer(data.obs, data.action))
-            first = component.replay(data.obs, noise)
+            noise = jax.lax.stop_gradient(component.infer(batch.obs, batch.action))
+            first = component.replay(batch.obs, noise)
             if self.rollout.horizon > 0:
-                first_noise = jax.lax.stop_gradient(needed(nets.model).infer(data.obs, data.action, data.next_obs))
-        value = self.rollout(nets, component, data.obs, key, first, first_noise)
+                first_noise = jax.lax.stop_gradient(needed(nets.model).infer(batch.obs, batch.action, batch.next_obs))
+        value = self.rollout(nets, component, batch.obs, key, first, first_noise, data.stored)
         loss = -jnp.mean(value)
         return loss, {"loss": loss, "spread": jnp.std(value)}
 

@@ -21,6 +21,7 @@ from fittedq.data.returns import joined_steps, next_action
 from fittedq.data.segments import RowLog
 from fittedq.data.statistics import ReturnScale, RunningMoments
 from fittedq.envs.native import AbstractJaxEnv, EnvState, auto_reset
+from fittedq.envs.simulator import SimulatorModel
 from fittedq.errors import UserError
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
@@ -101,7 +102,13 @@ class CompiledTrainer(AbstractTrainer):
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         reset_key, loop_key = jax.random.split(jax.random.key_data(jax.random.key(seed + 1)))
         state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(reset_key, settings.n_envs))
-        check_model(learner.nets, obs)
+        check_model(learner.nets, obs, state.inner)
+        self._simulator = learner.nets.model.simulator if isinstance(learner.nets.model, SimulatorModel) else None
+        if self._simulator is not None and algorithm.measure_every:
+            raise UserError(
+                f"setting dynamics: the observation of {type(env).__name__} does not hold its state, so gradients and "
+                "model are not measured by horizon; set a number for horizon, and leave health_every out."
+            )
         scale = None
         if settings.scale_rewards:
             scale = ReturnScale.start(settings.n_envs, algorithm.discount, settings.return_bound)
@@ -111,7 +118,7 @@ class CompiledTrainer(AbstractTrainer):
                 env=state,
                 obs=obs,
                 noise=jnp.zeros((settings.n_envs, self.action_set.size)),
-                replay=DeviceReplay.empty(settings.replay_size, Transition.width(self.obs_size, self.action_set.size)),
+                replay=DeviceReplay.empty(settings.replay_size, self._width + self._stored),
                 moments=jax.tree.map(jnp.asarray, RunningMoments.start(self.obs_size, self.action_set.reads or ())),
                 scale=jax.tree.map(jnp.asarray, scale),
                 episode_return=jnp.zeros(settings.n_envs),
@@ -148,6 +155,8 @@ class CompiledTrainer(AbstractTrainer):
             state.env, action, env_keys
         )
         rows = Transition(state.obs, action, reward, next_obs, terminated, truncated).pack()
+        if self._simulator is not None:
+            rows = jnp.concatenate([rows, jax.vmap(self._simulator.flat)(state.env.inner)], axis=1)
         replay = state.replay.add(jnp.asarray(rows))
         moments = state.moments.update(next_obs) if settings.normalize_obs else state.moments
         done = terminated | truncated
@@ -192,16 +201,28 @@ class CompiledTrainer(AbstractTrainer):
         return jax.lax.cond(due, self._reset, lambda learner: learner, learner)
 
     def _draw(self, replay: DeviceReplay, key: Array) -> tuple[Array, DrawnRows | None]:
-        settings = self._settings
+        """Packed rows, and what they have beside their transitions."""
+        settings, width = self._settings, self._width
         if self._fqi.reads_next_action:
             both, come = replay.stretches(key, settings.batch_size, 2, settings.n_envs)
             acted = next_action(both, come, self.obs_size, self.action_set.size)
             return both[:, 0], DrawnRows(next_action=jnp.asarray(acted))
         if settings.n_step == 1:
-            return replay.sample(key, settings.batch_size), None
+            rows = replay.sample(key, settings.batch_size)
+            return (rows[:, :width], DrawnRows(state=rows[:, width:])) if self._stored else (rows, None)
         rows, come = replay.stretches(key, settings.batch_size, settings.n_step, settings.n_envs)
         joint, discount = joined_steps(rows, come, self._algorithm.discount, self.obs_size, self.action_set.size)
         return jnp.asarray(joint), DrawnRows(discount=discount)
+
+    @property
+    def _width(self) -> int:
+        """Columns of a packed row."""
+        return Transition.width(self.obs_size, self.action_set.size)
+
+    @property
+    def _stored(self) -> int:
+        """Further columns of the replay: the environment's own state, from which rollouts start."""
+        return 0 if self._simulator is None else self._simulator.size
 
     def advance(self, steps: int, stop: Callable[[], bool] = never) -> Progress:
         # Compiled loops: they end soon, and `stop` is asked between them.
@@ -217,7 +238,7 @@ class CompiledTrainer(AbstractTrainer):
         return Progress(self.step, self.updates, self.episodes, returns, figures)
 
     def _measure(self) -> None:
-        rows, moments = self._state.replay.newest(MEASURED_ROWS), self.moments()
+        rows, moments = self._state.replay.newest(MEASURED_ROWS)[:, : self._width], self.moments()
         if moments is not None:
             normalize_rows(rows, moments, self.obs_size, self.action_set.size)
         rows[..., REWARD] /= self.reward_scale

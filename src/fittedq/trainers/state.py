@@ -15,6 +15,7 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.saved import code_to_act
 from fittedq.approx.models import KnownModel
 from fittedq.arrays import Arr, Tree, strong
+from fittedq.envs.simulator import SimulatorModel
 from fittedq.errors import UserError
 from fittedq.template.fqi import FQI, LearnerState
 from fittedq.template.returned import own_code
@@ -46,6 +47,8 @@ def initial_state(
         nets_key, learner_key = jax.random.split(key)
         nets = algorithm.networks(obs_size, action_set, nets_key)
         batch, drawn = Transition.unpack(rows, obs_size, action_set.size), DrawnRows.unpack(rows, width, columns)
+        if nets.model is not None and nets.model.stored:
+            drawn = (drawn or DrawnRows())._replace(state=jnp.zeros((batch_size, nets.model.stored)))
         return strong(fqi.init(nets, learner_key, batch, drawn))
 
     with own_code():
@@ -107,8 +110,16 @@ def check_memory(
     memory.require(size, f"training networks ({widths}){words}", "choose smaller ones")
 
 
-def check_model(nets: Components, obs: Float[Arr, "b s"]) -> None:
-    """Try a known model, if there is one, at first states."""
+def check_model(nets: Components, obs: Float[Arr, "b s"], inner: Tree = None) -> None:
+    """Try a known model, if there is one, at first states; `inner` are the environments' own, where they have some."""
+    if isinstance(nets.model, SimulatorModel):
+        if inner is None:
+            raise UserError(
+                "setting dynamics: env goes on from states of a JAX environment, which are stored while it is trained "
+                "in; train there."
+            )
+        policy = needed(nets.policy)
+        nets.model.check(inner, policy.act(jnp.asarray(obs), jnp.zeros((len(obs), policy.action_set.size))))
     if isinstance(nets.model, KnownModel):
         action_set = needed(nets.policy).action_set
         still = np.zeros((len(obs), action_set.size), np.float32)
