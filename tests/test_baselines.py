@@ -25,11 +25,13 @@ from fittedq.baselines import (
     Constant,
     FirstOrderDelay,
     LinearModel,
+    LoggedPlant,
     Loops,
     Tracked,
     search,
     step_response,
 )
+from fittedq.baselines.logged import with_history
 from fittedq.envs.native import physics
 from fittedq.envs.plant import resolve
 from fittedq.errors import UserError
@@ -426,3 +428,45 @@ def test_a_log_of_a_heater_tunes_a_pi_that_beats_the_one_it_came_with() -> None:
 
     given = {"tracked": tracked, "low": 0.0, "high": 255.0, "dt": 3.0}
     assert judged(PID(*plant.simc(), **given)) > judged(PID(6.0, 0.05, **given)) + 15
+
+
+# ---------------------------------------------------------------------- a plant as its log tells it
+
+
+def lagged_log() -> fittedq.Dataset:
+    """y' = 1.2 y − .3 y₋₁ + .5 u + .2 u₋₁ + .1, r = −(y − w)² − .1 u², w drawn for each of 8 episodes of 12 rows."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(8):
+        w, y, before, done = rng.normal(), rng.normal(), rng.normal(), rng.normal()
+        for sample in range(12):
+            u = rng.uniform(-1, 1)
+            after = 1.2 * y - 0.3 * before + 0.5 * u + 0.2 * done + 0.1
+            rows.append((y, w, u, -((y - w) ** 2) - 0.1 * u**2, after, sample == 11))
+            y, before, done = after, y, u
+    y, w, u, r, after, last = np.array(rows).T
+    return fittedq.Dataset.from_arrays(
+        obs=np.stack([y, w], 1), action=u[:, None], reward=r, next_obs=np.stack([after, w], 1),
+        terminated=last * 0, truncated=last, action_low=-1.0, action_high=1.0,
+    )  # fmt: skip
+
+
+def test_a_plant_with_lags_is_told_by_its_log() -> None:
+    """Step by step as the equation has it, from a row of the log, with its reward; one lag does not explain it."""
+    found = LoggedPlant.of(lagged_log(), lags=2, stay=[1], episode_length=30)
+    np.testing.assert_allclose(found.explained, [1.0, np.nan], atol=1e-6)
+    assert found.reward_explained == pytest.approx(1.0, abs=1e-6)
+    assert LoggedPlant.of(lagged_log(), stay=[1]).explained[0] < 0.99
+    rows = next(episodes(Called(lambda obs: 0.3 * (obs[1] - obs[0])), resolve(found.env), 0))
+    y, w, u = np.asarray(rows.obs)[:, 0], np.asarray(rows.obs)[:, 1], np.asarray(rows.action)[:, 0]
+    after = np.asarray(rows.next_obs)[:, 0]
+    assert len(y) == 30 and (w == w[0]).all()
+    np.testing.assert_allclose(after[1:], 1.2 * y[1:] - 0.3 * y[:-1] + 0.5 * u[1:] + 0.2 * u[:-1] + 0.1, atol=1e-3)
+    np.testing.assert_allclose(rows.reward, -((y - w) ** 2) - 0.1 * u**2, atol=1e-3)
+
+
+def test_a_history_reaches_over_no_end_of_an_episode() -> None:
+    log = lagged_log()
+    kept = [row for row in range(96) if row % 12 >= 3]
+    np.testing.assert_array_equal(with_history(log, 4), kept)
+    with pytest.raises(UserError, match=r"lags: found no row with 12 before it in its episode, of 96 transitions"):
+        LoggedPlant.of(log, lags=13)

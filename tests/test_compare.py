@@ -16,7 +16,7 @@ import pytest
 import fittedq
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
-from fittedq.baselines import PID, Constant, Tracked
+from fittedq.baselines import PID, Called, Constant, Tracked
 from fittedq.cli.main import main
 from fittedq.cli.setpoints import JudgesControl
 from fittedq.control.augmentation import Augmentation
@@ -25,6 +25,7 @@ from fittedq.diagnose.paired import Interval
 from fittedq.envs.plant import resolve
 from fittedq.errors import UserError
 from fittedq.runs.compare import compared, rounds
+from fittedq.types import Transition
 
 PLANT = '''
 import gymnasium
@@ -239,6 +240,26 @@ def test_words_are_tuned_on_the_plant(word: str, folder: Path, monkeypatch: pyte
     assert tuned > 0.25 * middle
 
 
+def test_a_log_without_its_plant_is_a_place_to_compare_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A linear plant, told by its log: a PI is ahead of nothing as it is on the plant itself, and of the log."""
+    env = resolve(plant(folder))
+    rng = np.random.default_rng(0)
+    played = rounds({"log": Called(lambda obs: rng.uniform(-4, 4))}, env, 5)
+    rows = Transition(*map(np.concatenate, zip(*(next(played)["log"] for _ in range(4)), strict=True)))
+    fittedq.Dataset.from_arrays(**rows._asdict(), action_low=-4.0, action_high=4.0).save(folder / "log")
+    words = ("compare", "constant", f"{folder}/plant.py:PI", "--data", str(folder / "log"), "--model")
+    code, out, _ = said(
+        capsys, *words, "--length", "25", "--episodes", "6", "--measured", "0", "--setpoint", "1", "--json"
+    )
+    found = json.loads(out)
+    assert code == 0 and found["env"] == f"a linear model of {folder}/log with 1 lag"
+    assert found["model_explains"][0] > 0.99 and found["model_explains"][1] is None
+    assert found["reward_explained"] > 0.5  # of (y' − r)², told by y and u: all but the noise
+    rows = {row["name"]: row for row in found["controllers"]}
+    assert rows[f"{folder}/plant.py:PI"]["ahead"]["low"] > 0 and len(rows["the log"]["returns"]) == 4
+    assert rows[f"{folder}/plant.py:PI"]["control"]["measured"]["observation 0"]["steady_error"] < 0.01
+
+
 ENV = ("--env", "{}/plant.py:Lag")
 
 
@@ -271,6 +292,8 @@ ENV = ("--env", "{}/plant.py:Lag")
         ),
         (("compare", "constant", *ENV, "--trajectories", "x.png"), "--trajectories: found no --measured"),
         (("compare", "constant", *ENV, "--band", "1"), "--band: found no --measured"),
+        (("compare", "constant", "--model"), "--model: found no --data to fit it to"),
+        (("compare", "constant", *ENV, "--lags", "2"), "--lags: found no --model that it belongs to"),
         (
             ("compare", "constant", *ENV, "--measured", "0", "--target", "1", "--band", "1", "2"),
             "--band: found 2 numbers",

@@ -9,6 +9,7 @@ Each is an `AbstractController`, which is evaluated and compared as an agent is.
 from fittedq.acting.episodes import AbstractController, ControlLoop
 from fittedq.baselines.cloned import Cloned
 from fittedq.baselines.linear_model import LinearModel
+from fittedq.baselines.logged import LoggedPlant
 from fittedq.baselines.lqr import LQR
 from fittedq.baselines.pid import PID, Loops
 from fittedq.baselines.search import Searched, search, tuned_pid
@@ -26,6 +27,7 @@ __all__ = [
     "ControlLoop",
     "FirstOrderDelay",
     "LinearModel",
+    "LoggedPlant",
     "Loops",
     "PIDGains",
     "Searched",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from fittedq.agent import Agent
+from fittedq.baselines.logged import LoggedPlant
 from fittedq.baselines.named import Circumstances, baseline
-from fittedq.cli.arguments import MaybePath, MaybeWord
+from fittedq.cli.arguments import MaybeInt, MaybePath, MaybeWord
 from fittedq.cli.environments import GivesCode, NamesEnv
 from fittedq.cli.setpoints import JudgesControl, control_of, played_rounds, print_json, print_rows, told_of
 from fittedq.cli.signals import INTERRUPTED
+from fittedq.code import check_needed
 from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
+from fittedq.diagnose.control import Tracked
 from fittedq.diagnose.trajectories import figure_rows
-from fittedq.envs.plant import resolve
+from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError, plural
 from fittedq.runs.compare import Comparison, compared
@@ -43,15 +48,22 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
     """Seed of the episodes. What is tuned, is tuned on others."""
     data: MaybePath = None
     """The dataset of a log of this plant: its own returns stand beside the others', and baselines may be made of it."""
+    model: bool = False
+    """Play in a linear model that is fitted to --data, where there is no plant to play in."""
+    lags: MaybeInt = None
+    """Observations that the model sees, and the actions between them (default: the description's history, or 1)."""
+    length: int = 200
+    """Samples of an episode in the model."""
     json: bool = False
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        agents, env = self._agents_and_env()
+        agents = {name: self.agent(Path(name)) for name in self.controllers if Path(name).is_dir()}
         log = None if self.data is None else Dataset.open(self.data)
-        told, plant, described = told_of(agents.values()), resolve(env), self.described(log, map(Path, agents))
+        told, described = told_of(agents.values()), self.described(log, map(Path, agents))
         tracked, seconds = self.tracked(told, described), self.seconds(told, described)
         self.check_trajectories()
+        env, plant, about = self._place(agents, log, tracked, described)
         given = Circumstances(plant, tracked, seconds or 1.0, self.seed, log)
         controllers = {
             name: agents[name] if name in agents else baseline(name, given) for name in dict.fromkeys(self.controllers)
@@ -62,32 +74,56 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
         self.write(comparison, plant, tracked, seconds, described)
         if self.json:
             rows = [row.describe() for row in comparison.rows]
-            about = {"env": str(env), "episodes": len(played), "compared_with": comparison.first}
+            about = {"env": env, **about, "episodes": len(played), "compared_with": comparison.first}
             print_json(about | {"controllers": rows, "verdict": comparison.verdict, "interrupted": stopped})
         else:
             print(f"{env}, {plural(len(played), 'episode', 'episodes')} each")
+            for name, value in about.items():
+                print(f"{name}: {value}")
             _show(comparison)
             print_rows(figure_rows(control_of(comparison), seconds) if tracked else [])
             print(comparison.verdict)
         return INTERRUPTED if stopped else 0
 
-    def _agents_and_env(self) -> tuple[dict[str, Agent], NamedEnv]:
-        """The agents among the controllers, by name, and the one environment that all are to act in."""
-        agents = {name: self.agent(Path(name)) for name in self.controllers if Path(name).is_dir()}
+    def _place(
+        self,
+        agents: Mapping[str, Agent],
+        log: Dataset | None,
+        tracked: Sequence[Tracked],
+        described: Description | None,
+    ) -> tuple[str, AbstractPlant, dict[str, Any]]:
+        """Where all play: what it is called, itself, and how well a model explains its log."""
+        if not self.model:
+            if self.lags is not None:
+                raise UserError("found no --model that it belongs to; give both.", argument="lags")
+            env = self._env(agents)
+            return str(env), resolve(env), {}
+        if log is None or self.env is not None:
+            found = "no --data to fit it to" if log is None else f"--env {self.env} too"
+            raise UserError(f"found {found}; expected --data, and no --env.", argument="model")
+        lags = self.lags or (1 if described is None else described.history)
+        stay = [one.setpoint for one in tracked if one.setpoint is not None]
+        fitted = LoggedPlant.of(log, lags=lags, stay=stay, episode_length=self.length)
+        about = {"model_explains": fitted.explained.round(4).tolist(), "reward_explained": fitted.reward_explained}
+        lagging = plural(lags, "lag", "lags")
+        return f"a linear model of {self.data} with {lagging}", resolve(fitted.env), about
+
+    def _env(self, agents: Mapping[str, Agent]) -> NamedEnv:
+        """The one environment that all are to act in."""
         named = self.named(self.env)
+        envs = {} if named is not None else {name: agent.env for name, agent in agents.items()}
+        check_needed(self.trust_code, *envs.values(), *(agent.method for agent in agents.values()))
         if named is not None:
-            return agents, named
-        envs = {name: agent.env for name, agent in agents.items()}
+            return named
         for name, env in envs.items():
             if env is None:
-                raise UserError(f"{name} {without_env(Path(name))}; name one with --env.")
+                raise UserError(f"{name} {without_env(Path(name))}; name one with --env, or give --data and --model.")
         told = {name: str(env) for name, env in envs.items()}
         if len(set(told.values())) != 1:
             found = "; ".join(f"{name} in {env}" for name, env in told.items()) or "no run that names one"
             raise UserError(f"environments: found {found}; name the one to compare in with --env.")
-        env = self.chosen(None, next(iter(agents.values())))
-        assert env is not None
-        return agents, env
+        (env, *_) = (env for env in envs.values() if env is not None)
+        return env.trusted(self.trust_code)
 
 
 def _show(comparison: Comparison) -> None:

@@ -31,4 +31,5 @@ class Interval(NamedTuple):
         return Interval(mean, mean - half, mean + half)
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g}" + (f" [{self.low:.4g}, {self.high:.4g}]" if math.isfinite(self.low) else "")
+        mean, low, high = (f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}" for value in self)
+        return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
