@@ -98,7 +98,7 @@ def nfqca(algorithm: DDPG, epochs: int) -> FQI:
 
 @pytest.mark.as_shipped
 def test_nfqca_with_one_full_batch_step_is_ddpg_with_target_period_one():
-    algorithm, data = DDPG(**SHARED, target_period=1), batches(1) * 5
+    algorithm, data = DDPG(**SHARED | {"tau": DDPG.tau}, target_period=1), batches(1) * 5
     fqi, state = initial_state(algorithm, OBS_SIZE, BOX, BATCH, seed=3)
     one_step = run(nfqca(algorithm, 1), state, data)
     assert identical(one_step, run(fqi, state, data))

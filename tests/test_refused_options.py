@@ -156,12 +156,24 @@ def test_a_maximizer_that_climbs_is_refused_where_nothing_can_be_climbed() -> No
         method.template(Box((-1.0,), (1.0,))).check(nets)
 
 
-def test_a_fixed_horizon_reads_nothing_of_auto() -> None:
-    svg = algorithms.find("svg")
-    for settings in ({"max_horizon": 4}, {"horizon": "auto", "noise_sigma": 0.3}):
-        with pytest.raises(UserError, match=f"{[*settings][-1]}: found .* does not read; leave it out"):
-            svg(**settings)
-    assert svg(horizon="auto", max_horizon=4).max_horizon == 4
+@pytest.mark.parametrize(
+    ("name", "settings", "choice"),
+    [
+        ("svg", {"max_horizon": 4}, {"horizon": "auto"}),
+        ("svg", {"noise_sigma": 0.3}, {"policy": "deterministic"}),
+        ("svg", {"temperature": 0.1, "target_entropy": -2.0}, {"temperature": None}),
+        ("svg", {"policy": "deterministic", "initial_temperature": 0.5}, {"policy": "gaussian"}),
+        ("sac", {"temperature": 0.1, "temperature_learning_rate": 0.1}, {"temperature": None}),
+        ("ddpg", {"noise": "gaussian", "noise_dt": 0.1}, {"noise": "ou"}),
+        ("ddpg", {"target_period": 5, "tau": 0.1}, {"target_period": None}),
+    ],
+)
+def test_what_another_choice_would_read_is_refused(name: str, settings: dict[str, Any], choice: dict[str, Any]) -> None:
+    cls: Any = algorithms.find(name)
+    idle = [*settings][-1]
+    with pytest.raises(UserError, match=f"{idle}: found .* does not read; leave it out"):
+        cls(**settings)
+    assert getattr(cls(**settings | choice), idle) == settings[idle]
 
 
 def test_settings_of_the_other_kind_of_method_are_refused_from_a_dataset_too() -> None:

@@ -148,6 +148,13 @@ def _reads_all(method: GradientAlgorithm) -> None:
     refuse_unread(method, method.ignores, method.name)
 
 
+def refuse_tuning(method: GradientAlgorithm, temperature: float | None) -> None:
+    """A UserError for what tunes a temperature beside one that is fixed."""
+    if temperature is not None:
+        tuning = {"initial_temperature", "temperature_learning_rate", "target_entropy"}
+        refuse_unread(method, tuning, f"temperature = {temperature:g}")
+
+
 def _saves_whole(method: GradientAlgorithm) -> None:
     check_saves_whole(type(method))
 

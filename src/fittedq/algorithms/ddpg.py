@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import NetworkAlgorithm, learning_rate, shared
+from fittedq.algorithms.base import NetworkAlgorithm, Rules, learning_rate, refuse_unread, shared
 from fittedq.approx.networks import DeterministicPolicy
 from fittedq.settings import setting
 from fittedq.template.fits import Descend
@@ -30,12 +30,20 @@ from fittedq.template.targets import Bellman, FirstCritic
 from fittedq.types import Components
 
 
+def _reads_of_its_choices(ddpg: DDPG) -> None:
+    if ddpg.noise == "gaussian":
+        refuse_unread(ddpg, {"noise_reversion", "noise_mean", "noise_dt"}, "noise = gaussian")
+    if ddpg.target_period is not None:
+        refuse_unread(ddpg, {"tau"}, f"target_period = {ddpg.target_period}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DDPG(NetworkAlgorithm):
     __doc__ = __doc__
 
     name: ClassVar[str] = "ddpg"
     title: ClassVar[str] = "Deep deterministic policy gradient"
+    rules: ClassVar[Rules] = (*NetworkAlgorithm.rules, _reads_of_its_choices)
 
     critic_learning_rate: Rate = learning_rate(1e-3, "the critic")
     critic_weight_decay: float = setting(0.0, "L2 penalty on the critic (published: 1e-2)", low=0.0)

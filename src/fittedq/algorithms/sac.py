@@ -22,7 +22,15 @@ from jaxtyping import PRNGKeyArray
 
 from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, learning_rate, shared, target_entropy
+from fittedq.algorithms.base import (
+    POLICY_CRITICS,
+    NetworkAlgorithm,
+    Rules,
+    learning_rate,
+    refuse_tuning,
+    shared,
+    target_entropy,
+)
 from fittedq.approx.networks import TanhGaussianPolicy
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
@@ -39,6 +47,8 @@ class SAC(NetworkAlgorithm):
 
     name: ClassVar[str] = "sac"
     title: ClassVar[str] = "Soft actor-critic, twin targets, automatic temperature"
+
+    rules: ClassVar[Rules] = (*NetworkAlgorithm.rules, lambda sac: refuse_tuning(sac, sac.temperature))
 
     n_critics: int = shared("n_critics", 2)
     n_target_critics: int = shared("n_target_critics", 2)

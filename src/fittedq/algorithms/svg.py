@@ -27,6 +27,7 @@ from fittedq.algorithms.base import (
     NetworkAlgorithm,
     Rules,
     learning_rate,
+    refuse_tuning,
     refuse_unread,
     shared,
     target_entropy,
@@ -80,7 +81,7 @@ def _reads_of_its_horizon(svg: SVG) -> None:
         refuse_unread(svg, {"noise_sigma"}, "a gaussian policy, its own noise,")
 
 
-def _check_noise(svg: SVG) -> None:
+def _check_randomness(svg: SVG) -> None:
     if svg.noise == "inferred" and svg.horizon == "auto":
         raise UserError("setting noise: inferred needs a horizon that is fixed; choose fresh, or a number of steps.")
     if svg.noise == "inferred" and svg.policy == "deterministic":
@@ -89,6 +90,7 @@ def _check_noise(svg: SVG) -> None:
         if svg.temperature is not None:
             raise UserError("setting temperature: a deterministic policy has no entropy; expected 0.")
         settle(svg, "temperature", 0.0)
+    refuse_tuning(svg, svg.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,13 @@ class SVG(NetworkAlgorithm):
 
     name: ClassVar[str] = "svg"
     title: ClassVar[str] = "Stochastic value gradients, any horizon, learned or known model"
-    rules: ClassVar[Rules] = (_in_words, *NetworkAlgorithm.rules, _check_horizon, _reads_of_its_horizon, _check_noise)
+    rules: ClassVar[Rules] = (
+        _in_words,
+        *NetworkAlgorithm.rules,
+        _check_horizon,
+        _reads_of_its_horizon,
+        _check_randomness,
+    )
 
     horizon: str = setting("3", "steps n through the model before the tail: 0, 1, …, auto, or inf (no tail)")
     max_horizon: int = setting(8, "the longest n that auto may choose", low=1)
