@@ -16,7 +16,9 @@ import gymnasium
 import h5py
 import jax
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import dataset as arrow_dataset
 
 from fittedq.acting.collect import collect
 from fittedq.actions.base import Box
@@ -427,6 +429,40 @@ def test_minari_episodes_that_contradict_themselves_are_refused(
 ) -> None:
     assert words in refused("import", minari(tmp_path / "m", **changed), "--out", tmp_path / "d")
     assert left_in(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_a_minari_folder_of_tables_is_read(
+    format: str, said: Callable[..., dict[str, Any]], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """Each episode is a table of T + 1 rows, the last of which pads all but the observation."""
+    data = tmp_path / "m" / "data"
+    data.mkdir(parents=True)
+    space = {"type": "Box", "low": [-1.0], "high": [2.0]}
+    metadata = {"data_format": format, "total_episodes": 2, "action_space": json.dumps(space)}
+    (data / "metadata.json").write_text(json.dumps(metadata))
+    for index in range(2):
+        wide = pa.FixedSizeListArray.from_arrays(pa.array(10.0 * index + np.arange(6.0)), 2)
+        obs = pa.StructArray.from_arrays(
+            [pa.FixedSizeListArray.from_arrays(pa.array([7.0, 8, 9]), 1), wide], ["b", "a"]
+        )
+        action = pa.FixedSizeListArray.from_arrays(pa.array([0.0, 1.0, 0.0], pa.float32()), 1)
+        columns = {"observations": obs, "actions": action, "rewards": [1.0, 2.0, 0.0]}
+        flags = {"terminations": [False, index == 0, False], "truncations": [False, index == 1, False]}
+        batch = pa.RecordBatch.from_pydict({"episode_id": [index] * 3, **columns, **flags})
+        arrow_dataset.write_dataset(
+            batch, data, format=format, partitioning=["episode_id"], existing_data_behavior="overwrite_or_ignore"
+        )
+    said("import", tmp_path / "m", "--out", tmp_path / "d")
+    found = Dataset.open(tmp_path / "d")
+    assert found.columns["obs"].tolist() == [[0, 1, 7], [2, 3, 8], [10, 11, 7], [12, 13, 8]]
+    assert found.columns["next_obs"].tolist() == [[2, 3, 8], [4, 5, 9], [12, 13, 8], [14, 15, 9]]
+    assert found.columns["terminated"].tolist() == [False, True, False, False]
+    assert found.columns["truncated"].tolist() == [False, False, False, True]
+    assert found.action_set == Box((-1.0,), (2.0,))
+    for file in (data / "1").iterdir():
+        file.unlink()
+    assert "1 holds no file of the format" in refused("import", tmp_path / "m", "--out", tmp_path / "e")
 
 
 def test_a_minari_folder_with_episodes_missing_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:

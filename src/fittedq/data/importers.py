@@ -122,7 +122,7 @@ def matching(patterns: Sequence[Path]) -> list[Path]:
         if not matched:
             raise UserError(f"no file matches {str(pattern)!r}; check the pattern.")
         found += matched
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _check_alike(first: Source, other: Source, label: str) -> None:

@@ -203,7 +203,9 @@ def _named(columns: list[str], available: Sequence[str], name: str, label: str) 
         # A name that holds a comma and lost its quotes came as two.
         count = next((n for n in range(len(rest), 0, -1) if ",".join(rest[:n]) in by_text), 0)
         if not count:
-            raise UserError(f"{label} has no column {rest[0]!r}; {nearest(rest[0], available)}", argument=name)
+            raise UserError(
+                f"{label} has no column {rest[0]!r}; {nearest(rest[0], filter(None, available))}", argument=name
+            )
         found.append(by_text[",".join(rest[:count])])
         rest = rest[count:]
     return found
