@@ -153,7 +153,8 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
     batch = as_transition(known, label)
     terminated, truncated = np.asarray(batch.terminated), np.array(batch.truncated)
     if "episode" in columns:
-        unknown = sum(bool(one is None or one != one) for one in columns["episode"])
+        marks = columns["episode"]
+        unknown = int(np.sum(marks != marks)) + (0 if marks.dtype != object else sum(one is None for one in marks))
         if unknown:
             raise UserError(f"{label}: the episode of {plural(unknown, 'row', 'rows')} is empty; fill it in.")
         changes = columns["episode"][1:] != columns["episode"][:-1]

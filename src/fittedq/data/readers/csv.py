@@ -107,8 +107,8 @@ def _rows(block: bytes, first: int, dialect: Dialect) -> Block:
     delimiter = dialect.delimiter.encode()
     skipped = max(dialect.first - first, 0)
     marks = tuple(mark.encode() for mark in COMMENTS)
-    signs = (b"\n", delimiter * 2, b" ", b"\t", *marks)
-    if not skipped and delimiter != b" " and not any(b"\n" + sign in b"\n" + block for sign in signs):
+    begun, signs = b"\n" + block, (b"\n", delimiter * 2, b" ", b"\t", *marks)
+    if not skipped and delimiter != b" " and not any(b"\n" + sign in begun for sign in signs):
         return block, np.arange(first, first + block.count(b"\n") + (not block.endswith(b"\n") and bool(block)))
     lines = block.split(b"\n")
     blanks = delimiter + b' \t"'
