@@ -115,6 +115,14 @@ def test_options_beside_a_description_come_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.columns["reward"], -np.abs(ROWS[:-1, 2] - 93), rtol=1e-6)
 
 
+def test_a_reward_may_be_a_column_that_is_nothing_else(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("t,u,y,Return so far\n0,1,2,3\n3,1,2,3\n6,1,2,3\n")
+    words = ["--time", "t", "--action", "u", "--obs", "y", "--reward", "Return so far", "--action-low", "0"]
+    assert main(["data", "import", str(log), *words, "--action-high", "2", "--out", str(tmp_path / "d")]) == 0
+    assert Dataset.open(tmp_path / "d").columns["reward"].tolist() == [3, 3]
+
+
 def test_tables_and_a_description_are_one_another() -> None:
     full = replace(HEATER, words={"Auto": 1.0}, fill="hold", length=7, terminated="temp > 120", history=3, gap=9.0)
     assert replace(Description.of(full.described(), "f"), columns={}) == full
@@ -139,9 +147,10 @@ def test_tables_and_a_description_are_one_another() -> None:
         ("rate = 20", "rate = 0", "[columns] u: rate is 0, expected a positive number, in units a second"),
         ("rate = 20", 'rate = "fast"', "[columns] u: rate is 'fast', expected a number"),
         ('role = "set-point"', 'role = "set-point", low = 3', "low, high and rate are an action's"),
-        ("(temp - setpoint)", "(tmp - setpoint)", "plant.toml: reward: '-((tmp - setpoint)"),
+        ("(temp - setpoint)", "(tmp - setpoint)", "there is no column 'tmp'; did you mean 'temp'"),
+        ("(temp - setpoint)", "(temp - setpoint", "it cannot be read"),
         ("settling = 120", "settling = 1", "found 1 s, which is shorter than a sample of 3 s"),
-        ("u = {", "u2 = {", "there is no column 'd_u'; valid names"),
+        ("u = {", "u2 = {", "log.csv has no column 'u2'; did you mean 'u'?"),
         ("low = 0, high = 255", "low = 0, high = 30", "action outside the declared bounds"),
         ("[columns]", "[columns", "plant.toml is no TOML"),
         ('time = "t"', "time = 3", "time is 3, expected a text"),

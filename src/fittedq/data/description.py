@@ -15,7 +15,6 @@ import numpy as np
 from fittedq.actions.base import Box
 from fittedq.control.augmentation import Augmentation
 from fittedq.errors import UserError, in_one_line, nearest
-from fittedq.expressions import Expression
 
 WAYS = ("hold", "line")
 """How a value between two others is made: the one before, or the straight line between both."""
@@ -247,7 +246,7 @@ class Description:
         return found
 
     def check(self) -> None:
-        """A UserError where columns, formulas and the controller's settings contradict one another."""
+        """A UserError where columns and the controller's settings contradict one another. Formulas wait for a log."""
         for name, column in self.columns.items():
             aim = column.set_point
             if isinstance(aim, str) and (aim not in self.columns or self.columns[aim].role not in SEEN):
@@ -255,10 +254,6 @@ class Description:
                     f"the set_point of {name!r} is {aim!r}, which is no column of the role set-point; "
                     f"{nearest(aim, [one for one, other in self.columns.items() if other.role in SEEN])}"
                 )
-        for name in ("reward", "terminated", "truncated"):
-            text = getattr(self, name)
-            if text and self.columns and text not in self.columns:
-                Expression(text, name).columns(self.columns)
         if self.sample or all(column.rate is None for column in self.columns.values()):
             said = self.augmentation()
             Augmentation(**{name: value for name, value in said.items() if self.sample or name != "settling"})
