@@ -56,11 +56,11 @@ def log(**other: np.ndarray) -> Dataset:
 
 
 def residual(agent: fittedq.Agent, rows: np.ndarray) -> float:
-    """median |q(s, a) − r − γ (1 − terminated) q(s', π(s'))|, by what the agent itself says."""
+    """√mean (q(s, a) − r − γ (1 − terminated) q(s', π(s')))², by what the agent itself says."""
     data = {name: column[rows] for name, column in columns().items()}
     ahead = agent.value(data["next_obs"], agent.act(data["next_obs"]))
     target = data["reward"] + 0.5 * (1 - data["terminated"]) * ahead
-    return float(np.median(np.abs(agent.value(data["obs"], data["action"]) - target)))
+    return float(np.sqrt(np.mean((agent.value(data["obs"], data["action"]) - target) ** 2)))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_agent_is_that_of_the_least_residual_so_far(run: tuple[list[Any], Pa
         told = [figure for _, figure, _ in seen[:n]]
         best, (report, _, agent) = chosen(told), seen[n - 1]
         assert report.metrics["since_chosen"] == n - 1 - best
-        assert report.acts_by.startswith(f"the networks of iteration {best + 1} of {n}, of the least median |q − y|")
+        assert report.acts_by.startswith(f"the networks of iteration {best + 1} of {n}, of the least Bellman error")
         np.testing.assert_allclose(residual(agent, held), told[best], rtol=1e-4)
     assert len({figure for _, figure, _ in seen}) == 5
     last = fittedq.load(out)

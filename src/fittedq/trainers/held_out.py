@@ -16,11 +16,12 @@ SHARE = 0.1
 
 
 class HeldOut(NamedTuple):
-    """The iteration of the least median |q(s, a) − y| over rows held out, y = r + γ (1 − terminated) q(s', π(s')).
+    """The iteration of the least Bellman error √mean (q(s, a) − y)² over rows held out, y = r + γ (1 − terminated)
+    q(s', π(s')): how far q is from the value of its own policy.
 
-    The residual says how far q is from the value of its own policy. Its median is taken since the largest ones lie
-    where episodes end, and say little of where a controller works. An iteration is given up for the newest once as many
-    have followed as it took: it plans only half as far ahead, and a short-sighted q is easily consistent.
+    A median would be blind to rewards that are rare: q = 0 is right in most rows then. An iteration is given up for the
+    newest once as many have followed as it took: it plans only half as far ahead, and a short-sighted q is easily
+    consistent.
     """
 
     rows: np.ndarray
@@ -54,6 +55,6 @@ class HeldOut(NamedTuple):
     def words(self, steps: int) -> str:
         """What the agent acts by."""
         return (
-            f"the networks of iteration {self.step:,} of {steps:,}, of the least median |q − y|, {self.residual:.3g}, "
+            f"the networks of iteration {self.step:,} of {steps:,}, of the least Bellman error, {self.residual:.3g}, "
             f"on {len(self.rows):,} rows held out"
         )

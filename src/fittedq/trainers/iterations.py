@@ -235,7 +235,7 @@ class FittedTrainer(AbstractTrainer):
         return figures
 
     def _residual(self, rows: np.ndarray, nets: Components, n: int) -> float:
-        """median |q(s, a) − y| over these rows, y labelled under `nets` themselves."""
+        """√mean (q(s, a) − y)² over these rows, y labelled under `nets` themselves."""
         index, update = next((i, one) for i, one in enumerate(self._fqi.updates) if one.component == "critic")
         key, acting = jax.random.fold_in(jax.random.key_data(jax.random.key(self._seed)), n), None
         if self._acting is not None:
@@ -255,7 +255,7 @@ class FittedTrainer(AbstractTrainer):
                     "expected average or last."
                 )
             errors.append(_values(needed(nets.critic), *self._inputs(packed)) - np.asarray(data.y)[: len(part)])
-        return float(np.median(np.abs(np.concatenate(errors))))
+        return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
     def _check_finite(self, n: int, figures: dict[str, float]) -> None:
         """A UserError that names the first figure that is not a finite number."""
