@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import fittedq
 from fittedq.actions.base import Box
 from fittedq.cli.environments import AugmentsState, seconds
+from fittedq.cli.main import main
 from fittedq.control.augmentation import Augmentation
 from fittedq.control.episodes import AugmentedRows
 from fittedq.control.state import AugmentedState
@@ -223,3 +224,21 @@ def test_no_setting_of_training_or_of_a_method_has_a_name_of_these():
     names = {field.name for field in setting_fields(Augmentation)}
     taken = [*fittedq.algorithms.REGISTRY.values(), TrainSettings, FitSettings]
     assert not any(names & {field.name for field in setting_fields(cls)} for cls in taken)
+
+
+@pytest.mark.parametrize(("method", "env"), [("td3", "Pendulum-v1"), ("svg", "jax/Pendulum-v1")])
+def test_the_replay_of_a_run_is_imported_raw(method, env, tmp_path, capsys):
+    more = {"dynamics": "env"} if method == "svg" else {}
+    fittedq.train(method, env, steps=30, out=tmp_path / "run", **SEES, **SMALL, **more)
+    assert main(["data", "import", str(tmp_path / "run"), "--out", str(tmp_path / "data")]) == 0
+    data = Dataset.open(tmp_path / "data")
+    rows = data.transitions(slice(None))
+    assert (data.obs_size, data.action_size, len(data)) == (3, 1, 30)
+    np.testing.assert_allclose(np.sum(rows.obs[:, :2] ** 2, axis=1), 1.0, rtol=1e-5)
+    # The reward is the pendulum's own function of what is in the row, and its speed follows from the torque.
+    angle, speed, torque = np.arctan2(rows.obs[:, 1], rows.obs[:, 0]), rows.obs[:, 2], rows.action[:, 0]
+    np.testing.assert_allclose(rows.reward, -(angle**2 + 0.1 * speed**2 + 0.001 * torque**2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        rows.next_obs[:, 2], np.clip(speed + (15 * np.sin(angle) + 3 * torque) * 0.05, -8, 8), rtol=1e-3, atol=1e-4
+    )
+    assert np.abs(np.diff(torque)).max() <= 0.5 * (1 + 1e-5)

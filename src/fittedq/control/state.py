@@ -16,6 +16,7 @@ from fittedq.control.augmentation import Augmentation, Error
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import Json
 from fittedq.settings import as_json, from_json
+from fittedq.types import Transition
 
 LEAST_RATE = 2.0**-20
 """Of the width of an action's limits: what a number of single precision still changes by."""
@@ -157,6 +158,12 @@ class AugmentedState:
             return xp.zeros(action.shape[:-1], action.dtype)
         moved = self.limits.to_unit(self.executed(state, action)) - self.limits.to_unit(self._before(state))
         return xp.asarray(self.augmentation.change_penalty * xp.sum(moved**2, axis=-1))
+
+    def raw(self, rows: Transition) -> Transition:
+        """Rows (z, a, r − cost, z') as the environment has them."""
+        executed, reward = self.executed(rows.obs, rows.action), rows.reward + self.cost(rows.obs, rows.action)
+        obs, next_obs = rows.obs[..., : self.obs_size], rows.next_obs[..., : self.obs_size]
+        return rows._replace(obs=obs, action=executed, reward=reward, next_obs=next_obs)
 
     def _before(self, state: Float[Arr, "*b z"]) -> Float[Arr, "*b m"]:
         """u_{t−1}, in its own units."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fittedq.actions.base import Box
+from fittedq.control.state import AugmentedState
 from fittedq.data.dataset import action_bounds, chunk_rows, chunks
 from fittedq.data.readers.columns import Batch, Source
 from fittedq.data.segments import read_rows
@@ -33,11 +34,18 @@ def read_replay(path: Path, reading: LogReading) -> Source:
     if not len(rows):
         raise UserError(f"{checkpoint}: its replay is empty; train it further first.")
     n_envs, obs_size = obs.shape
-    action_size = rows.shape[1] - Transition.width(obs_size, 0)
+    agent = _agent_of(path)
+    bounds = None if agent is None else _outer_box(agent.get("action_set", agent))
+    state = _augmented(path, agent)
+    obs_size = obs_size if state is None else state.size
+    # Behind a row may stand more: a state of the environment's own.
+    action_size = rows.shape[1] - Transition.width(obs_size, 0) if bounds is None else bounds.size
+    rows = rows[:, : Transition.width(obs_size, action_size)]
     order = by_environment(len(rows), int(manifest["trainer"]["step"]), n_envs)
     size = chunk_rows(rows.shape[1])
-    source = Source(iter(()), -(-len(rows) // size), _agent_bounds(path))
-    source.batches = _replay_batches(rows, order, obs_size, action_size, size, source.notes)
+    source = Source(iter(()), -(-len(rows) // size), bounds)
+    batches = _replay_batches(rows, order, obs_size, action_size, size, source.notes)
+    source.batches = batches if state is None else ((state.raw(batch), keep) for batch, keep in batches)
     return source
 
 
@@ -68,12 +76,26 @@ def _replay_batches(
         )
 
 
-def _agent_bounds(path: Path) -> Box | None:
-    run = path if (path / "checkpoints").is_dir() else path.parent.parent
+def _run_of(path: Path) -> Path:
+    """The run's folder, of that or of a checkpoint in it."""
+    return path if (path / "checkpoints").is_dir() else path.parent.parent
+
+
+def _agent_of(path: Path) -> Json | None:
+    """What the manifest of the run's agent says, where it has one."""
     for name in ("last", "best"):
-        if (run / name / "manifest.json").is_file():
-            agent = read_json(run / name / "manifest.json").get("agent", {})
-            return _outer_box(agent.get("action_set", agent))
+        if (_run_of(path) / name / "manifest.json").is_file():
+            return read_json(_run_of(path) / name / "manifest.json").get("agent", {})
+    return None
+
+
+def _augmented(path: Path, agent: Json | None) -> AugmentedState | None:
+    """What its rows hold, where that is more than observations and actions."""
+    if agent is not None:
+        return agent.get("augmented") and AugmentedState.described(agent["augmented"], str(path))
+    config = _run_of(path) / "config.json"
+    if config.is_file() and "history" in read_json(config).get("settings", {}):
+        raise UserError(f"run folder {path}: its rows hold a history, which only an agent of it explains; resume it.")
     return None
 
 
