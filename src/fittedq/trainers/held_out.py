@@ -11,7 +11,7 @@ import numpy as np
 from fittedq.errors import UserError
 from fittedq.types import Components
 
-SHARE = 0.1
+HELD_SHARE = 0.1
 """Of the rows of a dataset that are held out."""
 
 
@@ -34,7 +34,7 @@ class HeldOut(NamedTuple):
     @staticmethod
     def of(size: int, seed: int) -> HeldOut:
         """A tenth of so many rows, drawn by the seed."""
-        count = int(SHARE * size)
+        count = int(HELD_SHARE * size)
         if not count:
             raise UserError(
                 f"setting keep: found chosen, which holds a tenth of the rows out, and the data have {size}; expected "

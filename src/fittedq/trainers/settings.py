@@ -26,7 +26,7 @@ LEAST_ENV_BYTES = 2**12
 ANNEALED = Linear(0.4, 1.0)
 
 
-SHARE, WINDOW = 0.3, 500
+AVERAGE_SHARE, AVERAGE_WINDOW = 0.3, 500
 KEEPS = ("last", "average", "chosen")
 
 
@@ -41,9 +41,12 @@ class AbstractLoop(abc.ABC):
         choices=KEEPS,
     )
     average_share: float = setting(
-        SHARE, "with keep=average: the share of a run's updates, at its end, that it is over", above=0.0, high=1.0
+        AVERAGE_SHARE,
+        "with keep=average: the share of a run's updates, at its end, that it is over",
+        above=0.0,
+        high=1.0,
     )
-    average_window: int = setting(WINDOW, "with keep=average: the most updates that it is over, about", low=1)
+    average_window: int = setting(AVERAGE_WINDOW, "with keep=average: the most updates that it is over, about", low=1)
 
     @abc.abstractmethod
     def updates(self, steps: int) -> int:
@@ -56,7 +59,7 @@ class AbstractLoop(abc.ABC):
 
     def check_keeping(self) -> None:
         """A UserError for what would be without effect."""
-        for name, usual in (("average_share", SHARE), ("average_window", WINDOW)):
+        for name, usual in (("average_share", AVERAGE_SHARE), ("average_window", AVERAGE_WINDOW)):
             if self.keep != "average" and getattr(self, name) != usual:
                 raise UserError(f"setting {name}: keep is {self.keep}, so nothing is averaged; leave it out.")
 
