@@ -401,6 +401,8 @@ def fed_in_the_loop() -> tuple[Transition, float]:
     class Recorded:
         """The template, but for what it learns."""
 
+        reads_next_action = False
+
         def learn(self, learner, batch, drawn=None):
             jax.debug.callback(lambda *columns: fed.append(Transition(*map(np.asarray, columns))), *batch)
             return learner

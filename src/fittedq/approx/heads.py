@@ -116,10 +116,10 @@ class Categorical(AbstractHead):
 def _pairs_added(table: Float[Arr, "b K"], place: Int[Arr, "b k"], pairs: Float[Arr, "b k 2"]) -> Float[Arr, "b K"]:
     """table[row, place + i] += pairs[row, ·, i] for i = 0, 1."""
     first = jnp.arange(table.shape[0], dtype=place.dtype)[:, None] * table.shape[1]
-    numbers = jax.lax.ScatterDimensionNumbers((1,), (), (0,))
-    flat, index = table.ravel(), (first + place).reshape(-1, 1)
+    numbers = jax.lax.ScatterDimensionNumbers((2,), (), (0,))
     inside = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return jax.lax.scatter_add(flat, index, pairs.reshape(-1, 2), numbers, mode=inside).reshape(table.shape)
+    index = (first + place)[..., None]
+    return jax.lax.scatter_add(table.ravel(), index, pairs, numbers, mode=inside).reshape(table.shape)
 
 
 class Quantiles(AbstractHead):
