@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fittedq.acting.episodes import AbstractController, Memoryless, episodes
+from fittedq.acting.episodes import AbstractController, Memoryless, episodes, returns_at_once
 from fittedq.actions.base import Box
 from fittedq.envs.flat import FlatEnv
+from fittedq.envs.native import AbstractJaxEnv
 from fittedq.envs.plant import resolve
 from fittedq.errors import UserError
 
@@ -77,3 +79,28 @@ def test_an_action_that_is_none_is_one_sentence(act, said: str) -> None:
 def test_a_controller_of_another_plant_is_refused() -> None:
     with pytest.raises(UserError, match=r"its observations have shape \(1,\), mine's have \(3,\)"):
         Memoryless(lambda obs: obs, 3, Box((-1.0,), (2.0,)), "mine").evaluate(Counter(), 1)
+
+
+class Three(AbstractJaxEnv):
+    """s' = s + a; r = s; it ends after the third sample."""
+
+    obs_size = 1
+    action_set = Box((-1.0,), (1.0,))
+    episode_length = 9
+
+    def begin(self, key):
+        return jnp.zeros(2)
+
+    def observe(self, inner):
+        return inner[:1]
+
+    def transition(self, inner, action, key):
+        return inner + jnp.stack([action[0], 1.0]), inner[0], inner[1] == 2.0
+
+
+def test_episodes_side_by_side_are_as_those_one_by_one() -> None:
+    """Each with a memory of its own, cut to the limits, and counted to its end: 0 + 0 + .5."""
+    env = Three()
+    np.testing.assert_array_equal(returns_at_once(Ramp(0.5), env, 2, 0), [0.5, 0.5])
+    np.testing.assert_array_equal(Ramp(0.5).evaluate(env, 2), [0.5, 0.5])
+    np.testing.assert_array_equal(returns_at_once(Ramp(5.0), env, 2, 0), [1.0, 1.0])

@@ -12,11 +12,11 @@ from typing import Generic, NamedTuple, TypeVar, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.limits import inside
-from fittedq.arrays import Tree
+from fittedq.arrays import Arr, Tree
 from fittedq.control.state import AugmentedState
 from fittedq.data.statistics import RunningMoments
 from fittedq.envs.flat import FlatEnv
@@ -254,6 +254,35 @@ def episodes_at_once(
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED)
     rows, alive = jax.device_get(_rollouts(policy, moments, env, key, number))
     return [Transition(*(column[alive[:, episode], episode] for column in rows)) for episode in range(number)]
+
+
+def returns_at_once(
+    controller: AbstractController[Memory], env: AbstractJaxEnv, number: int, seed: int
+) -> Float[np.ndarray, "number"]:
+    """The returns of `number` episodes of a JAX environment, side by side: a compiled step of all of them at each
+    sample, and the controller on the host. Other episodes than `returns` has of that seed."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), EVALUATION_SEED), number)
+    state, obs = jax.jit(jax.vmap(env.reset))(keys)
+    memory, total, alive = controller.start(number), np.zeros(number), np.ones(number, bool)
+    for sample in range(env.episode_length):
+        action, memory = controller.step(memory, np.asarray(obs))
+        action = env.action_set.project(np.asarray(action, np.float32), np.asarray(obs))
+        state, obs, reward, ended = _stepped_at_once(env, state, action, keys, np.asarray(sample))
+        total += alive * np.asarray(reward)
+        alive &= ~np.asarray(ended)
+        if not alive.any():
+            break
+    return total
+
+
+@jax.jit
+def _stepped_at_once(
+    env: AbstractJaxEnv, state: Tree, action: Float[Arr, "b m"], keys: Array, sample: Int[Arr, ""]
+) -> tuple[Tree, Float[Array, "b s"], Float[Array, "b"], Bool[Array, "b"]]:
+    """(state, obs, reward, whether its episode ended) of each."""
+    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, sample)
+    state, _, obs, reward, terminated, truncated = jax.vmap(auto_reset(env))(state, jnp.asarray(action), step_keys)
+    return state, obs, reward, terminated | truncated
 
 
 def whole_episodes(episodes: Iterable[Transition], steps: int, at_least: int = 3) -> Transition:

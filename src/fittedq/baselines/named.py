@@ -13,7 +13,7 @@ from fittedq.actions.base import Box
 from fittedq.baselines.cloned import Cloned
 from fittedq.baselines.linear_model import LinearModel
 from fittedq.baselines.lqr import LQR
-from fittedq.baselines.search import SEED, tuned_pid
+from fittedq.baselines.search import SEED, mean_return, tuned_pid
 from fittedq.baselines.simple import Called, Constant
 from fittedq.code import find_code
 from fittedq.data.dataset import Dataset
@@ -125,7 +125,7 @@ def _lqr(given: Circumstances) -> AbstractController[Any]:
     Q = np.where(measured, 1.0, 1e-3) / spread**2
     R = 1 / np.asarray(box.half_width) ** 2
     tries = [LQR.of(model, Q, ratio * R, action_set=box, tracked=tracked) for ratio in RATIOS]
-    scores = [one.evaluate(given.plant, 5, given.seed + SEED).mean() for one in tries]
+    scores = [mean_return(one, given.plant, 5, given.seed) for one in tries]
     return tries[int(np.argmax(scores))]
 
 

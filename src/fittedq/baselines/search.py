@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.acting.episodes import AbstractController, Memory, returns_at_once
 from fittedq.baselines.pid import PID
 from fittedq.baselines.step_response import FirstOrderDelay, step_response
 from fittedq.diagnose.control import Tracked
@@ -34,6 +35,13 @@ class Searched(NamedTuple):
     """All that were played."""
 
 
+def mean_return(controller: AbstractController[Memory], plant: AbstractPlant, episodes: int, seed: int) -> float:
+    """Over episodes that nothing is judged by; side by side where the plant is compiled."""
+    if plant.compiled:
+        return float(returns_at_once(controller, plant.env, episodes, seed + SEED).mean())
+    return float(controller.evaluate(plant, episodes, seed + SEED).mean())
+
+
 def search(start: PID, env: AnyEnv | AbstractPlant, *, tries: int = 60, episodes: int = 10, seed: int = 0) -> Searched:
     """argmax over the gains that are not 0 of the mean return of `episodes`, the same for each of about `tries`.
 
@@ -56,7 +64,7 @@ def search(start: PID, env: AnyEnv | AbstractPlant, *, tries: int = 60, episodes
     scores: dict[tuple[float, ...], float] = {}
 
     def loss(factors: np.ndarray) -> float:
-        mean = float(at(factors).evaluate(plant, episodes, seed + SEED).mean())
+        mean = mean_return(at(factors), plant, episodes, seed)
         scores[tuple(factors.tolist())] = mean
         return -mean
 
