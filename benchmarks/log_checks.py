@@ -186,6 +186,22 @@ def pendulum(act: Controller, seed: int, rows: int, seen: int) -> Log:
     return np.array([obs for obs, _ in found]), np.array([u for _, u in found])
 
 
+def tanks(act: Controller, seed: int, rows: int) -> Log:
+    """Two tanks in a row, a pump and a valve; the levels in cm, of which the first overflows at 20."""
+    rng = np.random.default_rng(seed)
+    first, second, found = 5.0, 5.0, []
+    for row in range(rows + 1):
+        obs = np.array([first, second])
+        u = act(row, obs, rng)
+        pump, valve = (u + 1) / 2
+        found.append((obs, u))
+        for _ in range(5):
+            flow = 0.35 * (0.3 + 0.7 * valve) * np.sqrt(first)
+            first = min(max(first + 0.2 * (1.6 * pump - flow), 0), 20)
+            second = min(max(second + 0.2 * (flow - 0.30 * np.sqrt(second)), 0), 20)
+    return np.array([obs for obs, _ in found]), np.array([u for _, u in found])
+
+
 @dataclass(frozen=True)
 class Case:
     """A plant and what moves it; which checks must warn, and the history that must be proposed."""
@@ -223,6 +239,7 @@ CASES: dict[str, Case] = {
     "first order, ten sines": Case(run(FIRST, lambda: sines(10, 0.1), **QUIET), history=(1,)),
     "first order, switched at random": Case(run(FIRST, lambda: steps(15, levels=2), **QUIET), history=(1,)),
     "two inputs, two outputs": Case(run(CROSSED, lambda: steps(8, 2), **QUIET), history=(1,)),
+    "two tanks that overflow": Case(lambda seed: tanks(steps(15, 2), seed, ROWS), history=(1,)),
     "PI with dither of 5 % of the box": Case(run(FIRST, lambda: pid(2, 0.1, dither=0.1), **QUIET), history=(1,)),
     "PI, set-points and dither": Case(
         run(FIRST, lambda: pid(2, 0.1, dither=0.2, target=100), target=100, **QUIET), history=(1,)

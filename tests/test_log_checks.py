@@ -21,6 +21,8 @@ from fittedq.data.checks.markov import Markov
 from fittedq.data.checks.rewards import Rewards
 from fittedq.data.checks.sample import FOLDS, MOST_ROWS, PIECE, Sample
 from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
+from fittedq.data.quality import quality_of
 from fittedq.problems.lqr import LinearQuadratic
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -314,6 +316,28 @@ def test_a_short_log_says_so_and_nothing_else() -> None:
         "floor",
     }
     assert all(check.remedy().endswith(".") for check in checks)
+
+
+def test_names_times_and_the_history_are_those_of_the_description() -> None:
+    y, u = second_order(2_000, 0)
+    dataset = logged(y, u)
+    plain = by_title(dataset)
+    dataset.description = Description(
+        obs=("level",), action=("valve",), time="t", sample=2.0, settling=100.0, history=2
+    )
+    checks = by_title(dataset)
+    for title in ("closed loop", "coverage", "excitation"):
+        assert "action 0" in plain[title].finding() and "valve" in checks[title].finding()
+    assert "observation 0" in plain["markov"].finding() and "level" in checks["markov"].finding()
+    assert (plain["markov"].verdict, checks["markov"].verdict) == (ADVICE, GOOD)
+    columns = dict(dataset.columns) | {"action": np.ones_like(dataset.columns["action"])}
+    still = Dataset(columns, dataset.action_set)
+    still.description = dataset.description
+    assert "action valve never changes" in " ".join(quality_of(still).warnings)
+    excitation, floor, usual = checks["excitation"], checks["floor"], plain["floor"]
+    assert isinstance(excitation, Excitation) and isinstance(floor, Floor) and isinstance(usual, Floor)
+    assert excitation.settling == 50
+    assert (floor.gamma, usual.gamma) == (pytest.approx(np.exp(-1 / 50)), 0.99)
 
 
 # ---------------------------------------------------------------------- plants' logs

@@ -29,17 +29,17 @@ class Check:
 
     path: tyro.conf.Positional[Path]
     """A dataset folder."""
-    gamma: float = 0.99
-    """The discount with which you will train; values are told with it."""
+    gamma: float | None = None
+    """The discount with which you will train; by default that of the description's settling time, else 0.99."""
     settling: float | None = None
-    """Rows that the plant takes to settle; by default a linear model of the log tells."""
+    """Rows that the plant takes to settle; by default the description tells, else a linear model of the log."""
     pictures: MaybePath = None
     """A folder for a picture of each check."""
     json: bool = False
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        if not 0 <= self.gamma < 1:
+        if self.gamma is not None and not 0 <= self.gamma < 1:
             raise UserError(f"found {self.gamma:g}, expected a discount from 0 to below 1.", argument="gamma")
         if self.settling is not None and not 0 < self.settling < float("inf"):
             raise UserError(f"found {self.settling:g}, expected a number of rows above 0.", argument="settling")
@@ -82,7 +82,7 @@ def _show(path: Path, quality: Quality, checks: Sequence[AbstractCheck]) -> None
     columns = (quality.action_low, quality.action_high, quality.action_min, quality.action_max, quality.at_bounds)
     for axis, (low, high, least, greatest, share) in enumerate(zip(*columns, strict=True)):
         table.add_row(
-            f"action {axis}",
+            quality.action_names[axis] if quality.action_names else f"action {axis}",
             f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]; {100 * share:.1f} % on its bounds",
         )
     terminal = console(to_errors=False)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt
 
 from fittedq.data.dataset import ROWS_SHOWN, Dataset, Faults, not_finite_columns
+from fittedq.data.description import Description
 from fittedq.errors import plural
 
 
@@ -80,11 +81,15 @@ class Quality:
     constant_action: list[int]
     at_cap: int
     """Episodes that end `terminated` at exactly the greatest length."""
+    obs_names: list[str]
+    action_names: list[str]
+    """The columns' names by the description; none where it does not say them."""
     warnings: list[str] = field(default_factory=list)
 
 
 def quality_of(dataset: Dataset) -> Quality:
     """Pass over a dataset a chunk at a time; in memory stay one chunk, the episodes and 8 bytes per row."""
+    said = dataset.description or Description()
     episodes = np.array(dataset.episodes())
     starts, lengths, last = episodes[:, 0], episodes[:, 1] - episodes[:, 0], episodes[:, 1] - 1
     terminated = dataset.columns["terminated"][last]
@@ -140,6 +145,8 @@ def quality_of(dataset: Dataset) -> Quality:
         broken=broken,
         constant_obs=np.flatnonzero(ranges["obs"][0] == ranges["obs"][1]).tolist(),
         constant_action=np.flatnonzero(ranges["action"][0] == ranges["action"][1]).tolist(),
+        obs_names=list(said.obs),
+        action_names=list(said.action),
         at_cap=int((terminated & (lengths == lengths.max())).sum()),
     )
     quality.warnings = _warnings(quality)
@@ -200,12 +207,14 @@ def _warnings(quality: Quality) -> list[str]:
             "count twice; import each file once."
         )
     constant = (
-        ("observation", quality.constant_obs, "what is learned holds for this value alone"),
-        ("action", quality.constant_action, "nothing is learned of what it does"),
+        ("observation", quality.constant_obs, quality.obs_names, "what is learned holds for this value alone"),
+        ("action", quality.constant_action, quality.action_names, "nothing is learned of what it does"),
     )
-    for name, columns, meaning in constant:
+    for kind, columns, names, meaning in constant:
         if columns:
-            found.append(f"{name} {_list(columns)} never {'changes' if len(columns) == 1 else 'change'}: {meaning}.")
+            found.append(
+                f"{kind} {_list(columns, names)} never {'changes' if len(columns) == 1 else 'change'}: {meaning}."
+            )
     if quality.reward.min == quality.reward.max:
         found.append(f"the reward is {quality.reward.min:g} in every row: there is nothing to learn from it.")
     if quality.at_cap >= max(CAP_EPISODES, CAP_SHARE * quality.episodes):
@@ -217,7 +226,7 @@ def _warnings(quality: Quality) -> list[str]:
     saturated = [axis for axis, share in enumerate(quality.at_bounds) if share >= AT_BOUNDS_SHARE]
     if saturated:
         shares = ", ".join(f"{100 * quality.at_bounds[axis]:.0f} %" for axis in saturated)
-        found.append(f"action {_list(saturated)} lies on its bounds in {shares} of the rows.")
+        found.append(f"action {_list(saturated, quality.action_names)} lies on its bounds in {shares} of the rows.")
     if quality.terminated + quality.truncated == 0:
         found.append("no end of an episode is marked: all rows count as one unfinished episode.")
     return found
@@ -228,5 +237,5 @@ def _rows(found: Found) -> str:
     return f"{plural(found.count, 'row has', 'rows have')} (row {', '.join(map(str, found.first))}{more})"
 
 
-def _list(axes: list[int]) -> str:
-    return ", ".join(f"[{axis}]" for axis in axes[:10]) + (", …" if len(axes) > 10 else "")
+def _list(axes: list[int], names: list[str]) -> str:
+    return ", ".join(names[axis] if names else f"[{axis}]" for axis in axes[:10]) + (", …" if len(axes) > 10 else "")

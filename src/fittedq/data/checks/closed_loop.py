@@ -49,6 +49,7 @@ class ClosedLoop(AbstractCheck):
     title: ClassVar[str] = "closed loop"
     r2: list[float]
     """Of each action; an action that never changes has none (NaN)."""
+    actions: tuple[str, ...]
     source: list[str]
     """What predicts it best."""
     action: Float[np.ndarray, "k"]
@@ -69,6 +70,7 @@ class ClosedLoop(AbstractCheck):
         best = max(said, key=lambda one: one.r2)
         return ClosedLoop(
             r2=[np.nan if one is None else one.r2 for one in found],
+            actions=sample.action_names,
             source=["" if one is None else one.source for one in found],
             action=best.action,
             predicted=best.predicted,
@@ -85,9 +87,10 @@ class ClosedLoop(AbstractCheck):
 
     def finding(self) -> str:
         r2, source = self.r2[self.worst], self.source[self.worst]
+        explain = "explain" if " and " in source else "explains"
         return (
-            f"{source} explain{'' if ' and ' in source else 's'} {100 * r2:.3g} % of what action {self.worst} does "
-            f"(held-out R² {r2:.3f}; good up to {MOST_EXPLAINED})"
+            f"{source} {explain} {100 * r2:.3g} % of what {self.actions[self.worst]} does (held-out R² {r2:.3f}; good "
+            f"up to {MOST_EXPLAINED})"
         )
 
     def remedy(self) -> str:
@@ -102,7 +105,7 @@ class ClosedLoop(AbstractCheck):
         axes.plot(self.action, self.predicted, ".", markersize=2, alpha=0.4)
         ends = [self.action.min(), self.action.max()]
         axes.plot(ends, ends, color="0.5", linewidth=1)
-        axes.set(xlabel=f"action {self.worst}", ylabel="predicted", title=f"R² {self.r2[self.worst]:.3f}")
+        axes.set(xlabel=self.actions[self.worst], ylabel="predicted", title=f"R² {self.r2[self.worst]:.3f}")
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,11 @@ class Coverage(AbstractCheck):
     action: Float[np.ndarray, "k"]
     low: Float[np.ndarray, "m"]
     high: Float[np.ndarray, "m"]
-    axes: tuple[int, int]
+    shown: tuple[int, int]
     """The coordinate of the observation and the action that the picture shows."""
+    names: tuple[str, str]
+    """What these are called."""
+    actions: tuple[str, ...]
 
     @staticmethod
     def of(sample: Sample) -> Coverage | Unsaid:
@@ -72,7 +75,9 @@ class Coverage(AbstractCheck):
             action=sample.action[:, axis],
             low=sample.low,
             high=sample.high,
-            axes=(coordinate, axis),
+            shown=(coordinate, axis),
+            names=(sample.obs_names[coordinate], sample.action_names[axis]),
+            actions=sample.action_names,
         )
 
     @property
@@ -80,13 +85,14 @@ class Coverage(AbstractCheck):
         return LOOK_HERE if self.least < LEAST_COVERED else GOOD
 
     def finding(self) -> str:
-        each = ", ".join(f"{100 * share:.0f} %" for share in self.covered)
-        least = f", {100 * self.least:.0f} % in the direction that was tried least" if len(self.covered) > 1 else ""
-        return f"at like states the actions cover {each} of the box{least}; good from {100 * LEAST_COVERED:.0f} %"
+        pairs = zip(self.actions, self.covered, strict=True)
+        each = ", ".join(f"{100 * share:.0f} % of the box of {name}" for name, share in pairs)
+        least = f", and {100 * self.least:.0f} % in the direction tried least" if len(self.covered) > 1 else ""
+        return f"at like states the actions cover {each}{least}; good from {100 * LEAST_COVERED:.0f} %"
 
     def remedy(self) -> str:
         if min(self.covered) >= LEAST_COVERED:
-            told = " ".join(f"{share:+.2f}·a{axis}" for axis, share in enumerate(self.direction))
+            told = " ".join(f"{share:+.2f}·{name}" for share, name in zip(self.direction, self.actions, strict=True))
             return f"The actions move together: {told} hardly changes. Move each of them by itself."
         return (
             "The best action of a critic will lie where nothing was tried. Move the action further from what the "
@@ -95,11 +101,11 @@ class Coverage(AbstractCheck):
         )
 
     def draw(self, axes: Axes) -> None:
-        coordinate, axis = self.axes
+        axis = self.shown[1]
         axes.plot(self.obs, self.action, ".", markersize=2, alpha=0.4)
         for end in (self.low[axis], self.high[axis]):
             axes.axhline(end, color="0.5", linewidth=1)
-        axes.set(xlabel=f"observation {coordinate}", ylabel=f"action {axis}", title=f"{100 * self.least:.0f} % covered")
+        axes.set(xlabel=self.names[0], ylabel=self.names[1], title=f"{100 * self.least:.0f} % covered")
 
 
 def _deviation(variances: Float[np.ndarray, "q"]) -> float:

@@ -41,6 +41,7 @@ class Excitation(AbstractCheck):
     """
 
     title: ClassVar[str] = "excitation"
+    actions: tuple[str, ...]
     moves: list[int]
     held: list[float]
     """Rows per move."""
@@ -66,6 +67,7 @@ class Excitation(AbstractCheck):
         moves = [round(sample.total / len(sample) * _moves(sample, axis)) for axis in range(sample.action.shape[1])]
         frequency, power = _spectrum(sample)
         return Excitation(
+            actions=sample.action_names,
             moves=moves,
             held=[sample.total / max(count, 1) for count in moves],
             settling=settling,
@@ -93,12 +95,12 @@ class Excitation(AbstractCheck):
 
     def finding(self) -> str:
         about = "about " if self.about else ""
-        pairs = zip(self.moves, self.held, strict=True)
-        moves = ", ".join(f"{count:,} (every {held:.3g} rows)" for count, held in pairs)
-        told = f"the actions move {about}{moves} times; good from {FEWEST_MOVES}"
+        all_of_them = zip(self.actions, self.moves, self.held, strict=True)
+        moves = ", ".join(f"{name} {about}{count:,} times (every {held:.3g} rows)" for name, count, held in all_of_them)
+        told = f"the actions move: {moves}; good from {FEWEST_MOVES}"
         if self.seen:
             errors = ", ".join(f"{each:.3g}" for each in self.seen)
-            told += f". Their effect on the next row is {errors} standard errors; good from {UNSEEN:g}"
+            told += f". Their effect on the next row: {errors} standard errors; good from {UNSEEN:g}"
         if self.settling is None:
             return f"{told}. How fast the plant settles is not known (--settling ROWS)"
         passed = ", ".join(f"{100 * share:.2g} %" for share in self.passed)
@@ -122,7 +124,7 @@ class Excitation(AbstractCheck):
 
     def draw(self, axes: Axes) -> None:
         for axis in range(self.power.shape[1]):
-            axes.loglog(self.frequency[1:], np.maximum(self.power[1:, axis], 1e-30), label=f"action {axis}")
+            axes.loglog(self.frequency[1:], np.maximum(self.power[1:, axis], 1e-30), label=self.actions[axis])
         if self.settling is not None:
             axes.axvline(-np.log(SHARE_LEFT) / self.settling / (2 * np.pi), color="0.5", linestyle=":", label="plant")
         axes.legend(frameon=False, fontsize=7)

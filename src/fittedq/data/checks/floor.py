@@ -81,12 +81,12 @@ class Floor(AbstractCheck):
         return (
             f"one step's noise of {self.noise:.3g} leaves a policy's value uncertain by {self.error:.3g} or more (γ = "
             f"{self.gamma:g}; {self.per_row:.2g} per row), beside {self.spread:.3g} by which states differ; good up to "
-            f"{MOST_OF_SPREAD} of that. The log's own value is {self.own_value:.4g} ± {self.own_error:.2g}"
+            f"{MOST_OF_SPREAD} of that. The log's own value is {self.own_value:.4g} ± {self.own_error:.3g}"
         )
 
     def remedy(self) -> str:
         return (
-            f"Policies whose values differ by less than {2 * self.error:.2g} cannot be told apart by this log. It "
+            f"Policies whose values differ by less than {2 * self.error:.3g} cannot be told apart by this log. It "
             f"takes some {self.rows_needed:,} rows like these, or a state that hides less."
         )
 

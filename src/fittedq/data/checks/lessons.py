@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fittedq.control.augmentation import Augmentation
 from fittedq.data.checks.base import AbstractCheck, Unsaid
 from fittedq.data.checks.closed_loop import ClosedLoop
 from fittedq.data.checks.coverage import Coverage
@@ -15,10 +16,18 @@ from fittedq.data.checks.sample import Sample
 from fittedq.data.dataset import Dataset
 
 
-def checks_of(dataset: Dataset, *, gamma: float = 0.99, settling: float | None = None) -> list[AbstractCheck]:
-    """What this log can teach, a check each; over pieces of a large one (`Sample`)."""
+def checks_of(dataset: Dataset, *, gamma: float | None = None, settling: float | None = None) -> list[AbstractCheck]:
+    """What this log can teach, a check each; over pieces of a large one (`Sample`).
+
+    γ and the rows in which the plant settles are by default those that the log's description says; else γ is .99, and a
+    model tells how fast the plant is.
+    """
     if not all(np.isfinite(column).all() for column in dataset.columns.values()):
         return [Unsaid("checks", "some rows hold NaN or infinity", "Leave them out: import with --drop-bad.")]
+    said = dataset.description
+    if said is not None and said.settling and said.sample:
+        settling = said.settling / said.sample if settling is None else settling
+        gamma = Augmentation(**said.augmentation()).discount if gamma is None else gamma
     sample = Sample.of(dataset)
     return [
         ClosedLoop.of(sample),
@@ -26,5 +35,5 @@ def checks_of(dataset: Dataset, *, gamma: float = 0.99, settling: float | None =
         Excitation.of(sample, settling),
         Markov.of(sample),
         Rewards.of(dataset),
-        Floor.of(sample, gamma),
+        Floor.of(sample, 0.99 if gamma is None else gamma),
     ]

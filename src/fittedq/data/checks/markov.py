@@ -14,7 +14,7 @@ from fittedq.data.checks.regression import FEWEST_ROWS, cross_fitted, enough
 from fittedq.data.checks.sample import Sample
 
 MOST_LAGS = 4
-LEAST_GAIN, LEAST_SHARE, LEAST_SIGMAS = 0.1, 0.01, 3.0
+LEAST_GAIN, LEAST_SHARE, LEAST_SIGMAS = 0.1, 0.03, 3.0
 
 
 @final
@@ -23,11 +23,12 @@ class Markov(AbstractCheck):
     """e_k: the held-out squared error of s' − s from (s, a) of this row and of the k before, over its variance.
 
     `history` is 1 + the smallest k after which no more rows help, as the setting counts it: a row helps if it takes
-    away a tenth of what is left and a hundredth of the variance, in one coordinate, and the difference over held-out
-    groups is three standard errors.
+    away a tenth of what is left and .03 of the variance, in one coordinate, and the difference over held-out groups is
+    three standard errors.
 
-    Why these: a tenth is worth the inputs that it adds; below a hundredth of the variance what is left is the bend of
-    the regression rather than a hidden state; three standard errors are chance once in a thousand.
+    Why these: a tenth is worth the inputs that it adds; below .03 of the variance what is left may be the bend of the
+    plant, which a row before tells too (a tank that overflows), rather than a hidden state; three standard errors are
+    chance once in a thousand.
     """
 
     title: ClassVar[str] = "markov"
@@ -35,10 +36,12 @@ class Markov(AbstractCheck):
     """Observations that make a state, the newest among them."""
     errors: list[list[float]]
     """e_0, e_1, … of each coordinate that changes."""
-    coordinate: int
-    """The coordinate that gains most."""
     place: int
-    """Its place in `errors`."""
+    """The coordinate among these that gains most."""
+    name: str
+    """What it is called."""
+    described: int
+    """The history that the log's description has already."""
 
     @staticmethod
     def of(sample: Sample) -> Markov | Unsaid:
@@ -66,11 +69,12 @@ class Markov(AbstractCheck):
         errors = np.array([square.mean(axis=0) for square in squares]) / variance
         before = next((k for k, helped in enumerate(helps) if not helped.any()), len(helps))
         gains = errors[0] - errors[before]
-        return Markov(before + 1, errors.T.tolist(), int(changing[gains.argmax()]), int(gains.argmax()))
+        place = int(gains.argmax())
+        return Markov(before + 1, errors.T.tolist(), place, sample.obs_names[changing[place]], sample.history)
 
     @property
     def verdict(self) -> str:
-        return ADVICE if self.history > 1 else GOOD
+        return ADVICE if self.history > self.described else GOOD
 
     def finding(self) -> str:
         if self.history == 1:
@@ -78,7 +82,7 @@ class Markov(AbstractCheck):
         rows = "the row" if self.history == 2 else f"the {self.history - 1} rows"
         error = self.errors[self.place]
         return (
-            f"with {rows} before this one, the error of predicting observation {self.coordinate} falls from "
+            f"with {rows} before this one, the error of predicting {self.name} falls from "
             f"{100 * error[0]:.3g} to {100 * error[self.history - 1]:.3g} % of its variance (held out)"
         )
 

@@ -20,14 +20,14 @@ def cross_fitted(
 ) -> Float[np.ndarray, "n t"]:
     """ŷ of each row from a ridge regression on the other folds' rows.
 
-    On [1, x] and on [1, x, tanh(Wx + b)], W and b random (an extreme learning machine, Huang, Zhu and Siew 2006), with
-    a small and a large ridge. For each target, that which predicts best where it was held out.
+    On [1, x], on these and the products x_i x_j where they are few, and on these and tanh(Wx + b), W and b random
+    (an extreme learning machine, Huang, Zhu and Siew 2006), each with a small and a large ridge. For each target, that
+    which predicts best where it was held out.
     """
-    features = _features(inputs)
-    linear = inputs.shape[1] + 1
+    features, widths = _features(inputs)
     mean = target.mean(axis=0)
     best, least = np.broadcast_to(mean, target.shape).copy(), np.full(target.shape[1], np.inf)
-    for width in dict.fromkeys((linear, features.shape[1])):
+    for width in widths:
         for predicted in _by_folds(features[:, :width], target - mean, fold):
             predicted += mean
             error = ((predicted - target) ** 2).sum(axis=0)
@@ -47,13 +47,17 @@ def standardized(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     return (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
 
 
-def _features(inputs: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n f"]:
+def _features(inputs: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n f"], list[int]]:
+    """The features, and how many of them each regression takes."""
     x = standardized(inputs)
-    count = min(BENT, len(x) // (2 * ROWS_PER_FEATURE))
+    count = min(BENT, len(x) // ROWS_PER_FEATURE)
+    first, second = np.triu_indices(x.shape[1] if x.shape[1] * (x.shape[1] + 1) // 2 <= count else 0)
     rng = np.random.default_rng(0)
     slopes = rng.normal(size=(x.shape[1], count)) * rng.uniform(0.2, 2.0, count) / np.sqrt(max(x.shape[1], 1))
     bent = np.tanh(x @ slopes + rng.uniform(-2, 2, count))
-    return np.concatenate([np.ones((len(x), 1)), x, standardized(bent)], axis=1)
+    parts = [np.ones((len(x), 1)), x, standardized(x[:, first] * x[:, second]), standardized(bent)]
+    widths = np.cumsum([part.shape[1] for part in parts])[1:]
+    return np.concatenate(parts, axis=1), list(dict.fromkeys(widths.tolist()))
 
 
 def _by_folds(

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
 
 MOST_ROWS = 10_000
 PIECE = 500
@@ -45,10 +46,16 @@ class Sample:
     low: Float[np.ndarray, "m"]
     high: Float[np.ndarray, "m"]
     """The declared box of the actions."""
+    obs_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    """The log's names for the columns, where its description has them, else their numbers."""
+    history: int
+    """Observations that the description lets a controller see."""
 
     @staticmethod
     def of(dataset: Dataset, most: int = MOST_ROWS) -> Sample:
         """Pieces at even distances, `most` rows in all or a little more."""
+        said = dataset.description or Description()
         runs = runs_of(dataset)
         starts, stops, run = _pieces(runs, most)
         age, rows = within(starts, stops)
@@ -66,6 +73,9 @@ class Sample:
             group=group,
             low=np.array(dataset.action_set.low, np.float64),
             high=np.array(dataset.action_set.high, np.float64),
+            obs_names=_names("observation", dataset.obs_size, said.obs),
+            action_names=_names("action", dataset.action_size, said.action),
+            history=said.history,
         )
 
     def __len__(self) -> int:
@@ -88,6 +98,10 @@ class Sample:
     def past(self, column: Float[np.ndarray, "n w"], rows: Int[np.ndarray, "k"], lags: range) -> np.ndarray:
         """The column at these lags of each row, side by side [k, w·lags]."""
         return np.concatenate([column[rows - lag] for lag in lags] or [np.empty((len(rows), 0))], axis=1)
+
+
+def _names(kind: str, size: int, said: tuple[str, ...]) -> tuple[str, ...]:
+    return said if len(said) == size else tuple(f"{kind} {axis}" for axis in range(size))
 
 
 def runs_of(dataset: Dataset) -> Ranges:
