@@ -21,6 +21,13 @@ class AbstractStanding(AbstractTrainer):
     def nets(self) -> Components:
         raise NotImplementedError
 
+    def preferred(self) -> Components:
+        raise NotImplementedError
+
+    @property
+    def acts_by(self) -> str:
+        raise NotImplementedError
+
     def begin_with(self, nets: Components, moments: Any) -> None:
         raise NotImplementedError
 
