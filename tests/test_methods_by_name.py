@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import fittedq
@@ -90,6 +91,12 @@ def test_a_run_whose_file_has_moved_takes_it_as_code(
     (tmp_path / "moved.py").write_text((place / "own.py").read_text())
     monkeypatch.chdir(tmp_path)
     assert main(["eval", run, "--episodes", "1", "--code", "moved.py:Cautious"]) == 0
+    td3, box = fittedq.TD3(hidden=(4,)), fittedq.Box((-2.0,), (2.0,))
+    nets = td3.networks(3, box, jax.random.PRNGKey(0))
+    fittedq.Agent(td3, 3, box, nets, env="Pendulum-v1").save("td3")
+    assert main(["compare", "td3", run, "--episodes", "2", "--code", "moved.py:Cautious"]) == 0
+    assert main(["compare", "td3", run, "--episodes", "2"]) == 2
+    assert "If you trust it, name it yourself: --trust-code own.py:Cautious" in capsys.readouterr().err
     assert main(["eval", run, "--code", "moved.py:composed"]) == 2
     assert "expected Cautious, as" in capsys.readouterr().err
     assert main(["eval", run, "--code", "moved.py:TINY"]) == 2

@@ -25,7 +25,7 @@ from fittedq.envs.plant import AbstractPlant, resolve
 from fittedq.envs.registry import NamedEnv
 from fittedq.errors import UserError, plural
 from fittedq.runs.compare import Comparison, compared
-from fittedq.runs.saved import without_env
+from fittedq.runs.saved import find_agent, without_env
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        agents = {name: self.agent(Path(name)) for name in self.controllers if Path(name).is_dir()}
+        # The method that is given is that of the runs that it fits; others need none.
+        agents = {
+            name: find_agent(Path(name), None, self.trust_code, like=self.code)
+            for name in self.controllers
+            if Path(name).is_dir()
+        }
         log = None if self.data is None else Dataset.open(self.data)
         told, described = told_of(agents.values()), self.described(log, map(Path, agents))
         tracked, seconds = self.tracked(told, described), self.seconds(told, described)
