@@ -69,7 +69,7 @@ def test_each_step_of_a_set_point_is_a_step_of_its_own() -> None:
 
 def test_figures_of_episodes() -> None:
     """Towards 4 in one sample with an overshoot of a half; then towards 0, never within 5 % of the step."""
-    y, r = np.array([0.0, 6.0, 4.1, 4.1, 1.0, 1.0]), np.array([4.0, 4, 4, 0, 0, 0])
+    y, r = np.array([0.0, 6.0, 4.1, 4.1, 1.0, 0.5]), np.array([4.0, 4, 4, 0, 0, 0])
     obs = np.stack([y, r], axis=1).astype(np.float32)
     ends = np.arange(5) == 4
     rows = Transition(obs[:-1], np.zeros((5, 1), np.float32), np.zeros(5), obs[1:], ends & False, ends)
@@ -77,7 +77,7 @@ def test_figures_of_episodes() -> None:
     level = found["measured"]["level"]
     assert (level["steps"], level["settled"], level["settling_time"]) == (4, 2, 4.0)
     assert level["overshoot"] == pytest.approx(0.25)  # the mean of a half and of none
-    assert level["steady_error"] == pytest.approx((0.1 + 1.0) / 2, abs=1e-6)
+    assert level["steady_error"] == pytest.approx((0.1 + 0.5) / 2, abs=1e-6)
     assert (found["effort"], found["saturation"]) == ([0.0], [1.0])
 
 

@@ -22,7 +22,7 @@ from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError, nearest
 from fittedq.types import Transition
 
-TRIES = 60
+TRIES = 120
 """Of gains, by the search for a PID."""
 RECORDED = 2_000
 """Samples of random actions to which a linear model is fitted where there is no log."""

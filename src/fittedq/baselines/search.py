@@ -81,7 +81,7 @@ def tuned_pid(
     tracked: Tracked,
     *,
     dt: float = 1.0,
-    tries: int = 60,
+    tries: int = 120,
     episodes: int = 10,
     seed: int = 0,
 ) -> Searched:
