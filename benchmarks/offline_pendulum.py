@@ -31,6 +31,12 @@ METHODS = {
     "nfqca": ("nfqca", {}),
     "smooth_fqi": ("smooth_fqi", {}),
     "tree_fqi": ("explicit_fqi", {"approximator": "extra_trees"}),
+    "td3_bc": ("td3_bc", {}),
+    "rebrac": ("rebrac", {"batch_size": 256}),
+    "iql": ("iql", {}),
+    "cql": ("cql", {"alpha": 1.0}),
+    "edac": ("edac", {"n_critics": 10}),
+    "td3": ("td3", {}),
 }
 
 
@@ -48,12 +54,19 @@ def dataset(kind: str, seed: int, work: Path) -> fittedq.Dataset:
     return fittedq.Dataset.open(path)
 
 
+def logged_returns(data: fittedq.Dataset) -> dict[str, float]:
+    """What the log itself earned, by its whole episodes."""
+    returns = [float(data.columns["reward"][start:stop].sum()) for start, stop in data.episodes()]
+    return {"mean": float(np.mean(returns)), "least": min(returns), "most": max(returns), "episodes": len(returns)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--method", choices=METHODS)
     parser.add_argument("--data", choices=KINDS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="updates or iterations; without it, as many as usual")
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -68,7 +81,8 @@ def main() -> None:
     algorithm, settings = METHODS[args.method]
     data = dataset(args.data, args.seed, args.work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(algorithm, None, Schedule.offline(algorithm), data=data, seed=args.seed, settings=settings)
+    schedule = Schedule.offline(algorithm) if args.steps is None else Schedule(steps=args.steps)
+    run = Run(algorithm, None, schedule, data=data, seed=args.seed, settings=settings)
     start = time.perf_counter()
     report = list(run.execute())[-1]
     seconds = time.perf_counter() - start
@@ -80,6 +94,7 @@ def main() -> None:
         "iterations": run.trainer.step,
         "train_seconds": round(seconds, 1),
         "mean_return": float(np.mean(returns)),
+        "log": logged_returns(data),
         "returns": [float(value) for value in returns],
         "metrics": report.metrics,
         **describe("fittedq", "jax", "numpy", "gymnasium"),

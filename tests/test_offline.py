@@ -13,7 +13,7 @@ import pytest
 
 import fittedq
 from fittedq.actions.base import Box
-from fittedq.algorithms import CQL, EDAC, IQL, SAC, TD3, TD3BC, ReBRAC
+from fittedq.algorithms import CQL, EDAC, IQL, SAC, TD3, TD3BC, AmortizedFQI, ExplicitFQI, ReBRAC
 from fittedq.approx.networks import ClippedGaussianPolicy, TanhGaussianPolicy
 from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
@@ -22,10 +22,21 @@ from fittedq.problems.probes import Endless
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.template.fqi import FQI, Copy, LearnerState, Sync
+from fittedq.template.greedy import Solved
 from fittedq.template.losses import AbstractPenalty, Expectile, Improve, Regress
 from fittedq.template.near import ImitateByAdvantage, ImproveNear
 from fittedq.template.penalties import Conservative, Diverse
-from fittedq.template.targets import BellmanFromValue, BellmanNear, FirstCritic, Labelled, MinOverCritics, ValueAsLogged
+from fittedq.template.support import NearLog, Support
+from fittedq.template.targets import (
+    BellmanFromValue,
+    BellmanNear,
+    FirstCritic,
+    Labelled,
+    MinOverCritics,
+    Quadrature,
+    SmoothBellman,
+    ValueAsLogged,
+)
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.drawing import Drawing
 from fittedq.trainers.settings import FitSettings, TrainSettings
@@ -425,3 +436,73 @@ def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method,
     assert largest(resumed.nets, whole.nets) == 0.0
     other = fittedq.fit(method(hidden=(4,)), data, steps=12, seed=1, batch_size=small["batch_size"])
     assert largest(other.nets, whole.nets) > 0.0
+
+
+# ---------------------------------------------------------------------- what the log supports
+
+
+def certain(mean: float, std: float) -> ClippedGaussianPolicy:
+    """The same normal density in every state, of a mean and deviation in [−1, 1]."""
+    policy = ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), KEY, by_state=True)
+    bias = jnp.asarray([[np.arctanh(mean), np.log(std)]], jnp.float32)
+    return eqx.tree_at(lambda policy: (policy.net.weights[0], policy.net.biases[0]), policy, (jnp.zeros((1, 2)), bias))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "c", "expected"), [(0.2, 0.1, 2.0, 0.4), (0.9, 0.1, 3.0, 1.0), (-0.5, 0.05, 1.0, -0.45)]
+)
+def test_the_argmax_goes_as_far_as_the_log_supports(mean, std, c, expected):
+    """q = a grows to the end of A_D(s) = [m − c σ, m + c σ] ∩ A(s)."""
+    nets = Components(critic=critic((0, 0, 1, 0, 0, 0)), behaviour=certain(mean, std))
+    found = Solved(support=Support(c))(nets, jnp.zeros((2, 1)), KEY)
+    np.testing.assert_allclose(found.action, expected, atol=1e-5)
+    inside = Solved(support=Support(c))(nets.replace("critic", critic((0, 0, 0, 0, 0, 0))), jnp.zeros((9, 1)), KEY)
+    assert NearLog(Box((-1.0,), (1.0,)), nets.behaviour, c).contains(inside.action, jnp.zeros((9, 1))).all()
+
+
+def test_all_is_supported_by_a_log_that_did_everything():
+    """σ so large that A_D(s) = A(s): the integral and the argmax are those over A(s)."""
+    nets = Components(critic=critic((0, 0, 1, 0, 0, -1)), behaviour=certain(0.0, 2.0))
+    batch = transitions(np.zeros(3), 0.0, 1.0, 0.0)
+    targets = (SmoothBellman(0.9, 0.5, Quadrature(9), support) for support in (Support(5.0), None))
+    wide, free = (target(nets, batch, None, KEY).y for target in targets)
+    np.testing.assert_allclose(wide, free, rtol=1e-5)
+    narrow = SmoothBellman(0.9, 0.5, Quadrature(9), Support(0.01))(nets, batch, None, KEY).y
+    assert float(narrow[0]) < float(free[0]) - 1.0
+    one, other = (Solved(support=support)(nets, batch.obs, KEY).action for support in (Support(5.0), None))
+    np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_limits_that_join_actions_have_no_interval():
+    joined = fittedq.Polytope((-1.0, -1.0), (1.0, 1.0), [[1.0, 1.0]], [1.0])
+    algorithm = ExplicitFQI(hidden=(4,), support=1.0)
+    with pytest.raises(UserError, match="setting support: found whole-numbered actions, or limits that join"):
+        algorithm.template(joined).check(algorithm.networks(2, joined, KEY))
+    with pytest.raises(UserError, match="setting support: found one with policy_loss = 'improve'"):
+        AmortizedFQI(support=1.0, policy_loss="improve")
+
+
+def test_explicit_fqi_stays_where_the_log_has_been(tmp_path):
+    """The log holds a near s / 2 where the best action, −s, was never tried."""
+    data = a_log(tmp_path / "data")
+    obs = np.linspace(-0.9, 0.9, 19, dtype=np.float32)[:, None]
+    settings = {"approximator": "polynomial", "hidden": (16,), "epochs": 40, "minibatch": 32}
+    settings |= {"policy_learning_rate": 1e-2}
+
+    def apart(**given: float) -> float:
+        agent = fittedq.fit("explicit_fqi", data, steps=3, **settings, **given)
+        action = agent.act(obs)
+        agent.save(tmp_path / f"agent-{len(given)}")
+        np.testing.assert_array_equal(fittedq.load(tmp_path / f"agent-{len(given)}").act(obs), action)
+        return float(np.abs(action - 0.5 * obs).max())
+
+    assert apart(support=1.0) < 0.3
+    assert apart() > 0.7
+
+
+def test_a_fitted_policy_is_pulled_to_the_log(tmp_path):
+    """NFQCA with α = 0 clones a = s / 2 + noise."""
+    settings = {"hidden": (16,), "minibatch": 32, "policy_epochs": 40, "policy_learning_rate": 1e-2}
+    agent = fittedq.fit("nfqca", a_log(tmp_path / "data"), steps=1, alpha=0.0, **settings)
+    obs = np.linspace(-0.9, 0.9, 19, dtype=np.float32)[:, None]
+    assert float(np.abs(agent.act(obs) - 0.5 * obs).max()) < 0.15

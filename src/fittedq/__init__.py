@@ -131,7 +131,7 @@ if TYPE_CHECKING:
         RegressTogether,
         TuneTemperature,
     )
-    from fittedq.template.near import ImitateByAdvantage, ImproveNear
+    from fittedq.template.near import Clone, ImitateByAdvantage, ImproveNear
     from fittedq.template.penalties import Conservative, Diverse
     from fittedq.template.rates import Adam, Linear, scheduled
     from fittedq.template.rollout import (
@@ -144,6 +144,7 @@ if TYPE_CHECKING:
         RolloutBellman,
         ValueTail,
     )
+    from fittedq.template.support import NearLog, Support
     from fittedq.template.targets import (
         AbstractCombine,
         AbstractNodes,
@@ -245,6 +246,7 @@ __all__ = [
     "Chunked",
     "Clipped",
     "ClippedGaussianPolicy",
+    "Clone",
     "Comparison",
     "Components",
     "Composed",
@@ -300,6 +302,7 @@ __all__ = [
     "Mixed",
     "Mlp",
     "NamedEnv",
+    "NearLog",
     "NetworkAlgorithm",
     "NoTail",
     "OneValue",
@@ -344,6 +347,7 @@ __all__ = [
     "StateActionEncoder",
     "StateBox",
     "Status",
+    "Support",
     "Sync",
     "TanhGaussianPolicy",
     "Tick",
@@ -452,12 +456,13 @@ _HOMES = {
         "AbstractLoss AbstractPenalty AbstractRegression Expectile Huber Imitate Improve Predict Regress "
         "RegressReturns RegressTogether TuneTemperature"
     ),
-    "fittedq.template.near": "ImitateByAdvantage ImproveNear",
+    "fittedq.template.near": "Clone ImitateByAdvantage ImproveNear",
     "fittedq.template.penalties": "Conservative Diverse",
     "fittedq.template.rates": "Adam Linear scheduled",
     "fittedq.template.rollout": (
         "AbstractTail CriticTail ImproveThrough Likelihood NoTail Rollout RolloutBellman ValueTail"
     ),
+    "fittedq.template.support": "NearLog Support",
     "fittedq.template.targets": (
         "AbstractCombine AbstractNodes AbstractPool AbstractTarget Bellman BellmanFromValue BellmanNear "
         "BellmanOfReturns Clipped FirstCritic Labelled LeastMean MeanOverCritics MinOverCritics Quadrature "

@@ -236,6 +236,8 @@ class Components(eqx.Module):
     """Steps through the model, where that number is measured rather than set."""
     encoder: AbstractEncoder | None = None
     """Embeddings that the critic and the policy read; they hold copies of it."""
+    behaviour: AbstractDensityPolicy | None = None
+    """What the log did: a policy that imitates it, whatever it earned."""
 
     def replace(self, component: str, value: Tree) -> Components:
         """These components with one exchanged."""
@@ -276,7 +278,16 @@ def needed(part: Part | None) -> Part:
     return part
 
 
-COMPONENTS: tuple[str, ...] = ("critic", "policy", "value", "model", "log_temperature", "horizon", "encoder")
+COMPONENTS: tuple[str, ...] = (
+    "critic",
+    "policy",
+    "value",
+    "model",
+    "log_temperature",
+    "horizon",
+    "encoder",
+    "behaviour",
+)
 
 
 @functools.singledispatch

@@ -7,6 +7,7 @@ for n = 0, 1, …:
     θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
     w_{n+1} ← argmin Σ_i ‖π(s'_i) − a*_i‖² over labels of age ≤ `max_age`   imitate (or climb q_{n+1})
     stop when max(δ_q, δ_d) < ε
+With `support` the argmax is over what the log supports of A(s'), c deviations around what was done there (`NearLog`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import shared
+from fittedq.algorithms.base import Rules, shared
 from fittedq.algorithms.fitted import BUDGET, SolvingAlgorithm
+from fittedq.errors import UserError
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PartlySolved
@@ -28,10 +30,19 @@ from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Components
 
 
+def _support_is_imitated(method: AmortizedFQI) -> None:
+    if method.support is not None and method.policy_loss == "improve":
+        raise UserError(
+            "setting support: found one with policy_loss = 'improve', which climbs q wherever it is high; expected "
+            "policy_loss = 'imitate', which learns what the solver found."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class AmortizedFQI(SolvingAlgorithm):
     __doc__ = __doc__
 
+    rules: ClassVar[Rules] = (*SolvingAlgorithm.rules, _support_is_imitated)
     name: ClassVar[str] = "amortized_fqi"
     title: ClassVar[str] = "Amortized fitted Q-iteration"
 
@@ -53,6 +64,7 @@ class AmortizedFQI(SolvingAlgorithm):
         return Components(
             critic=self.approximation(obs_size, action_set, critic_key),
             policy=self.deterministic_policy(obs_size, action_set, policy_key),
+            behaviour=self.behaviour(obs_size, action_set, key),
         )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
@@ -63,6 +75,7 @@ class AmortizedFQI(SolvingAlgorithm):
                 self.solved(action_set), self.solve_share, self.solve_count, self.solve_rule, self.max_age
             ),
             updates=(
+                *self.cloning(),
                 Update("critic", self.regression(target), self.critic_fit()),
                 Update("policy", policy_loss, self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))),
             ),

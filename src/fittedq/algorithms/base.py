@@ -219,11 +219,10 @@ class AbstractAlgorithm(abc.ABC):
         """
         if nets.policy is not None:
             return host_view(nets.policy)
-        critic = needed(nets.critic)
-        greedy = self.template(critic.action_set).greedy
+        greedy = self.template(needed(nets.critic).action_set).greedy
         if not isinstance(greedy, Solved):
             raise UserError(f"{self.name}: it has neither a policy nor a greedy step that solves; give it one of them.")
-        return SolvedPolicy(greedy, critic)
+        return SolvedPolicy(greedy, nets)
 
     @property
     def measure_every(self) -> int:

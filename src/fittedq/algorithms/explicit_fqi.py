@@ -5,6 +5,7 @@ for n = 0, 1, …:
     y_i  ← r_i + γ (1 − terminated_i) q_n(s'_i, a'_i)                  label
     θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
     stop when δ_q = mean_i |q_{n+1}(s_i, a_i) − q_n(s_i, a_i)| < ε
+With `support` the argmax is over what the log supports of A(s'), c deviations around what was done there (`NearLog`).
 With trees this is Ernst et al. 2005, its argmax over a continuous action instead of a few discrete ones.
 """
 
@@ -32,12 +33,18 @@ class ExplicitFQI(SolvingAlgorithm):
     ignores: ClassVar[frozenset[str]] = SolvingAlgorithm.ignores | {"policy_learning_rate", "noise_sigma"}
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
-        return Components(critic=self.approximation(obs_size, action_set, key))
+        return Components(
+            critic=self.approximation(obs_size, action_set, key),
+            behaviour=self.behaviour(obs_size, action_set, key),
+        )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
         return FQI(
             greedy=self.solved(action_set),
-            updates=(Update("critic", self.regression(target), self.critic_fit()),),
+            updates=(
+                *self.cloning(),
+                Update("critic", self.regression(target), self.critic_fit()),
+            ),
             sync=Sync(critic=Copy()),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -23,7 +24,7 @@ from fittedq.algorithms.base import (
     shared,
 )
 from fittedq.approx.linear import AbstractFeatures, LinearCritic, Polynomial, RadialBasis
-from fittedq.approx.networks import DeterministicPolicy
+from fittedq.approx.networks import ClippedGaussianPolicy, DeterministicPolicy
 from fittedq.approx.trees import Forest, TreeCritic
 from fittedq.code import told
 from fittedq.errors import UserError
@@ -38,9 +39,12 @@ from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.settings import code_setting, setting, settle
 from fittedq.template.fits import AbstractFit, Budget, GrowTrees, LeastSquares
+from fittedq.template.fqi import Update
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
+from fittedq.template.near import Clone
 from fittedq.template.rates import Optimizer, Rate, words
+from fittedq.template.support import Support
 from fittedq.template.targets import AbstractTarget, Clipped
 from fittedq.types import AbstractCritic, needed
 
@@ -245,8 +249,30 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         words=MAXIMIZER_WORDS,
     )
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
+    support: float | None = setting(
+        None, "search within so many deviations of what the log did at s; none: all of A(s)", above=0.0
+    )
     features: AbstractFeatures | None = code_setting("features of (s, a) in which q is linear", to_act=True)
     """They see observations as fitted: normalized, unless `normalize_obs` is false."""
+
+    def supported(self) -> Support | None:
+        """What the log supports, where the search keeps to it."""
+        return None if self.support is None else Support(self.support)
+
+    def behaviour(
+        self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray
+    ) -> ClippedGaussianPolicy | None:
+        """What imitates the log, where the search keeps to what it supports."""
+        if self.support is None:
+            return None
+        made = {"activation": self.activation, "by_state": True}
+        return ClippedGaussianPolicy(obs_size, action_set, self.hidden, jax.random.fold_in(key, 3), **made)
+
+    def cloning(self) -> tuple[Update, ...]:
+        """The update that fits it."""
+        if self.support is None:
+            return ()
+        return (Update("behaviour", Clone(), self.descend(self.policy_learning_rate, self.budget(self.epochs))),)
 
     def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """q as these settings represent it."""
@@ -273,5 +299,5 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         settings = len(action_set.whole.settings) or MOST_STARTS if action_set.integer else 1
         starts = max(self.random_starts, min(settings, MOST_STARTS))
         if isinstance(self.maximizer, AbstractMaximizer):
-            return Solved(self.maximizer, starts)
-        return Solved(MAXIMIZERS.get(self.maximizer), starts, RULES.get(self.maximizer, auto))
+            return Solved(self.maximizer, starts, support=self.supported())
+        return Solved(MAXIMIZERS.get(self.maximizer), starts, RULES.get(self.maximizer, auto), self.supported())

@@ -5,7 +5,8 @@ for n = 0, 1, …:
     θ_{n+1} ← argmin Σ_i (q(s_i, a_i) − y_i)²                          regress
     w_{n+1} ← argmax Σ_i q_{n+1}(s_i, π(s_i))                          improve
 The paper starts both networks anew in each iteration and trains them to convergence with Rprop: `reset=true`,
-`optimizer=rprop`. With a budget of one step it is DDPG.
+`optimizer=rprop`. With a budget of one step it is DDPG. With `alpha` the policy stays near the logged actions, as in
+TD3+BC (`ImproveNear`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from jaxtyping import PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import shared
 from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
 from fittedq.template.losses import Improve
+from fittedq.template.near import ImproveNear
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Components
 
@@ -34,6 +37,9 @@ class NFQCA(FittedAlgorithm):
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
 
     policy_epochs: int = shared("policy_epochs", 2)
+    alpha: float | None = setting(
+        None, "weight α of q beside the distance to the logged actions, as td3_bc has it; none: q alone", low=0.0
+    )
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
@@ -45,12 +51,15 @@ class NFQCA(FittedAlgorithm):
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
         critic_fit = self.descend(self.critic_learning_rate, self.budget(self.epochs))
+        improve = Improve(MinOverCritics())
+        if self.alpha is not None:
+            improve = ImproveNear(MinOverCritics(), self.alpha, 1 / action_set.size)
         policy_fit = self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))
         return FQI(
             greedy=PolicyAction(),
             updates=(
                 Update("critic", self.regression(target), critic_fit),
-                Update("policy", Improve(MinOverCritics()), policy_fit),
+                Update("policy", improve, policy_fit),
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )

@@ -41,7 +41,10 @@ class SmoothFQI(SolvingAlgorithm):
     samples: int = setting(64, "actions sampled per state", low=1)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
-        return Components(critic=self.approximation(obs_size, action_set, key))
+        return Components(
+            critic=self.approximation(obs_size, action_set, key),
+            behaviour=self.behaviour(obs_size, action_set, key),
+        )
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         if action_set.integer:
@@ -57,13 +60,15 @@ class SmoothFQI(SolvingAlgorithm):
             )
         by_samples = self.integration == "sampling" or not small
         nodes = UniformSamples(self.samples) if by_samples else Quadrature(self.points)
-        target = SmoothBellman(self.gamma, self.temperature, nodes)
+        target = SmoothBellman(self.gamma, self.temperature, nodes, self.supported())
         return FQI(
-            updates=(Update("critic", self.regression(target), self.critic_fit()),),
+            updates=(
+                *self.cloning(),
+                Update("critic", self.regression(target), self.critic_fit()),
+            ),
             sync=Sync(critic=Copy()),
         )
 
     def controller(self, nets: Components) -> SolvedPolicy:
         """The mode of π*, by a solver: the template has no greedy step, for its target integrates."""
-        critic = needed(nets.critic)
-        return SolvedPolicy(self.solved(critic.action_set), critic)
+        return SolvedPolicy(self.solved(needed(nets.critic).action_set), nets)

@@ -177,6 +177,7 @@ class Sync(AbstractSlot):
     log_temperature: AbstractFollow | None = None
     horizon: AbstractFollow | None = None
     encoder: AbstractFollow | None = None
+    behaviour: AbstractFollow | None = None
     inside: AbstractFollow | None = None
     """How the copies of the encoder that the critic and the policy hold follow it, at the beginning of the next call: a
     frozen critic keeps the embeddings that it was fitted on, and a saved policy too."""

@@ -19,6 +19,7 @@ from fittedq.arrays import Arr
 from fittedq.maximize.base import AbstractMaximizer, random_starts, refuse_misfit
 from fittedq.maximize.choose import auto
 from fittedq.slots import NOT_NEGATIVE, SHARE, AbstractSlot
+from fittedq.template.support import Support, searched
 from fittedq.types import AbstractCritic, Components, Greedy, needed
 
 
@@ -113,26 +114,32 @@ class AbstractSolving(AbstractGreedy):
 class Solved(AbstractSolving):
     """a' = argmax_{a ∈ A(s')} q̄(s', a) by a maximizer. Source: chapter, "Embedded Optimization".
 
-    Without a `maximizer`, `rule` chooses one for the critic and its action set. Starts, where it needs them: those
-    handed in (last iteration's answers, say), the policy's action where there is a policy, and `random_starts` uniform
-    ones; the answer is never worse than the best of them.
+    Without a `maximizer`, `rule` chooses one for the critic and its action set. With a `support` the set is what the
+    log supports of A(s'). Starts, where it needs them: those handed in (last iteration's answers, say), the policy's
+    action where there is a policy, and `random_starts` uniform ones; the answer is never worse than the best of them.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"critic"})
     maximizer: AbstractMaximizer[Any] | None = None
     random_starts: int = eqx.field(static=True, default=4, metadata=NOT_NEGATIVE)
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer[Any]] = eqx.field(static=True, default=auto)
+    support: Support | None = None
 
     def actions_at_once(self, size: int) -> int:
         """Its starts."""
         return 1 + self.random_starts
 
-    def chosen(self, critic: AbstractCritic) -> AbstractMaximizer[Any]:
-        """What solves for this critic; a UserError where that is known not to."""
+    def chosen(self, critic: AbstractCritic, action_set: AbstractActionSet | None = None) -> AbstractMaximizer[Any]:
+        """What solves for this critic, over its own set or another; a UserError where that is known not to."""
+        action_set = critic.action_set if action_set is None else action_set
         if self.maximizer is None:
-            return self.rule(critic, critic.action_set)
-        refuse_misfit(self.maximizer, critic, critic.action_set)
+            return self.rule(critic, action_set)
+        refuse_misfit(self.maximizer, critic, action_set)
         return self.maximizer
+
+    def on_host(self, nets: Components) -> bool:
+        """Whether what solves for these components works on the host."""
+        return self.chosen(needed(nets.critic), searched(self.support, nets)).on_host
 
     def __call__(
         self,
@@ -141,12 +148,12 @@ class Solved(AbstractSolving):
         key: PRNGKeyArray,
         starts: Float[Arr, "b k m"] | None = None,
     ) -> Greedy:
-        critic = needed(nets.critic)
-        maximizer = self.chosen(critic)
+        critic, action_set = needed(nets.critic), searched(self.support, nets)
+        maximizer = self.chosen(critic, action_set)
         if maximizer.needs_starts:
             start_key, key = jax.random.split(key)
             starts = self.starts(nets, obs, start_key, starts)
-        solution = maximizer(critic, obs, critic.action_set, starts, key)
+        solution = maximizer(critic, obs, action_set, starts, key)
         return Greedy(
             action=solution.action,
             log_prob=jnp.zeros(obs.shape[0], solution.action.dtype),
@@ -158,7 +165,7 @@ class Solved(AbstractSolving):
         self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None
     ) -> Float[Arr, "b n m"]:
         """Those given, the policy's action, random ones."""
-        action_set = needed(nets.critic).action_set
+        action_set = searched(self.support, nets)
         tried = [] if given is None else [given]
         if nets.policy is not None:
             tried.append(nets.policy.act(obs, jnp.zeros((obs.shape[0], action_set.size), obs.dtype))[:, None])
@@ -220,9 +227,9 @@ class SolvedPolicy:
     On the host; the solver is compiled once per batch size.
     """
 
-    def __init__(self, greedy: Solved, critic: AbstractCritic):
-        self._solve = greedy if greedy.chosen(critic).on_host else eqx.filter_jit(greedy)
-        self._nets = Components(critic=critic)
+    def __init__(self, greedy: Solved, nets: Components):
+        self._solve = greedy if greedy.on_host(nets) else eqx.filter_jit(greedy)
+        self._nets = Components(critic=nets.critic, behaviour=nets.behaviour)
         self._key = jax.random.key_data(jax.random.key(0))
 
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[np.ndarray, "b m"]:

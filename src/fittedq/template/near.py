@@ -59,6 +59,21 @@ class ImproveNear(AbstractLoss[AbstractPolicy, Logged]):
         return loss, {"loss": loss, "distance": distance, "log_prob": jnp.mean(log_prob)}
 
 
+class Clone(AbstractLoss[AbstractDensityPolicy, Logged]):
+    """−mean log π(a | s), a the action that was logged at s: what the log did, by maximum likelihood."""
+
+    spans: ClassVar[bool] = True
+
+    def label(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Logged:
+        return Logged(batch.obs, batch.action)
+
+    def __call__(
+        self, component: AbstractDensityPolicy, nets: Components, data: Logged, key: PRNGKeyArray
+    ) -> tuple[Float[Arr, ""], Metrics]:
+        loss = -jnp.mean(component.log_density(data.obs, data.action))
+        return loss, {"loss": loss}
+
+
 class ImitateByAdvantage(AbstractLoss[AbstractDensityPolicy, Imitated]):
     """−mean [w log π(a | s)], w = min(exp(k (q̄(s, a) − v(s))), clip), a the action that was logged at s.
 

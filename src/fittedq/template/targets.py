@@ -21,6 +21,7 @@ from fittedq.arrays import Arr, Tree
 from fittedq.bellman import least, smooth_max, soft_value, td_target, value_range
 from fittedq.errors import UserError
 from fittedq.slots import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, AbstractSlot
+from fittedq.template.support import Support, searched
 from fittedq.types import AbstractCritic, Components, DrawnRows, Greedy, Transition, needed
 
 
@@ -458,7 +459,8 @@ class SmoothBellman(AbstractTarget):
     """D = {((s, a), r + γ (1 − terminated) v_β(s'))}, v_β(s') = β log ∫_A exp(min_j q̄_j(s', a) / β) da.
 
     v_β may lie below max q, and never exceeds max q + β log |A|: the set must be bounded for it to contract. Nodes
-    outside A(s') count for nothing, and where there are no others v_β is −∞.
+    outside A(s') count for nothing, and where there are no others v_β is −∞. With a `support` A(s') is what the log
+    supports of it.
     Source: chapter, "Soft Actor-Critic", the smooth Bellman operator.
     """
 
@@ -467,12 +469,12 @@ class SmoothBellman(AbstractTarget):
     gamma: float = eqx.field(static=True, metadata=BELOW_ONE)
     temperature: float = eqx.field(static=True, metadata=POSITIVE)
     nodes: AbstractNodes
+    support: Support | None = None
 
     def __call__(self, nets: Components, batch: Transition, greedy: Greedy | None, key: PRNGKeyArray) -> Labelled:
         del greedy
         rows = batch.next_obs.shape[0]
-        critic = needed(nets.critic)
-        action_set = critic.action_set
+        critic, action_set = needed(nets.critic), searched(self.support, nets)
         action, log_weight = self.nodes(action_set, batch.next_obs, key)
         count = action.shape[1]
         obs = jnp.repeat(batch.next_obs, count, axis=0)
@@ -485,7 +487,7 @@ class SmoothBellman(AbstractTarget):
 
     def value_range(self, nets: Components, reward: tuple[float, float]) -> tuple[float, float]:
         """h = β log |A| in a box. Of another set only |A| ≤ |outer box| is known, so there is no lower end."""
-        action_set = needed(nets.critic).action_set
+        action_set = searched(self.support, nets)
         high = self.temperature * action_set.log_volume
         return value_range(reward, self.gamma, (high if _fills_its_box(action_set) else -math.inf, high))
 
