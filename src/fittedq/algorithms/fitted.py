@@ -215,6 +215,8 @@ def _features_are_given(method: SolvingAlgorithm) -> None:
 def _approximator_reads(method: SolvingAlgorithm) -> None:
     """What belongs to another approximator is refused."""
     read = represented(method).reads | method.policy_reads
+    if method.support is not None:
+        read |= DESCENDING | {"hidden", "activation"}  # what imitates the log is a network
     every = frozenset[str]().union(*(one.reads for one in APPROXIMATORS.values()))
     refuse_unread(method, every - read, f"approximator = {told(method.approximator)}")
 
@@ -272,7 +274,7 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         """The update that fits it."""
         if self.support is None:
             return ()
-        return (Update("behaviour", Clone(), self.descend(self.policy_learning_rate, self.budget(self.epochs))),)
+        return (Update("behaviour", Clone(), self.descend(self.critic_learning_rate, self.budget(self.epochs))),)
 
     def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """q as these settings represent it."""
