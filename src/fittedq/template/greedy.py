@@ -137,7 +137,7 @@ class Solved(AbstractSolving):
         refuse_misfit(self.maximizer, critic, action_set)
         return self.maximizer
 
-    def on_host(self, nets: Components) -> bool:
+    def solves_on_host(self, nets: Components) -> bool:
         """Whether what solves for these components works on the host."""
         return self.chosen(needed(nets.critic), searched(self.support, nets)).on_host
 
@@ -228,7 +228,7 @@ class SolvedPolicy:
     """
 
     def __init__(self, greedy: Solved, nets: Components):
-        self._solve = greedy if greedy.on_host(nets) else eqx.filter_jit(greedy)
+        self._solve = greedy if greedy.solves_on_host(nets) else eqx.filter_jit(greedy)
         self._nets = Components(critic=nets.critic, behaviour=nets.behaviour)
         self._key = jax.random.key_data(jax.random.key(0))
 

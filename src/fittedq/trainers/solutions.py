@@ -98,7 +98,7 @@ class RowsActing:
 
     def _answers(self, nets: Components, obs: np.ndarray, starts: np.ndarray, key: Array) -> np.ndarray:
         assert self._solver is not None and self._solve is not None
-        if self._solver.on_host(nets):
+        if self._solver.solves_on_host(nets):
             return np.asarray(self._solver(nets, obs, key, starts).action)
         return np.asarray(self._solve(nets, filled(obs), filled(starts), key).action)[: len(obs)]
 
