@@ -15,6 +15,7 @@ from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.trainers.held_out import HeldOut
 from fittedq.trainers.settings import GrowSettings, TrainSettings
+from fittedq.types import Components
 
 ROWS = 60
 SMALL: dict[str, Any] = {"hidden": (8,), "epochs": 2, "minibatch": 9, "policy_epochs": 1, "gamma": 0.5}
@@ -46,7 +47,7 @@ def chosen(residuals: list[float]) -> int:
 def test_an_iteration_is_given_up_once_as_many_have_followed() -> None:
     held, steps = HeldOut.of(ROWS, 0), []
     for step, found in enumerate([0.5, 0.1, 0.4, 0.3, 0.6, 0.2, 0.9], start=1):
-        held = held.seen(None, step, found)  # type: ignore[arg-type]
+        held = held.seen(Components(), step, found)
         steps.append(held.step)
     assert steps == [1, 2, 2, 4, 4, 6, 6]
 
