@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -18,15 +19,18 @@ from fittedq.approx.heads import OneValue
 from fittedq.approx.networks import DeterministicPolicy, QNetwork, TanhGaussianPolicy
 from fittedq.errors import UserError
 from fittedq.maximize.local.ascent import ProjectedAscent
+from fittedq.settings import parse_assignments, split_settings
 from fittedq.template.fits import Descend
 from fittedq.template.fqi import FQI, Sync, Update
 from fittedq.template.greedy import Ascended, PolicyAction
 from fittedq.template.losses import Improve
 from fittedq.template.targets import BellmanOfReturns, FirstCritic
 from fittedq.template.when import GapAbove
+from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Transition, needed
 
+QUEUE = Path(__file__).resolve().parent.parent / "benchmarks" / "ablations.txt"
 KEY = jax.random.key(0)
 BOX = Box((-1.0,), (3.0,))
 ROWS = 12
@@ -132,8 +136,20 @@ def test_labels_are_of_the_least_of_the_critics_that_were_drawn() -> None:
 
 
 def test_a_whole_update_compiles_with_every_option() -> None:
-    plain = {"normalization": "none", "n_critics": 3, "n_target_critics": 2, "policy_critic": "mean"}
+    plain = {"normalization": "plain", "n_critics": 3, "n_target_critics": 2, "policy_critic": "mean"}
     method = XQC(hidden=(4,), bins=5, target_steps=1, policy_gap=0.1, policy_delay=2, **plain)  # type: ignore[arg-type]
     fqi, state = initial_state(method, 2, BOX, ROWS, seed=0)
     state = eqx.filter_jit(fqi.learn)(state, batch())
     assert all(np.isfinite(value) for value in fqi.logs(state).values())
+
+
+def test_the_queue_of_ablations_asks_for_settings_that_there_are() -> None:
+    """Every line makes its method, and no two write the same file."""
+    lines = [line.split() for line in QUEUE.read_text().splitlines() if not line.startswith("#")]
+    methods = []
+    for words in lines:
+        given = parse_assignments([words[place + 1] for place, word in enumerate(words) if word == "--set"])
+        own, loop = split_settings(given, XQC, TrainSettings)
+        methods.append((XQC(**own), TrainSettings(**loop)))
+    assert len({words[3] for words in lines}) == len(lines) == 20
+    assert {method.normalization for method, _ in methods} == {"batch", "plain"}

@@ -41,7 +41,7 @@ NETS: dict[str, NetworkKind] = {
     "renorm": NetworkKind(functools.partial(BatchNormMlp, renorm=True), by_batch=True),
     "layer": NetworkKind(functools.partial(Mlp, layer_norm=True)),
     "residual": NetworkKind(ResidualMlp, of_blocks),
-    "none": NetworkKind(Mlp),
+    "plain": NetworkKind(Mlp),
 }
 """Networks by what normalizes them. Those of a batch keep their weights on the unit sphere, and residual ones have a
 block for each of `hidden`, normalized by layer."""
@@ -59,7 +59,7 @@ class XQC(SoftAlgorithm):
     training: ClassVar[Mapping[str, Any]] = {"updates_per_step": 2.0, "random_steps": 5_000, "scale_rewards": True}
 
     normalization: str = setting(
-        "batch", "what normalizes the layers: batch, renorm, layer, residual or none", choices=NETS
+        "batch", "what normalizes the layers: batch, renorm, layer, residual or plain (none)", choices=NETS
     )
     bins: int = shared("bins", 101)
     value_low: float = shared("value_low", -5.0)
