@@ -17,6 +17,7 @@ import pytest
 from fittedq.data.dataset import Dataset
 from fittedq.data.description import Description
 from fittedq.data.importers import import_dataset, matching, open_source
+from fittedq.data.shaping import sample_of
 from fittedq.errors import UserError
 from test_dataset import left_in
 
@@ -238,6 +239,22 @@ def test_times_are_seconds_however_they_are_written(name: str, plain: np.ndarray
     dataset, said = imported(timed(tmp_path, CLOCKS[name]))
     np.testing.assert_allclose(by_hand(dataset), plain, rtol=1e-6)
     assert "A sample is 3 s." in said
+
+
+@pytest.mark.parametrize("name", ["t (ms)", "t"])
+def test_a_clock_may_count_in_another_unit(name: str, tmp_path: Path) -> None:
+    text = table([[3000 * k, *row[1:]] for k, row in enumerate(ROWS.tolist())], names=[name, *NAMES[1:]])
+    log = written(tmp_path, text if "(" in name else lines_with(1, "ms,-,C,C", text))
+    _, said = imported(log, replace(HEATER, time=name))
+    assert "Times of log.csv are in ms." in said and "A sample is 3 s." in said
+
+
+@pytest.mark.parametrize(
+    ("steps", "sample"),
+    [([86400.0] * 9, 86400.0), ([0.0166667] * 9, 0.0166667), ([2.96, 3.04] * 9, 3.0), ([1 / 3] * 9, 0.333333)],
+)
+def test_a_sample_is_a_round_number_only_where_times_scatter(steps: list[float], sample: float) -> None:
+    assert sample_of(np.array(steps)) == pytest.approx(sample, rel=2e-6)
 
 
 def test_a_date_that_may_be_read_in_two_ways_is_asked_for(tmp_path: Path) -> None:

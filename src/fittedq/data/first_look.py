@@ -110,11 +110,8 @@ def _glance(name: str, cells: ArrowArray, dialect: Dialect) -> Glance:
         if len(rest.bad) < len(times) / 2 or dated:
             values, found, dated = times, rest, True
     words = [str(cells[int(row)].as_py()).strip() for row in found.bad[:50]]
-    inside = re.search(r"[\[(]([^\])]*)[\])]\s*$", name)
-    units = dialect.head[1][place] if len(dialect.head) > 1 else ""
-    unit = units.strip("[]() ") or (inside[1] if inside else "")
     words = [] if dated and not len(found.bad) else list(dict.fromkeys(words))
-    return Glance(name, "" if unit == "-" else unit, values, words, bool(found.switches), dated)
+    return Glance(name, dialect.unit(name), values, words, bool(found.switches), dated)
 
 
 def _clock(glances: Sequence[Glance]) -> Glance | None:

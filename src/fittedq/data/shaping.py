@@ -404,11 +404,13 @@ def _changes(marks: np.ndarray) -> np.ndarray:
 
 
 def sample_of(steps: np.ndarray) -> float:
-    """The mean of the steps that are of one sample by the middle one, as the number of fewest digits within 5 ‰."""
-    value = float(steps[steps <= ONE * np.median(steps)].mean())
-    return next(
-        (one for digits in range(1, 7) if abs((one := float(f"{value:.{digits}g}")) - value) <= 5e-3 * value), value
-    )
+    """The mean of the steps that are of one sample by the middle one, as the number of fewest digits within three of
+    its standard errors, at most 5 ‰."""
+    near = steps[steps <= ONE * np.median(steps)]
+    value = float(near.mean())
+    margin = min(max(3 * float(near.std()) / np.sqrt(len(near)), 1e-6 * value), 5e-3 * value)
+    rounded = (float(f"{value:.{digits}g}") for digits in range(1, 9))
+    return next((one for one in rounded if abs(one - value) <= margin), value)
 
 
 def _fill(values: np.ndarray, missing: np.ndarray, at: np.ndarray, rule: str) -> None:

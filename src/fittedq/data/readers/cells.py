@@ -48,6 +48,9 @@ _TIME = re.compile(r"\d{1,4}([-./]\w{2,3}[-./]\d{2,4}|:\d{2}).*|\d{1,2}[./-]\d{1
 EPOCH = 1e11
 """Numbers above are no seconds since 1970 but thousandths, millionths or billionths of them: that is year 5138."""
 
+CLOCKS = {"ms": 1e-3, "msec": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
+"""Units of times, in seconds."""
+
 ArrowArray: TypeAlias = Any
 """A column of Arrow's, which has no types."""
 
@@ -132,10 +135,12 @@ def _with_words(cells: ArrowArray, comma: bool, words: dict[str, float]) -> tupl
     return result, FoundWords(bad, {word: known[word.lower()] for word in met})
 
 
-def as_seconds(cells: ArrowArray, comma: bool = False, order: str = "") -> tuple[np.ndarray, FoundWords]:
+def as_seconds(
+    cells: ArrowArray, comma: bool = False, order: str = "", scale: float = 1.0
+) -> tuple[np.ndarray, FoundWords]:
     """Times as seconds in float64, NaN where one is missing, and the words among them.
 
-    Numbers are seconds as they are, or since 1970 (also in thousandths and less); text is ISO 8601 or one of `FORMATS`,
+    Numbers are of `scale` seconds, or since 1970 (also in thousandths and less); text is ISO 8601 or one of `FORMATS`,
     `order` (day, month) what comes first in 3/4/2024. UserError: dates that can be read in both orders.
     """
     import pyarrow as pa
@@ -148,7 +153,8 @@ def as_seconds(cells: ArrowArray, comma: bool = False, order: str = "") -> tuple
     values, words = as_numbers(cells, comma)
     if not words.switches and len(words.bad) <= 0.5 * len(values):
         size = np.nanmax(np.abs(values), initial=0.0)
-        return values / next((unit for unit in (1e9, 1e6, 1e3) if size > EPOCH * unit / 1e3), 1.0), words
+        since = next((unit for unit in (1e9, 1e6, 1e3) if size > EPOCH * unit / 1e3), None)
+        return values * scale if since is None else values / since, words
     text = pc.utf8_trim_whitespace(cells)
     text = pc.if_else(pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(NO_VALUE), text.type)), None, text)
     for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
@@ -214,6 +220,8 @@ class Cells:
         self.head: Sequence[Sequence[str]] = ()
         """The rows above the first, as cells of `columns`: they may come again."""
         self._times = set(found.get("time", []))
+        self.clock = ""
+        """The unit of times that are numbers, where the table says one."""
         values = {key for name, keys in found.items() if name != "episode" for key in keys}
         self._flags = {key for name in ("terminated", "truncated") for key in found.get(name, [])}
         self._marks = set(found.get("episode", [])) - values
@@ -249,9 +257,13 @@ class Cells:
             return cells.to_numpy(zero_copy_only=False), FoundWords(np.zeros(0, int))
         if name in self._times:
             try:
-                return as_seconds(cells, name in self._commas, self._reading.description.date_order)
+                scale = CLOCKS.get(self.clock, 1.0)
+                return as_seconds(cells, name in self._commas, self._reading.description.date_order, scale)
             except UserError as error:
                 raise UserError(f"{self._reading.label}: column {name!r}: {error}.") from None
+            return times * (
+                CLOCKS.get(self.clock, 1.0) if np.nanmax(np.abs(times), initial=0.0) < EPOCH_SECONDS else 1.0
+            ), words
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             return vectors(cells, name, self._reading.label), FoundWords(np.zeros(0, int))
         return as_numbers(cells, name in self._commas, self._reading.description.words)
@@ -285,7 +297,7 @@ class Cells:
 
     def notes(self) -> list[str]:
         """A sentence on the words that were taken as numbers, and on headers within the table."""
-        notes = [
+        notes = [f"Times of {self._reading.name} are in {self.clock}." for _ in self._times if self.clock in CLOCKS] + [
             f"Column {name!r}: {', '.join(f'{word} is {value:g}' for word, value in words.items())}."
             for name, words in self._switches.items()
         ]

@@ -31,6 +31,7 @@ def read_csv(path: Path, reading: LogReading) -> Source:
     commas = frozenset(name for name, place in places.items() if place in dialect.comma)
     cells = Cells(found, reading, commas)
     read = [places[name] for name in cells.columns]
+    cells.clock = next((dialect.unit(name).lower() for name in found.get("time", [])), "")
     cells.head = [[row[place] for place in read] for row in dialect.head]
 
     def rows() -> Iterator[Columns]:

@@ -70,6 +70,12 @@ class Dialect:
     """The header, and rows of units below it, as they may come again."""
     notes: tuple[str, ...] = ()
 
+    def unit(self, name: str) -> str:
+        """The unit that a row of units, or the name itself, says of a column: temp [degC], temp (degC)."""
+        inside = re.search(r"[\[(]([^\])]*)[\])]\s*$", name)
+        row = self.head[1][self.names.index(name)].strip("[]() ") if len(self.head) > 1 else ""
+        return (row if row != "-" else "") or (inside[1].strip() if inside else "")
+
 
 def dialect_of(path: Path, names: Sequence[str] = ()) -> Dialect:
     """The dialect of a text file, by its first `HEAD_BYTES`; `names` stand for those of its header.
