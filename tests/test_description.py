@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fittedq.actions.base import Box
 from fittedq.cli.main import main
 from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset, Writer
-from fittedq.data.description import Description
+from fittedq.data.description import Column, Description
 from fittedq.data.first_look import first_description
 from fittedq.errors import UserError
 from fittedq.runs.run import Run
@@ -168,6 +169,32 @@ def test_a_wrong_description_is_one_sentence_and_leaves_nothing(
     assert said in sentence
     assert sentence.count("\n") == 1
     assert left_in(tmp_path) == ["log.csv", "plant.toml"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"obs": ("temp",)}, "has temp, and runs/a observes 2 numbers"),
+        (
+            {"columns": {"u": Column("action", low=0, high=100)}},
+            "has u between 0 and 100, and runs/a moves it between 0 and",
+        ),
+        ({"history": 3}, "says history = 3, and runs/a learned with 2"),
+        ({"sample": 5.0}, r"says rate_limit = \(100.0,\), and runs/a learned with \(60.0,\)"),
+        ({"settling": 7.0}, ""),
+    ],
+)
+def test_a_description_of_another_plant_than_the_agents_is_refused(changed: dict[str, Any], said: str) -> None:
+    plant = Description.of(tomllib.loads(PLANT), "plant.toml")
+    if "obs" in changed or "columns" in changed:
+        plant = replace(plant, error=(), integral=())
+    plant = replace(plant, **changed)
+    if not said:
+        plant.check_controller("runs/a", 2, Box((0.0,), (255.0,)), SEES)
+        return
+    with pytest.raises(UserError, match=said):
+        plant.check_controller("runs/a", 2, Box((0.0,), (255.0,)), SEES)
 
 
 def test_a_writer_counts_the_longest_episode(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class Compare(NamesEnv, GivesCode, JudgesControl):
         }
         log = None if self.data is None else Dataset.open(self.data)
         told, described = told_of(agents.values()), self.described(log, map(Path, agents))
+        self.check_described(described, agents)
         tracked, seconds = self.tracked(told, described), self.seconds(told, described)
         self.check_trajectories()
         env, plant, about = self._place(agents, log, tracked, described)

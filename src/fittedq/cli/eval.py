@@ -72,6 +72,7 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
         """Whole episodes on the host, of which everything is kept, also those of the baseline."""
         told, plant, name = told_of([agent]), resolve(env), str(self.path)
         described = self.described(None, [self.path])
+        self.check_described(described, {name: agent})
         tracked, seconds = self.tracked(told, described), self.seconds(told, described)
         self.check_trajectories()
         controllers: dict[str, object] = {name: agent.controller(refine=self.refine, **trust)}

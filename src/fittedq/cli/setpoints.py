@@ -64,6 +64,15 @@ class JudgesControl:
         logs = [log] if log is not None else (Dataset.open(folder, verify=False) for folder in folders)
         return next((one.description for one in logs if one.description is not None), None)
 
+    def check_described(self, described: Description | None, agents: Mapping[str, Agent]) -> None:
+        """A UserError where the description that is given is not that of the agents' plant."""
+        if self.plant is None or described is None:
+            return
+        for name, agent in agents.items():
+            state = agent.augmented
+            raw = (agent.obs_size, agent.action_set) if state is None else (state.obs_size, state.limits)
+            described.check_controller(name, *raw, Augmentation() if state is None else state.augmentation)
+
     def tracked(self, told: Sequence[Augmentation] = (), described: Description | None = None) -> tuple[Tracked, ...]:
         """What is to follow what: as the user says, else as is described, else as the agents were `told`."""
         names = () if described is None else described.obs

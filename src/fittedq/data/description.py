@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from fittedq.actions.base import Box
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.control.augmentation import Augmentation
-from fittedq.errors import UserError, in_one_line, nearest
+from fittedq.errors import UserError, in_one_line, nearest, plural
+from fittedq.settings import as_dict
 
 WAYS = ("hold", "line")
 """How a value between two others is made: the one before, or the straight line between both."""
@@ -257,6 +258,31 @@ class Description:
         if self.sample or all(column.rate is None for column in self.columns.values()):
             said = self.augmentation()
             Augmentation(**{name: value for name, value in said.items() if self.sample or name != "settling"})
+
+    def check_controller(self, whose: str, obs_size: int, limits: AbstractActionSet, sees: Augmentation) -> None:
+        """A UserError where the plant is described otherwise than `whose` controller has learned it: `obs_size` numbers
+        observed, actions within `limits`, and what it `sees` beside."""
+        for what, names, size in (("observes", self.obs, obs_size), ("decides on", self.action, limits.size)):
+            if names and len(names) != size:
+                raise UserError(
+                    f"the plant's description has {', '.join(names)}, and {whose} {what} "
+                    f"{plural(size, 'number', 'numbers')}; give the description that it learned with."
+                )
+        box = self.limits() or limits
+        bounds = zip(self.action, limits.low, limits.high, box.low, box.high, strict=False)
+        for name, low, high, least, most in bounds:
+            if low < least or high > most:
+                raise UserError(
+                    f"the plant's description has {name} between {least:g} and {most:g}, and {whose} moves it between "
+                    f"{low:g} and {high:g}; correct the limits, or train again within them."
+                )
+        known = as_dict(sees)
+        for name, value in self.but(sample=self.sample or sees.sample or 0.0).augmentation().items():
+            if name != "settling" and value != known[name] and not (name == "sample" and known[name] is None):
+                raise UserError(
+                    f"the plant's description says {name} = {value!r}, and {whose} learned with {known[name]!r}; give "
+                    "the description that it learned with."
+                )
 
     @staticmethod
     def read(path: Path) -> Description:
