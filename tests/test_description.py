@@ -150,9 +150,19 @@ def test_tables_and_a_description_are_one_another() -> None:
         ('role = "set-point"', 'role = "set-point", low = 3', "low, high and rate are an action's"),
         ("(temp - setpoint)", "(tmp - setpoint)", "there is no column 'tmp'; did you mean 'temp'"),
         ("(temp - setpoint)", "(temp - setpoint", "it cannot be read"),
+        (
+            'role = "measured"',
+            'role = "set-point"',
+            "plant.toml: [columns] temp: a set_point is what a measured",
+        ),
         ("settling = 120", "settling = 1", "found 1 s, which is shorter than a sample of 3 s"),
         ("u = {", "u2 = {", "log.csv has no column 'u2'; did you mean 'u'?"),
         ("low = 0, high = 255", "low = 0, high = 30", "action outside the declared bounds"),
+        (
+            'time = "t"',
+            "sample = 0",
+            "log.csv: a rate of an action is in units a second, and no time",
+        ),
         ("[columns]", "[columns", "plant.toml is no TOML"),
         ('time = "t"', "time = 3", "time is 3, expected a text"),
     ],
@@ -162,6 +172,8 @@ def test_a_wrong_description_is_one_sentence_and_leaves_nothing(
 ) -> None:
     assert PLANT.count(found) == 1
     plant, log = files(tmp_path, PLANT.replace(found, changed))
+    if "sample" in changed:
+        plant.write_text(plant.read_text().replace("gap = 60", "length = 5"))
     if "30" in changed:
         log.write_text(table(ROWS * [1, 2, 1, 1]))
     assert main(["data", "import", str(log), "--plant", str(plant), "--out", str(tmp_path / "d")]) == 2

@@ -124,7 +124,7 @@ class Description:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UserError(f"found {value:g}, expected a positive number.", argument=name)
-        for name in ("sample", "gap", "resample"):
+        for name in ("gap", "resample"):
             if getattr(self, name) and not self.time:
                 raise UserError("there is no column of times that it belongs to; name it with --time.", argument=name)
 
@@ -255,6 +255,8 @@ class Description:
                     f"the set_point of {name!r} is {aim!r}, which is no column of the role set-point; "
                     f"{nearest(aim, [one for one, other in self.columns.items() if other.role in SEEN])}"
                 )
+        for name in (*self.error, *self.integral):
+            self._error(name)
         if self.sample or all(column.rate is None for column in self.columns.values()):
             said = self.augmentation()
             Augmentation(**{name: value for name, value in said.items() if self.sample or name != "settling"})

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fittedq.actions.base import Box
+from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.data.description import Description, resolved
 from fittedq.data.readers.columns import Source, listed_numbers, readable
@@ -107,7 +108,10 @@ def _described(source: Source, writer: Writer) -> Description | None:
             f"{plural(writer.longest, 'row', 'rows')}; say a shorter history, or import a longer log."
         )
     found = resolved(said, reading.found["obs"], reading.found["action"], reading.sample or said.sample)
-    found.check()
+    try:
+        Augmentation(**found.augmentation())
+    except UserError as error:
+        raise UserError(f"{reading.label}: {error}") from None
     return found
 
 
