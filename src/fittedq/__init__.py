@@ -1,6 +1,6 @@
 """Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
-The names in `__all__` are the stable surface: the five functions, every slot that a method is made of, and what stands
+The names in `__all__` are the stable surface: the six functions, every slot that a method is made of, and what stands
 in their signatures; beside them `fittedq.testing.conforms`, and what `fittedq.baselines` exports. All else, modules and
 the names in them, is internal and may change. What stands here is imported when it is first used: `import fittedq`
 alone costs nothing.
