@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-all check bench-env clean
+.PHONY: venv demo test test-all check bench-env plants-env clean
 
 venv: .venv/.ready
 
@@ -38,5 +38,10 @@ bench-env:
 	.venv-peers/bin/python -m pip install --quiet torch==2.13.0
 	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 
+# The plants' environment, for benchmarks/plants.py only: it needs an older Gymnasium.
+plants-env:
+	test -x .venv-plants/bin/python || $(PYTHON) -m venv .venv-plants
+	.venv-plants/bin/python -m pip install --quiet --requirement benchmarks/requirements-plants.txt --editable .
+
 clean:
-	rm -rf .venv .venv-peers build src/*.egg-info
+	rm -rf .venv .venv-peers .venv-plants build src/*.egg-info

@@ -54,7 +54,8 @@ def train(
     own.
 
     `env` is a Gymnasium id, an environment, a vector environment, a callable that makes one, or a JAX environment (also
-    by id, `jax/…`). `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
+    by id, `jax/…`, or of the gymnax interface, `gymnax/module:Class`).
+    `out` names a run folder (checkpoints, metrics, best and last agent); `eval_every` evaluates on
     separate seeds along the way, `gap_every` looks at the amortization gap, `checkpoint_every` says when the run is
     saved (by default every 10 000 steps; 0: only at the end); `progress` shows a progress bar; the replay starts with
     `data` (a `Dataset` or its folder), if given. `action_set` narrows the environment's box: a `Polytope`, a
@@ -63,8 +64,9 @@ def train(
     looked at after each report (every 1 000 steps, or each iteration of a fitted method, and at evaluations and
     checkpoints); what is true only between two reports is not seen. Training starts with the networks of `start`,
     an agent or its folder. `preset` names settings with which the algorithm was published (`fittedq list` shows them
-    with their sources). Further settings are the algorithm's and the training loop's (`fittedq list ALGORITHM` shows
-    them), and override the preset's; an unknown one raises `UserError` and names the nearest.
+    with their sources). Further settings are the algorithm's, the training loop's and those of set-point control
+    (`history`, `error`, `rate_limit` and others; `fittedq list ALGORITHM` shows them all), and override the preset's;
+    an unknown one raises `UserError` and names the nearest.
     """
     looks = {"eval_every": eval_every, "eval_episodes": eval_episodes, "gap_every": gap_every}
     schedule = Schedule(steps=steps, **looks, **_given(checkpoint_every=checkpoint_every))

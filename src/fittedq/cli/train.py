@@ -45,7 +45,7 @@ class Train(NamesEnv, LimitsActions, AugmentsState, TrustsFile):
     object."""
     env: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[ENV]", help_behavior_hint="")] = None
     """A Gymnasium id (HalfCheetah-v5, module:Id), a class (module:Class, file.py:Class) or a JAX environment
-    (jax/Pendulum-v1). Leave it out to learn from --data alone."""
+    (jax/Pendulum-v1; of the gymnax interface gymnax/module:Class). Leave it out to learn from --data alone."""
     data: MaybePath = None
     """A dataset folder (`fittedq data`) to learn from. With an environment, the replay starts with it."""
     eval_env: MaybeWord = None
