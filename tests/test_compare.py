@@ -292,6 +292,8 @@ ENV = ("--env", "{}/plant.py:Lag")
         ),
         (("compare", "constant", *ENV, "--trajectories", "x.png"), "--trajectories: found no --measured"),
         (("compare", "constant", *ENV, "--band", "1"), "--band: found no --measured"),
+        (("eval", "{}/agent", *ENV, "--sample", "2"), "--sample: found no --measured"),
+        (("eval", "{}/agent", *ENV, "--setpoint", "1"), "--measured: found 0 measured values, 1 --setpoint"),
         (("compare", "constant", "--model"), "--model: found no --data to fit it to"),
         (("compare", "constant", *ENV, "--lags", "2"), "--lags: found no --model that it belongs to"),
         (

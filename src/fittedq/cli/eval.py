@@ -55,9 +55,8 @@ class Eval(NamesEnv, GivesCode, JudgesControl):
                 f"found {self.trust:g} and no --refine, whose steps it limits; give both.", argument="trust"
             )
         trust: dict[str, Any] = {} if self.trust is None else {"trust": self.trust}
-        if self.measured or self.trajectories is not None or self.baseline is not None:
+        if self.judges or self.baseline is not None:
             return self._beside(agent, env, trust)
-        self.tracked()
         with interruptible("what was played is told") as stop:
             returns = agent.episodes(
                 env, self.episodes, self.seed, refine=self.refine, stop=lambda: bool(stop), **trust

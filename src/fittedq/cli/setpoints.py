@@ -56,6 +56,11 @@ class JudgesControl:
     """A .png to draw episodes into (measured values, set-points, bands, actions, limits, figures), or a .csv to write
     every sample into."""
 
+    @property
+    def judges(self) -> bool:
+        """Whether anything is said of set-points."""
+        return any(getattr(self, one.name) not in (None, ()) for one in dataclasses.fields(JudgesControl))
+
     def described(self, log: Dataset | None, runs: Iterable[Path]) -> Description | None:
         """What is known of the plant: by its file, by the log that is given, or by those that the runs learned from."""
         if self.plant is not None:
@@ -80,8 +85,8 @@ class JudgesControl:
             found = self._said(names)
         else:
             found = _set_points(described) or _errors(told, names)
-        for argument, given in (("band", self.band), ("trajectories", self.trajectories)):
-            if given and not found:
+        for argument in ("band", "sample", "plant", "trajectories"):
+            if getattr(self, argument) not in (None, ()) and not found:
                 raise UserError(
                     "found no --measured; say which coordinates of the observation are to follow what (--measured 0 "
                     "--setpoint 1, or --measured 0 --target 93).",
