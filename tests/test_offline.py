@@ -427,14 +427,14 @@ def test_cal_ql_goes_online_from_its_offline_agent(tmp_path):
 
 @pytest.mark.parametrize("method", [IQL, ReBRAC])
 def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method, tmp_path):
-    data, small = a_log(tmp_path / "data"), {"hidden": (4,), "batch_size": 8}
-    words = ["train", method.name, "--data", str(data), "--set", "hidden=4", "--set", "batch_size=8", "--out"]
+    data = a_log(tmp_path / "data")
+    words = ["train", method.name, "--data", str(data), "--set", "hidden=4,4", "--set", "batch_size=8", "--out"]
     assert main([*words, str(tmp_path / "whole"), "--steps", "12"]) == 0
     assert main([*words, str(tmp_path / "run"), "--steps", "7"]) == 0
     resumed = fittedq.resume(tmp_path / "run", steps=12)
     whole = fittedq.load(tmp_path / "whole")
     assert largest(resumed.nets, whole.nets) == 0.0
-    other = fittedq.fit(method(hidden=(4,)), data, steps=12, seed=1, batch_size=small["batch_size"])
+    other = fittedq.fit(method(hidden=(4, 4)), data, steps=12, seed=1, batch_size=8)
     assert largest(other.nets, whole.nets) > 0.0
 
 
