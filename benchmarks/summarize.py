@@ -247,6 +247,9 @@ def main() -> None:
     if (RESULTS / "last_agents").exists():
         print("\n## What the last agent is worth\n\nPendulum-v1, mean returns of 20 episodes, each seed that ran.\n")
         print("\n".join(last_agents_table()))
+        print(
+            "\nEach file names its commit; 0a575d9 is bdb7688 before it was rebased. What is not there has not run yet."
+        )
     offline = offline_table()
     if offline:
         print("\n## Pendulum-v1 from 20 000 logged transitions\n")
