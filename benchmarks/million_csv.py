@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/million_csv.py --out benchmarks/results/million_csv.json
 
 Eight columns, of which seven are read; a reward with an increment. Three dialects: plain seconds; ISO 8601 with words
-for a switch; semicolons, decimal commas and German dates, packed with gzip.
+for a switch; semicolons, decimal commas and German dates, packed with gzip. `load_average` says how many processes
+wanted the machine's cores meanwhile.
 """
 
 from __future__ import annotations
@@ -85,7 +86,12 @@ def main() -> None:
             written(path, dialect, args.rows)
         found[dialect] = {"megabytes": round(path.stat().st_size / 1e6, 1), **imported(path, out)}
         print(dialect, found[dialect], flush=True)
-    result = {"rows": args.rows, "imports": found, **describe("fittedq", "pyarrow", "numpy")}
+    result = {
+        "rows": args.rows,
+        "imports": found,
+        "load_average": os.getloadavg()[1],
+        **describe("fittedq", "pyarrow", "numpy"),
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

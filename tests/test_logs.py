@@ -80,6 +80,8 @@ DIALECTS: dict[str, str | bytes] = {
     "comments": lines_with(5, "# the pump was looked at", "# logger 7\n# started 08:00\n" + table()),
     "header as a comment": "# " + table(),
     "a preamble": "Logger 7\nPlant: heater, block 2\n\n" + table(),
+    "a station's line": '"TOA5","x","y","z"\n' + lines_with(1, '"TS","","",""\n"","Smp","Avg","Smp"'),
+    "percent": table().replace("20.5,", "20.5 %,"),
     "units": lines_with(1, "s,-,degC,[degC]"),
     "units and kinds": lines_with(1, "s,-,degC,degC\nAvg,Smp,Avg,Smp"),
     "the header again": lines_with(7, ",".join(NAMES)),
@@ -230,6 +232,9 @@ CLOCKS: dict[str, list[object]] = {
     "german": [f"{stamp:%d.%m.%Y %H:%M:%S}.5" for stamp in STAMPS],
     "american": [f"{stamp:%m/%d/%Y %I:%M:%S %p}" for stamp in STAMPS],
     "historian": [f"{stamp:%d-%b-%y %H:%M:%S}" for stamp in STAMPS],
+    "universal": [f"{stamp:%Y-%m-%d %H:%M:%S} UTC" for stamp in STAMPS],
+    "minutes and parts of seconds": [f"0:{3 * k:02}.5" for k in range(12)],
+    "dots": [f"08.00.{3 * k:02}" for k in range(12)],
     "of day": [f"08:00:{3 * k:02}" for k in range(12)],
 }
 

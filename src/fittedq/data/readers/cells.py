@@ -38,9 +38,11 @@ FORMATS = (
     "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%d/%m/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M:%S %p",
     "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d %H%M%S", "%Y%m%dT%H%M%S", "%Y%m%d%H%M%S",
     "%d-%b-%Y %H:%M:%S", "%d-%b-%y %H:%M:%S", "%d-%m-%Y %H:%M:%S", "%m-%d-%Y %H:%M:%S", "%Y-%m-%d-%H:%M:%S",
-    "%Y-%m-%d %H.%M.%S", "%H:%M:%S", "%H:%M",
+    "%Y-%m-%d %H.%M.%S", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%H:%M:%S", "%H.%M.%S", "%H:%M",
 )  # fmt: skip
 """How times are written beside ISO 8601; fractions of seconds are cut off before."""
+CLOCK = r"^(?P<whole>.*?:\d{2}(?::\d{2})?)(?P<part>[.,]\d+)?(?P<rest> ?[AaPp][Mm])?(?: ?(?:Z|UTC|GMT))?$"
+"""A time as its whole seconds, parts of one, and morning or afternoon."""
 ORDERS = {format: "day" if format[1] == "d" else "month" for format in FORMATS if re.match(r"%[dm][/-]%[dm]", format)}
 """What comes first in formats that may be read in both orders."""
 _TIME = re.compile(r"\d{1,4}([-./]\w{2,3}[-./]\d{2,4}|:\d{2}).*|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|\d{8}[T ]\d{6}.*")
@@ -119,7 +121,7 @@ def _with_words(cells: ArrowArray, comma: bool, words: dict[str, float]) -> tupl
     group = r"\." if comma else ","
     grouped = pc.match_substring_regex(cells, rf"^[+-]?\d{{1,3}}([{group}'’ \x{{a0}}\x{{202f}}]\d{{3}})+([.,]\d+)?$")
     text = pc.if_else(grouped, pc.replace_substring_regex(cells, rf"[{group}'’ \x{{a0}}\x{{202f}}]", ""), cells)
-    text = pc.replace_substring(text, ",", ".") if comma else text
+    text = pc.replace_substring_regex(pc.replace_substring(text, ",", ".") if comma else text, r"\s*%$", "")
     lower = pc.utf8_lower(cells)
     known = SWITCHES | {word.lower(): value for word, value in words.items()}
     place = pc.index_in(lower, value_set=pa.array(list(known), cells.type))
@@ -176,15 +178,13 @@ def _formatted(text: ArrowArray, order: str) -> tuple[np.ndarray, FoundWords]:
     """Times in one of `FORMATS`, the one that reads most of them."""
     pc = _compute()
 
-    split = pc.extract_regex(text, r"^(?P<whole>.*?:\d{2}(?::\d{2})?)(?P<part>[.,]\d+)?(?P<rest> ?[AaPp][Mm]| ?Z)?$")
-    whole = pc.if_else(
-        pc.is_valid(split),
-        pc.binary_join_element_wise(
-            pc.struct_field(split, "whole"), pc.utf8_rtrim(pc.struct_field(split, "rest"), "Z"), ""
-        ),
-        text,
-    )
-    times = {format: _parsed(whole.slice(0, 200), format) for format in FORMATS if order in ORDERS.get(format, order)}
+    split = pc.extract_regex(text, CLOCK)
+    whole, part, rest = (pc.struct_field(split, name) for name in ("whole", "part", "rest"))
+    whole = pc.if_else(pc.is_valid(split), pc.binary_join_element_wise(whole, rest, ""), text)
+    # Parts of a second stand behind seconds: 8:05.5 is five seconds and a half after eight minutes.
+    parts = bool(pc.any(pc.not_equal(part, "")).as_py())
+    formats = [one for one in (*FORMATS, "%M:%S") if order in ORDERS.get(one, order) and (not parts or "%S" in one)]
+    times = {one: _parsed(whole.slice(0, 200), one) for one in formats if parts or one != "%M:%S"}
     most = max(int(np.isfinite(one).sum()) for one in times.values())
     best = {format: _parsed(whole, format) for format, one in times.items() if most and np.isfinite(one).sum() == most}
     most = max((int(np.isfinite(one).sum()) for one in best.values()), default=0)
@@ -196,7 +196,7 @@ def _formatted(text: ArrowArray, order: str) -> tuple[np.ndarray, FoundWords]:
         )
     values = results[0] if results else np.full(len(text), np.nan)
     unknown = np.flatnonzero(~np.isfinite(values) & pc.is_valid(text).to_numpy(zero_copy_only=False))
-    part = pc.replace_substring(pc.struct_field(split, "part"), ",", ".")
+    part = pc.replace_substring(part, ",", ".")
     fraction = _as_float(pc.if_else(pc.equal(part, ""), "0", part))
     return values + np.nan_to_num(fraction), FoundWords(unknown)
 

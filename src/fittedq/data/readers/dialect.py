@@ -188,6 +188,8 @@ def _decoded(head: bytes, encoding: str) -> str:
 
 def _declared(lines: Sequence[str]) -> tuple[str | None, int]:
     """The delimiter that Excel's `sep=;` names, and the first line after it."""
+    if lines[0].lstrip('"').startswith("TOA5"):
+        return None, 1  # Campbell's loggers: a line about the station above the header
     said = re.fullmatch(r'"?sep=(.)"?', lines[0].strip(" "), re.IGNORECASE)
     return (None, 0) if said is None else (said[1], 1)
 
