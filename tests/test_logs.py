@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
 from fittedq.data.description import Description
 from fittedq.data.importers import import_dataset, matching, open_source
@@ -424,6 +426,16 @@ def test_the_other_small_logs_are_read_as_their_table_says(tmp_path: Path) -> No
     assert len(shown("closed_loop.csv", tmp_path)[0]) == 1999
     jitter, _ = shown("jitter.csv", tmp_path, replace(HEATER, resample="line"))
     assert 297 <= len(jitter) <= 300
+
+
+@SHOWN
+@pytest.mark.slow
+def test_a_log_under_its_controller_is_read_and_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, looks in (("closed_loop.csv", True), ("excited.csv", False)):
+        shown(name, tmp_path)
+        assert main(["data", "check", str(tmp_path / f"{name}.d"), "--json"]) == 0
+        warnings = json.loads(capsys.readouterr().out)["warnings"]
+        assert any("closed loop" in warning for warning in warnings) == looks
 
 
 @SHOWN
