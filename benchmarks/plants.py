@@ -8,8 +8,9 @@
 Results are merged into `results/plants.json`, one by plant, entry and seed; what is there is not run again. Every
 controller, ours too, is judged by the package's own `rollout` from its seeds 0, 1, …: the undiscounted return in the
 scored configuration. The last agent is judged. Learning takes as many steps as are asked for, compiling included in its
-seconds. The PID of the package tunes its gains when it is first asked for, and keeps them beside the package; that is
-not counted. `constant` holds the middle of the actions. An entry's settings are the same on every plant.
+seconds. The PID of the package tunes its gains when it is first asked for, on every plant in turn, and keeps them
+beside the package: let that end (it is not counted), for plants that it did not come to have other gains.
+`constant` holds the middle of the actions. An entry's settings are the same on every plant.
 """
 
 from __future__ import annotations
