@@ -358,7 +358,7 @@ def test_the_script_says_one_sentence_on_standard_error_without_a_traceback(
         ("train", "train: found no algorithm;"),
         ("data collect P", "data: found no --steps and no --out;"),
         ("data colect", "data: found 'colect'; did you mean 'collect' or"),
-        ("data", "data: found no command; valid names: check, collect, export, import."),
+        ("data", "data: found no command; valid names: check, collect, describe, export, import."),
     ],
 )
 def test_arguments_that_cannot_be_read_are_one_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
 
 
 def _preset(preset: Preset) -> str:
-    return f"{preset.name:<14} {preset.algorithm}: {preset.title}\n{'':<14} {preset.source}"
+    title = textwrap.fill(f"{preset.name:<14} {preset.algorithm}: {preset.title}", 80, subsequent_indent=" " * 15)
+    return f"{title}\n{textwrap.fill(preset.source, 80, initial_indent=' ' * 15, subsequent_indent=' ' * 15)}"
 
 
 def _evidence(preset: Preset) -> str:
