@@ -160,6 +160,11 @@ def test_a_word_is_named_and_dropped_where_asked_and_splits_there(tmp_path: Path
     assert "1 bad row was dropped." in said
 
 
+def test_a_column_of_infinities_is_refused_and_no_warning_of_numpys(tmp_path: Path) -> None:
+    log = written(tmp_path, table([[*row[:2], "inf", row[3]] for row in ROWS.tolist()]))
+    assert "12 rows hold NaN or infinity" in refused(log, replace(HEATER, time="", terminated="t > 30", reward="u"))
+
+
 def test_missing_cells_follow_a_rule(tmp_path: Path) -> None:
     log = written(tmp_path, table().replace("23.75", "").replace("24.25", "NaN").replace("22.25", "-"))
     assert "line 2 has no number in column 'temp' (3 such rows in all); fill it by --fill" in refused(log)

@@ -102,7 +102,7 @@ def _described(source: Source, writer: Writer) -> Description | None:
     if reading is None or (len(reading.found["obs"]), len(reading.found["action"])) != writer.sizes:
         return None
     said = reading.description
-    if said.history > writer.longest:
+    if writer.count and said.history > writer.longest:
         raise UserError(
             f"{reading.label}: the controller is to see {said.history} observations, and the longest episode has "
             f"{plural(writer.longest, 'row', 'rows')}; say a shorter history, or import a longer log."

@@ -131,7 +131,8 @@ class Rounding:
 
     def notes(self, name: str) -> list[str]:
         """A sentence for each number of the column that loses more than `TOO_COARSE` of its range."""
-        error, reach = self._error, self._high - self._low
+        with np.errstate(invalid="ignore"):
+            error, reach = self._error, self._high - self._low
         return [
             f"{name} [{axis}] changes by {reach[axis]:.3g} in all, and float32 rounds it by up to {error[axis]:.3g}: "
             "subtract an offset before."
