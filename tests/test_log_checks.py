@@ -276,7 +276,7 @@ def test_an_outlier_carries_its_share_and_a_bonus_is_no_outlier() -> None:
     assert check.carried == pytest.approx(size**2 / (size**2 + 2_000), rel=1e-3)
     assert check.verdict == LOOK_HERE
     sparse = np.zeros(3_000)
-    sparse[::300] = 1.0
+    sparse[::600] = 1.0
     assert Rewards.of(logged(np.arange(3_001), np.arange(3_001), sparse)).verdict == GOOD
 
 
@@ -304,6 +304,28 @@ def test_the_floor_is_the_noise_of_one_step_in_closed_form() -> None:
     assert check.spread == pytest.approx(P * np.sqrt(2) * variance, rel=0.15)
     assert check.own_value == pytest.approx(-(variance + gain**2 * variance + spread) / 0.1, rel=0.1)
     assert check.verdict == GOOD
+
+
+def test_the_floor_knows_that_nothing_comes_after_an_end() -> None:
+    """r = 1 until an end of probability p: V = 1 / (1 − γ (1 − p)), and the noise is the end's, γ V √(p (1 − p))."""
+    rng = np.random.default_rng(0)
+    rows, gamma, p = 10_000, 0.9, 0.1
+    obs = rng.normal(size=(rows + 1, 1))
+    ends = rng.random(rows) < p
+    dataset = Dataset.from_arrays(
+        obs=obs[:-1],
+        action=rng.uniform(-1, 1, (rows, 1)),
+        reward=np.ones(rows),
+        next_obs=obs[1:],
+        terminated=ends,
+        action_low=-1,
+        action_high=1,
+    )
+    check = Floor.of(Sample.of(dataset), gamma)
+    assert isinstance(check, Floor)
+    value = 1 / (1 - gamma * (1 - p))
+    assert check.value.mean() == pytest.approx(value, rel=0.05)
+    assert check.noise == pytest.approx(gamma * value * np.sqrt(p * (1 - p)), rel=0.08)
 
 
 def test_a_short_log_says_so_and_nothing_else() -> None:
