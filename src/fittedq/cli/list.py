@@ -40,7 +40,7 @@ class List:
             for cls in (*REGISTRY.values(), *installed.values()):
                 print(json.dumps(_about(cls) | _presets(cls)) if self.json else f"{cls.name:<14} {cls.title}")
             if not self.json:
-                print(f"\n{AUTO:<14} {_evidence(presets()[AUTO])}")
+                print(f"\n{_columns(AUTO, _evidence(presets()[AUTO]))}")
                 print("\nPresets, for --preset NAME:", *map(_preset, presets().values()), sep="\n")
             for fault in faults:
                 print(f"warning: {fault}", file=sys.stderr)
@@ -61,8 +61,12 @@ def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
 
 
 def _preset(preset: Preset) -> str:
-    title = textwrap.fill(f"{preset.name:<14} {preset.algorithm}: {preset.title}", 80, subsequent_indent=" " * 15)
-    return f"{title}\n{textwrap.fill(preset.source, 80, initial_indent=' ' * 15, subsequent_indent=' ' * 15)}"
+    return f"{_columns(preset.name, f'{preset.algorithm}: {preset.title}')}\n{_columns('', preset.source)}"
+
+
+def _columns(name: str, text: str) -> str:
+    """A name and what it is, in lines of a terminal's width."""
+    return textwrap.fill(f"{name:<14} {text}", 80, subsequent_indent=" " * 15, break_on_hyphens=False)
 
 
 def _evidence(preset: Preset) -> str:
