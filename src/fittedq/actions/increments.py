@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet, Box, Whole
+from fittedq.actions.base import Box
 from fittedq.actions.region import Region
+from fittedq.actions.state_box import AbstractStateBox
 from fittedq.arrays import Arr, inwards, namespace
 
 
-class Increments(AbstractActionSet):
+class Increments(AbstractStateBox):
     """A(z) = {Δ : |Δ| ≤ rate, low ≤ u₋ + Δ ≤ high}, u₋ the action before, which z holds in the unit box of `limits`.
 
     A box that depends on the state, and is data: `columns` say where in z the m numbers of u₋ stand. Never empty, for
@@ -23,7 +24,6 @@ class Increments(AbstractActionSet):
     2017, section 1.5.
     """
 
-    separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     limits: Box
@@ -36,16 +36,8 @@ class Increments(AbstractActionSet):
         self.columns = tuple(int(column) for column in columns)
 
     @property
-    def whole(self) -> Whole:
-        return Whole()
-
-    @property
     def reads(self) -> tuple[int, ...] | None:
         return self.columns
-
-    @property
-    def interior(self) -> Float[np.ndarray, "k m"]:
-        return np.zeros((0, self.size))
 
     def before(self, obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         """u₋, in its own units."""
@@ -63,14 +55,6 @@ class Increments(AbstractActionSet):
         low, high = (xp.asarray(end, before.dtype) for end in (self.low, self.high))
         least, most = (xp.asarray(end, before.dtype) - before for end in (self.limits.low, self.limits.high))
         return inwards(xp.clip(least, low, high), xp.clip(most, low, high), dtype or obs.dtype)
-
-    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).clip(action, low, high)
-
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
     def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
         return Region.between(*self.bounds(obs, np.float64), len(obs))

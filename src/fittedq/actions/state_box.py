@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,7 +17,35 @@ from fittedq.arrays import Arr, inwards, namespace
 from fittedq.errors import UserError
 
 
-class StateBox(AbstractActionSet):
+class AbstractStateBox(AbstractActionSet):
+    """A(s) = {a : low(s) ≤ a ≤ high(s)}, each action in an interval of its own that depends on s."""
+
+    separable: ClassVar[bool] = True
+
+    @property
+    def whole(self) -> Whole:
+        return Whole()
+
+    @property
+    def interior(self) -> Float[np.ndarray, "k m"]:
+        return np.zeros((0, self.size))
+
+    @abc.abstractmethod
+    def bounds(
+        self, obs: Float[Arr, "*b s"], dtype: DTypeLike | None = None
+    ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
+        """(low(s), high(s)), rounded inwards to `dtype`, or to that of `obs`."""
+
+    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
+        low, high = self.bounds(obs, action.dtype)
+        return namespace(action, low).clip(action, low, high)
+
+    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
+        low, high = self.bounds(obs, action.dtype)
+        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
+
+
+class StateBox(AbstractStateBox):
     """A(s) = {a : low_fn(s) ≤ a ≤ high_fn(s)} inside the outer `box`.
 
     `low_fn` and `high_fn` take obs [b,s] and return [b,m], row by row, in array arithmetic that works on what they are
@@ -25,7 +54,6 @@ class StateBox(AbstractActionSet):
     `check` says whether they do.
     """
 
-    separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     low_fn: Callable[[Arr], Arr] = eqx.field(static=True)
@@ -37,16 +65,8 @@ class StateBox(AbstractActionSet):
         self.low, self.high = box.low, box.high
 
     @property
-    def whole(self) -> Whole:
-        return Whole()
-
-    @property
     def reads(self) -> tuple[int, ...] | None:
         return None
-
-    @property
-    def interior(self) -> Float[np.ndarray, "k m"]:
-        return np.zeros((0, self.size))
 
     @property
     def hull(self) -> Box:
@@ -61,14 +81,6 @@ class StateBox(AbstractActionSet):
     ) -> tuple[Float[Arr, "*#b m"], Float[Arr, "*#b m"]]:
         low, high = inwards(self.low_fn(obs), self.high_fn(obs), dtype or obs.dtype)
         return self.box.project(low, obs), self.box.project(high, obs)
-
-    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).clip(action, low, high)
-
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
     def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
         low, high = inwards(np.asarray(self.low_fn(obs)), np.asarray(self.high_fn(obs)), np.float64)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, cast
 import equinox as eqx
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from fittedq.actions.base import AbstractActionSet, Whole
+from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.region import Region
+from fittedq.actions.state_box import AbstractStateBox
 from fittedq.approx.networks import ClippedGaussianPolicy
 from fittedq.arrays import Arr, namespace
 from fittedq.errors import UserError
@@ -19,14 +20,13 @@ from fittedq.slots import POSITIVE, AbstractSlot
 from fittedq.types import Components, needed
 
 
-class NearLog(AbstractActionSet):
+class NearLog(AbstractStateBox):
     """A_D(s) = {a ∈ A(s) : |a_i − m_i(s)| ≤ c σ_i(s), all i}, N(m(s), σ(s)²) the log's own actions at s.
 
     In each coordinate these are the actions whose density is at least exp(−c²/2) of the largest. A(s) is a box. Where
     the interval misses A(s), the nearest end of A(s) is all there is.
     """
 
-    separable: ClassVar[bool] = True
     low: tuple[float, ...] = eqx.field(static=True)
     high: tuple[float, ...] = eqx.field(static=True)
     deviations: float = eqx.field(static=True)
@@ -38,16 +38,8 @@ class NearLog(AbstractActionSet):
         self.low, self.high = inner.low, inner.high
 
     @property
-    def whole(self) -> Whole:
-        return Whole()
-
-    @property
     def reads(self) -> tuple[int, ...] | None:
         return None
-
-    @property
-    def interior(self) -> Float[np.ndarray, "k m"]:
-        return np.zeros((0, self.size))
 
     def admissible(self, unit: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
         return self.project(self.from_unit(unit), obs)
@@ -61,14 +53,6 @@ class NearLog(AbstractActionSet):
         ends = (self.from_unit(mean - reach), self.from_unit(mean + reach))
         low, high = (self.inner.project(end.astype(dtype or obs.dtype), obs) for end in ends)
         return low, high
-
-    def project(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Float[Arr, "*b m"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).clip(action, low, high)
-
-    def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
-        low, high = self.bounds(obs, action.dtype)
-        return namespace(action, low).all((action >= low) & (action <= high), axis=-1)
 
     def region(self, obs: Float[np.ndarray, "b s"]) -> Region:
         low, high = self.bounds(obs)
