@@ -30,7 +30,7 @@ from fittedq.testing import conforms
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
-from fittedq.types import Components, Transition
+from fittedq.types import Components, DrawnRows, Transition
 from linear import QuadraticCritic, critic, gaussian_policy, transitions
 
 # Neither bound is a float32 number, nor is their sum: rounding must not push an action outside.
@@ -337,7 +337,9 @@ def test_one_update_per_step_once_random_actions_end(trained):
 
 def test_many_updates_in_one_call_are_the_same_as_one_by_one(trained):
     """To rounding, 1e-6: a scan may fuse otherwise than a single call."""
-    learner, width = trained[0].learner, Transition.width(3, 1)
+    learner = trained[0].learner
+    columns = TrainSettings().columns(learner._fqi)
+    width = Transition.width(3, 1) + DrawnRows.width(columns, 1)
     first = copied(learner.state)
     rows = np.random.default_rng(0).uniform(-1, 1, (4, BATCH, width)).astype(np.float32)
     learner.learn(rows)

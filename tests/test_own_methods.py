@@ -376,7 +376,9 @@ def test_networks_that_are_no_function_of_their_key_are_refused() -> None:
         fittedq.fit(method, logged(), steps=1, batch_size=8)
 
 
-def test_a_long_sketch_is_folded_and_two_are_told_apart_by_their_first_difference(tmp_path: Path) -> None:
+def test_a_long_sketch_is_folded_and_two_are_told_apart_by_their_first_difference(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     method, other = (of(Bellman(gamma, FirstCritic())) for gamma in (0.9, 0.5))
     whole = r"Composed\(fqi=FQI\(…\), networks=TD3\(…\).networks, exploration=Gaussian\(…\)\)"
     fittedq.fit(method, logged(), steps=1, batch_size=8, out=tmp_path / "run")
@@ -384,5 +386,6 @@ def test_a_long_sketch_is_folded_and_two_are_told_apart_by_their_first_differenc
         fittedq.load(tmp_path / "run")
     with pytest.raises(UserError, match=r"found algorithm …gamma=0.5…, expected …gamma=0.9…, as"):
         fittedq.load(tmp_path / "run", code=other)
-    with pytest.raises(UserError, match=rf"code: found \({whole}\), expected an algorithm"):
-        fittedq.load(tmp_path / "run", code=[method])  # type: ignore[arg-type]
+    if not pytestconfig.option.annotations:  # which would stop the call
+        with pytest.raises(UserError, match=rf"code: found \({whole}\), expected an algorithm"):
+            fittedq.load(tmp_path / "run", code=[method])  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def fresh_learner(request):
     """A learner at its first state, compiled once for all probes."""
     cls = REGISTRY[request.param]
     settings = SETTINGS | COLD.get(request.param, {})
-    named = {field.name for field in setting_fields(cls)}
+    named = {field.name for field in setting_fields(cls)} - cls.ignores
     algorithm = cls(**{name: value for name, value in settings.items() if name in named})
     updates, batch = LONGER.get(request.param, (UPDATES, BATCH))
     fqi, state = initial_state(algorithm, 1, OneStep().action_set, batch, seed=0)

@@ -21,6 +21,7 @@ from fittedq.template.rollout import (
     NoTail,
     Rollout,
     RolloutBellman,
+    Starts,
     ValueTail,
 )
 from fittedq.template.targets import FirstCritic
@@ -66,7 +67,7 @@ def test_the_soft_value_and_its_gradient_are_the_closed_form(tail, horizon):
         start_key, key = jax.random.split(key)
         obs = jnp.sqrt(FIRST) * jax.random.normal(start_key, (ROWS, 1))
         data = transitions(obs[:, 0], 0.0, 0.0, obs[:, 0])
-        return -loss(policy, nets, data, key)[0]
+        return -loss(policy, nets, Starts(data), key)[0]
 
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(climb), (None, 0)))(nets.policy, jax.random.split(KEY, DRAWS))
 
@@ -95,7 +96,7 @@ def test_inferred_noise_counts_the_entropy_of_the_observed_action():
     batch = transitions(obs, action, -(obs**2 + action**2), obs + action)
     problem = LinearQuadratic.scalar(noise=0.01)
     nets = soft_nets().replace("policy", policy).replace("model", KnownModel(linear_quadratic(problem)))
-    found = ImproveThrough(Rollout(1, GAMMA, ValueTail()), inferred=True)(policy, nets, batch, KEY)[0]
+    found = ImproveThrough(Rollout(1, GAMMA, ValueTail()), inferred=True)(policy, nets, Starts(batch), KEY)[0]
     mean, log_std = (np.asarray(part)[:, 0] for part in policy.parameters(batch.obs))
     unit = action / 2
     normal = (np.arctanh(unit) - mean) / np.exp(log_std)
