@@ -44,6 +44,7 @@ ENTRIES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "td3, history": ("td3", 30_000, USUAL | {"history": 3}),
     "td3, wide": ("td3", 60_000, WIDE | {"normalize_obs": True, "batch_size": 128}),
     "svg": ("svg", 20_000, WIDE | SMOOTH | {"horizon": "5", "batch_size": 128}),
+    "svg, normalized": ("svg", 20_000, WIDE | SMOOTH | {"horizon": "5", "batch_size": 128, "normalize_obs": True}),
 }
 """(method, steps, settings) by name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import warnings
@@ -21,8 +22,10 @@ from fittedq.algorithms import REGISTRY
 from fittedq.algorithms.svg import SVG
 from fittedq.approx.models import GaussianModel, KnownModel
 from fittedq.bellman import gaussian_log_prob
+from fittedq.data.statistics import RunningMoments
 from fittedq.diagnose.residuals import bellman_slope, critic_slope, euler_residual, projected_residual
 from fittedq.envs.gym import GymSource
+from fittedq.envs.native import Pendulum
 from fittedq.errors import UserError
 from fittedq.problems.dynamics import brock_mirman, linear_quadratic, pendulum
 from fittedq.problems.lqr import LinearQuadratic
@@ -39,8 +42,10 @@ from fittedq.template.rollout import (
     held_out,
 )
 from fittedq.template.targets import FirstCritic, MinOverCritics
+from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
+from fittedq.trainers.translated import Translated
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Components, Transition
 
 KEY = jax.random.PRNGKey(3)
@@ -578,6 +583,72 @@ def test_variants_train_save_and_load(settings, tmp_path):
         assert np.isfinite(agent.value(obs, agent.act(obs))).all()
 
 
-def test_a_known_model_needs_observations_in_their_own_units():
-    with pytest.raises(UserError, match="normalize_obs"):
-        fittedq.train("svg", "Pendulum-v1", steps=20, dynamics="pendulum", normalize_obs=True)
+@pytest.mark.parametrize("setting", ["normalize_obs", "scale_rewards"])
+def test_a_known_model_is_translated_in_compiled_loops_alone(setting):
+    with pytest.raises(UserError, match=f"set {setting} to false, or train in one"):
+        fittedq.train("svg", "Pendulum-v1", steps=20, dynamics="pendulum", **{setting: True})
+
+
+class SeenPolicy(Linear):
+    """Of what `change` makes of an observation."""
+
+    change: Any = eqx.field(kw_only=True)
+
+    def sample(self, obs, key):
+        return super().sample(self.change(obs), key)
+
+
+class SeenQuadratic(Quadratic):
+    """Of what `change` makes of an observation."""
+
+    change: Any = eqx.field(kw_only=True)
+
+    def __call__(self, obs, action, key=None):
+        return super().__call__(self.change(obs), action)
+
+
+def still_plane():
+    """The plane problem without noise to speak of, states whose mean of s sᵀ is `first`, and moments that leave the
+    third coordinate in its own units."""
+    problem, gain, _, first = plane_problem()
+    problem = dataclasses.replace(problem, W=1e-14 * np.eye(3))
+    obs = np.sqrt(3 * np.diag(first))[:, None] * np.eye(3)
+    count, mean, squares = (jnp.asarray(x, jnp.float32) for x in (4.0, [0.5, -1.0, 0.0], [1.0, 9.0, 16.0]))
+    moments = RunningMoments(count, mean, squares, kept=(2,))
+    return problem, gain, first, jnp.asarray(np.concatenate([obs, -obs]), jnp.float32), moments
+
+
+@pytest.mark.parametrize("end", [CriticTail(FirstCritic()), NoTail()])
+def test_a_rollout_in_normalized_observations_is_that_of_the_policy_that_normalizes(end):
+    problem, gain, _, obs, moments = still_plane()
+    model, gain, root = KnownModel(linear_quadratic(problem)), jnp.asarray(gain), 0.1 * jnp.eye(2)
+    rollout = Rollout(3, problem.gamma, end)
+    seen = Components(critic=Quadratic(jnp.eye(5) / 4), model=Translated(model, moments, 4.0))
+    own = Components(critic=SeenQuadratic(jnp.eye(5), change=moments.normalize), model=model)
+    found = rollout(seen, Linear(gain, root), moments.normalize(obs), KEY)
+    truth = rollout(own, SeenPolicy(gain, root, change=moments.normalize), obs, KEY)
+    np.testing.assert_allclose(4 * found, truth, rtol=1e-4)
+
+
+def test_the_gradient_through_normalized_observations_is_the_closed_form():
+    problem, gain, first, obs, moments = still_plane()
+    deviation, zero = np.array([0.5, 1.5, 1.0]), moments.normalize(jnp.zeros(3))
+    critic = SeenQuadratic(jnp.asarray(problem.q_matrix(problem.policy_P(gain)) / 2), change=moments.restore)
+    nets = Components(critic=critic, model=Translated(KnownModel(linear_quadratic(problem)), moments, 2.0))
+    rollout = Rollout(3, problem.gamma, CriticTail(FirstCritic()))
+
+    def value(gain):
+        policy = SeenPolicy(gain, jnp.zeros((2, 2)), change=lambda seen: seen - zero)
+        return jnp.mean(rollout(nets, policy, moments.normalize(obs), KEY))
+
+    # a = −K̃ (z − z(0)) = −Ks with K̃ = K · deviation; rewards and q are halved.
+    slope = jax.grad(value)(jnp.asarray(gain * deviation, jnp.float32))
+    truth = problem.policy_gradient(gain, np.zeros((2, 2)), first, steps=4) / deviation / 2
+    np.testing.assert_allclose(slope, truth, rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiled_run_that_normalizes_measures_its_exact_model_as_exact():
+    algorithm = SVG(dynamics="pendulum", policy="deterministic", horizon="1", health_every=20, hidden=(4,))
+    settings = TrainSettings(random_steps=10, batch_size=4, replay_size=50, normalize_obs=True)
+    trainer = CompiledTrainer(algorithm, Pendulum(), settings, seed=0)
+    assert trainer.advance(20).metrics["health/model_error_1"] < 1e-4

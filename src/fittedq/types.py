@@ -176,7 +176,12 @@ class Predicted(eqx.Module):
 
 
 class AbstractModel(eqx.Module):
-    """f(x, a, ξ), ξ ~ N(0, I) of the observation's size; x is the observation, or a state of the model's own."""
+    """f(x, a, ξ), ξ ~ N(0, I) of the observation's size; x is the observation, or a state of the model's own.
+
+    `own_units` says whether its observations and rewards are the plant's own numbers, whatever the networks read.
+    """
+
+    own_units: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

@@ -6,6 +6,7 @@ Every model maps noise to a next state, so that gradients pass through it, and s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -28,6 +29,7 @@ class KnownModel(AbstractModel):
     `infer` is exact where f is affine in ξ (least squares where ξ does not reach every coordinate).
     """
 
+    own_units: ClassVar[bool] = True
     dynamics: Dynamics = eqx.field(static=True)
 
     @property

@@ -36,11 +36,21 @@ class RunningMoments(eqx.Module):
 
     def normalize(self, obs: Float[Arr, "*b s"]) -> Float[Arr, "*b s"]:
         """(s − mean) / std, clipped to ±10; std is 1 until two rows were seen and never below 1e-4."""
-        xp = namespace(obs)
+        seen = namespace(obs).clip((obs - self.mean) / self._deviation(obs), -10, 10).astype(obs.dtype)
+        return self._but_kept(obs, seen)
+
+    def restore(self, seen: Float[Arr, "*b s"]) -> Float[Arr, "*b s"]:
+        """s of what `normalize` made of it; what was clipped comes back as the nearest that is not."""
+        return self._but_kept(seen, (self.mean + self._deviation(seen) * seen).astype(seen.dtype))
+
+    def _deviation(self, like: Arr) -> Float[Arr, "s"]:
+        xp = namespace(like)
         count = xp.maximum(self.count, 1)
-        std = xp.where(self.count > 1, xp.sqrt(self.squares / count), 1.0)
-        seen = xp.clip((obs - self.mean) / xp.maximum(std, 1e-4), -10, 10).astype(obs.dtype)
-        return xp.where(np.isin(np.arange(obs.shape[-1]), self.kept), obs, seen) if self.kept else seen
+        return xp.maximum(xp.where(self.count > 1, xp.sqrt(self.squares / count), 1.0), 1e-4)
+
+    def _but_kept(self, own: Float[Arr, "*b s"], moved: Float[Arr, "*b s"]) -> Float[Arr, "*b s"]:
+        xp = namespace(own)
+        return xp.where(np.isin(np.arange(own.shape[-1]), self.kept), own, moved) if self.kept else moved
 
 
 class ReturnScale(eqx.Module):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -59,6 +59,7 @@ class SimulatorModel(AbstractModel):
     What the environment draws at random is drawn with a key made of ξ, so that the same noise gives the same step.
     """
 
+    own_units: ClassVar[bool] = True
     simulator: Simulator = eqx.field(static=True)
 
     @property

@@ -24,7 +24,6 @@ from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
 from fittedq.algorithms.presets import chosen, preset_for
 from fittedq.algorithms.saved import as_saved, origin
-from fittedq.approx.models import KnownModel
 from fittedq.code import told
 from fittedq.control.augmentation import Augmentation
 from fittedq.control.state import AugmentedState
@@ -33,7 +32,7 @@ from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.augmented import AugmentedEnv
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
 from fittedq.envs.registry import NamedEnv
-from fittedq.envs.simulator import SimulatorModel, physics_of
+from fittedq.envs.simulator import physics_of
 from fittedq.envs.spaces import Spaces
 from fittedq.errors import EnvError, UserError, plural
 from fittedq.files import AGENT, CHECKPOINT, load_folder, read_manifest, versions
@@ -189,8 +188,13 @@ class Run:
             raise UserError(
                 "action set: its bounds are functions of observations in their own units; set normalize_obs to false."
             )
-        if self.train_settings.normalize_obs and isinstance(nets.model, KnownModel | SimulatorModel):
-            raise UserError("model: a known one reads observations in their own units; set normalize_obs to false.")
+        if nets.model is not None and nets.model.own_units and not self.trainer.translates:
+            for name in ("normalize_obs", "scale_rewards"):
+                if getattr(self.train_settings, name, False):
+                    raise UserError(
+                        f"model: known physics has units of its own, and is translated to those of {name} only where "
+                        f"it learns in a JAX environment; set {name} to false, or train in one."
+                    )
         self._check_evaluation()
 
     def _check_evaluation(self) -> None:

@@ -6,7 +6,7 @@ import abc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,9 @@ EXAMINED = 64
 
 class AbstractTrainer(abc.ABC):
     """A run that can be advanced, looked at, saved and brought back."""
+
+    translates: ClassVar[bool] = False
+    """Whether networks that read normalized observations, or scaled rewards, learn through known physics."""
 
     step: int
     updates: int

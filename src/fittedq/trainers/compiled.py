@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -39,6 +40,7 @@ from fittedq.trainers.state import (
     initial_state,
     to_arrays,
 )
+from fittedq.trainers.translated import translating
 from fittedq.types import REWARD, Components, DrawnRows, Transition, needed
 
 
@@ -60,6 +62,8 @@ class LoopState(eqx.Module):
 
 class CompiledTrainer(AbstractTrainer):
     """A JAX environment, the replay and the learner in one compiled loop."""
+
+    translates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -166,12 +170,13 @@ class CompiledTrainer(AbstractTrainer):
         def update(learner: LearnerState, key: Array) -> tuple[LearnerState, None]:
             rows, drawn = self._draw(replay, key)
             batch = Transition.unpack(rows, self.obs_size, action_set.size)
-            if settings.normalize_obs:
-                obs, next_obs = moments.normalize(batch.obs), moments.normalize(batch.next_obs)
-                batch = batch._replace(obs=obs, next_obs=next_obs)
+            read = moments if settings.normalize_obs else None
+            if read is not None:
+                batch = batch._replace(obs=read.normalize(batch.obs), next_obs=read.normalize(batch.next_obs))
             if scale is not None:
                 batch = batch._replace(reward=batch.reward / scale.scale)
-            return self._renewed(self._fqi.learn(learner, batch, drawn=drawn)), None
+            learn = partial(self._fqi.learn, batch=batch, drawn=drawn)
+            return self._renewed(translating(learn, learner, read, None if scale is None else scale.scale)), None
 
         now = (state.step + 1) * settings.n_envs >= settings.random_steps
         keys = jax.random.split(sample_key, int(self._updates_per_step))
@@ -242,9 +247,15 @@ class CompiledTrainer(AbstractTrainer):
         if moments is not None:
             normalize_rows(rows, moments, self.obs_size, self.action_set.size)
         rows[..., REWARD] /= self.reward_scale
-        learner, self._figures = measured(
-            self._algorithm, self._state.learner, rows, self._settings.n_envs, self.obs_size, self._seed
-        )
+
+        def measure(learner: LearnerState) -> LearnerState:
+            learner, self._figures = measured(
+                self._algorithm, learner, rows, self._settings.n_envs, self.obs_size, self._seed
+            )
+            return learner
+
+        scale = None if self._state.scale is None else self._state.scale.scale
+        learner = translating(measure, self._state.learner, moments, scale)
         self._state = eqx.tree_at(lambda state: state.learner, self._state, learner)
 
     def _loop(self, length: int) -> list[float]:
