@@ -86,8 +86,8 @@ def tiny(name: str) -> AbstractAlgorithm:
     return REGISTRY[name](**TINY, **OWN_TINY.get(name, {}))
 
 
-ALIKE = ("crossq", "simba", "simba_v2", "tqc")
-"""Methods that differ from a quick one by their networks or heads alone: `make test-all` tries them."""
+ALIKE = ("cql", "crossq", "edac", "rebrac", "simba", "simba_v2", "td3_bc", "td7", "tqc")
+"""Methods that differ from a quick one by networks, heads or a penalty alone: `make test-all` tries them."""
 ONLINE = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, cls in REGISTRY.items() if cls.online
 ]

@@ -358,7 +358,11 @@ def test_targets_stay_within_what_the_rewards_allow():
 
 
 MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(
-    ("amortized_fqi", "sac", "sac_v", "svg", "td3", "tqc", "simba", "simba_v2", "crossq"), pytest.mark.slow
+    (
+        *("amortized_fqi", "sac", "sac_v", "svg", "td3", "tqc", "simba", "simba_v2", "crossq", "td7", "xqc"),
+        *("cql", "edac", "rebrac", "td3_bc"),
+    ),
+    pytest.mark.slow,
 )
 
 

@@ -92,6 +92,7 @@ def test_a_rollout_is_the_environments_own_steps_from_where_it_was():
         np.testing.assert_allclose(found[row], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_row_of_the_replay_has_the_state_that_was_observed_there():
     env = Gymnax(Lag())
     algorithm = SVG(dynamics="env", model=SimulatorModel(Simulator(env)), hidden=(8,), policy="deterministic")

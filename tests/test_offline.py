@@ -230,6 +230,7 @@ def test_the_unit_of_reward_does_not_matter_to_the_policys_loss(networks):
     assert largest(*found) < 1e-5
 
 
+@pytest.mark.slow
 def test_cql_without_its_penalty_is_sac_bit_for_bit():
     data = batches(4)
     sac = run(*initial_state(SAC(**TINY), OBS_SIZE, BOX, BATCH, seed=3), data)
@@ -239,6 +240,7 @@ def test_cql_without_its_penalty_is_sac_bit_for_bit():
     assert largest(pushed.nets.critic, sac.nets.critic) > 1e-4
 
 
+@pytest.mark.slow
 def test_edac_without_diversity_is_sac_with_as_many_critics_bit_for_bit():
     data = batches(4)
     sac = run(*initial_state(SAC(**TINY, n_critics=3, n_target_critics=3), OBS_SIZE, BOX, BATCH, seed=3), data)
@@ -304,6 +306,7 @@ def test_rows_tell_what_was_done_next_where_an_episode_goes_on():
     np.testing.assert_array_equal(drawn[0, :, -1], np.asarray(expected, np.float32)[numbers[0]])
 
 
+@pytest.mark.slow
 def test_a_compiled_run_tells_what_was_done_next():
     settings = TrainSettings(n_envs=2, random_steps=8, replay_size=64, batch_size=64)
     trainer = CompiledTrainer(ReBRAC(hidden=(4,)), Endless(), settings, seed=0)
@@ -399,6 +402,7 @@ def a_log(folder: Path) -> Path:
 ONLINE = {"random_steps": 4, "replay_size": 100, "steps": 8}
 
 
+@pytest.mark.slow
 def test_cal_ql_goes_online_from_its_offline_agent(tmp_path):
     """With all it learned, the value of the log among it; a method that has none is refused."""
     env = "Pendulum-v1"
@@ -426,6 +430,7 @@ def test_cal_ql_goes_online_from_its_offline_agent(tmp_path):
 
 
 @pytest.mark.parametrize("method", [IQL, ReBRAC])
+@pytest.mark.slow
 def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method, tmp_path):
     data = a_log(tmp_path / "data")
     words = ["train", method.name, "--data", str(data), "--set", "hidden=4,4", "--set", "batch_size=8", "--out"]

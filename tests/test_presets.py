@@ -145,6 +145,7 @@ WIDE = {"value_low": -999, "value_high": 999, "scale_rewards": "false"}
 TINY = {"hidden": 4, "random_steps": 2, "replay_size": 10, "batch_size": 2} | WIDE
 
 
+@pytest.mark.slow
 def test_auto_trains_what_its_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run is one of that algorithm: resuming asks for no word whose meaning may change."""
     given = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]

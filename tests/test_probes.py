@@ -110,8 +110,8 @@ def fresh_learner(request):
 # Those that solve a maximization for every target take their time, and those that learn from large batches or for long:
 # of these one is enough.
 SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "simba", *LONGER)
-ALIKE = ("crossq", "simba", "simba_v2", "td7")
-"""Methods that differ from a quick one by their networks alone: `make test-all` tries them."""
+ALIKE = ("cql", "crossq", "edac", "rebrac", "simba", "simba_v2", "td3_bc", "td7", "xqc")
+"""Methods that differ from a quick one by networks or a penalty alone: `make test-all` tries them."""
 CASES = [
     pytest.param(
         name,

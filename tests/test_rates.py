@@ -134,6 +134,7 @@ def test_a_run_resumes_in_the_middle_of_its_schedule(
     assert not np.array_equal(*(jax.tree.leaves(one.nets.policy)[0] for one in (later, resumed)))
 
 
+@pytest.mark.slow
 def test_a_schedule_without_a_length_takes_the_whole_run_and_keeps_it(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fittedq.fit("td3", log, steps=4, out=out, critic_learning_rate=Linear(1e-3, 1e-4), **SMALL)
@@ -195,6 +196,7 @@ def test_what_a_file_says_of_a_schedule_is_checked() -> None:
             from_json(TD3, {"critic_learning_rate": {"kind": "Linear", **wrong}}, {}, "FILE")
 
 
+@pytest.mark.slow
 def test_a_schedule_or_an_optimizer_of_the_users_is_code(log: Path, tmp_path: Path) -> None:
     code = {"critic_learning_rate": optax.cosine_decay_schedule(1e-2, 4), "optimizer": optax.adamw}
     whole = fittedq.fit("ddpg", log, steps=4, **code, **SMALL)

@@ -106,6 +106,8 @@ def refuse_unknown(code: Mapping[str, Any], names: set[str]) -> None:
 
 def told(value: object) -> str:
     """A value as a sentence names it, also one of many lines, or of more digits than Python writes."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     try:
         text = repr(value)
     except ValueError:
