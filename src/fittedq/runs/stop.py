@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from fittedq.errors import UserError, nearest
+from fittedq.expressions import COMPARE
 from fittedq.runs.report import EVALUATED, FIGURES, Report
 from fittedq.runs.schedule import Schedule
 from fittedq.settings import real
@@ -29,14 +30,6 @@ SLASH = "·"
 MOST_LETTERS = 500
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 FUNCTIONS = {"abs": abs, "min": min, "max": max}
-ORDER = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
 
 GRAMMAR = (
     "expected a comparison of figures and numbers such as 'eval_mean > -150', made of + - * /, abs, min, max, and, or "
@@ -144,10 +137,10 @@ def _truth(node: ast.expr, figures: Mapping[str, float]) -> bool | None:
         case ast.UnaryOp(op=ast.Not(), operand=part):
             value = _truth(part, figures)
             return None if value is None else not value
-        case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in ORDER for op in ops):
+        case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in COMPARE for op in ops):
             values = [_number(part, figures) for part in (left, *others)]
             pairs = zip(ops, values, values[1:], strict=False)
-            found = [None if a is None or b is None else ORDER[type(op)](a, b) for op, a, b in pairs]
+            found = [None if a is None or b is None else COMPARE[type(op)](a, b) for op, a, b in pairs]
             return False if False in found else None if None in found else True
     raise _refused(f"found {_words(node)!r}, {GRAMMAR}.")
 
