@@ -1,18 +1,28 @@
-# make venv: the environment; make demo: train a real controller; make test: the tests;
-# make test-all: these and the long ones; make check: lint, types, imports.
+# make demo: install, train a real controller, a page about it; make install: fittedq alone; make venv: all that its
+# development takes; make test: the tests; make test-all: these and the long ones; make check: lint, types, imports;
+# make docs: the site, in build/site.
 PYTHON ?= python3
 BIN := .venv/bin
+# Programs that tests start would otherwise each compile the package's source again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test test-all check bench-env plants-env clean
+.PHONY: install venv demo test test-all check docs bench-env plants-env clean
+
+install: .venv/.core
+
+.venv/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
+	touch $@
 
 venv: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
-	touch $@
+	touch .venv/.core $@
 
-demo: venv
+demo: install
 	$(BIN)/python examples/pendulum.py
 
 # A process for each core, a module of tests at a time.
@@ -31,6 +41,10 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Warnings are errors. The theme's advertisement of its successor is none of ours.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The peers' environment, for benchmarks only (PyTorch lives here and nowhere else).
 bench-env:

@@ -36,7 +36,7 @@ from fittedq.acting.episodes import Memoryless
 from fittedq.baselines import LQR, PID, AbstractController, LinearModel, Tracked
 from fittedq.diagnose.control import settling_time, steady_error
 from fittedq.envs.native import AbstractJaxEnv, auto_reset
-from fittedq.problems.plants import CartPole, TwoTanks
+from fittedq.envs.process import CartPole, TwoTanks
 from fittedq.types import Transition
 from machine import describe
 

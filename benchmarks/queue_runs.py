@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 
-def worker(core: int, jobs: queue.Queue[str]) -> None:
+def worker(core: int, jobs: queue.Queue[str], nice: int) -> None:
     # One thread per process: two pinned learners together outrun one with two threads.
     env = os.environ | {
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
@@ -27,7 +27,7 @@ def worker(core: int, jobs: queue.Queue[str]) -> None:
         except queue.Empty:
             return
         print(f"[core {core}] {command}", flush=True)
-        code = subprocess.run(f"nice -n 19 taskset -c {core} {command}", shell=True, env=env).returncode
+        code = subprocess.run(f"nice -n {nice} taskset -c {core} {command}", shell=True, env=env).returncode
         if code:
             print(f"[core {core}] exit {code}: {command}", flush=True)
 
@@ -36,12 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--nice", type=int, default=19, help="of 0 to 19: how far they stand back")
     args = parser.parse_args()
     jobs: queue.Queue[str] = queue.Queue()
     for line in args.file.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             jobs.put(line.strip())
-    threads = [threading.Thread(target=worker, args=(core, jobs)) for core in args.cores]
+    threads = [threading.Thread(target=worker, args=(core, jobs, args.nice)) for core in args.cores]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -11,13 +11,16 @@ settles beside its set-point loses there.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
+import multiprocessing
+import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,18 +34,14 @@ from fittedq.data.description import Description
 from fittedq.data.importers import import_dataset, open_source
 from machine import describe
 
-EPISODES, SEEDS = 20, 3
-FALLING = {"critic_learning_rate": "linear:0.001:0.0001", "policy_learning_rate": "linear:0.001:0.0001"}
-BEST = "nfqca, 200 iterations, falling rate"
+EPISODES, SEEDS = 20, 6
+CONSTANT = {"critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3}
+OWN = "nfqca, the log's own set-points only"
 METHODS: dict[str, dict[str, Any]] = {
-    "nfqca, 40 iterations": {"steps": 40},
-    "nfqca, 100 iterations": {"steps": 100},
-    BEST: {"steps": 200, **FALLING},
+    "nfqca": {},
+    OWN: {"set_point_copies": 0},
+    "nfqca, 40 iterations, constant rates, own set-points": {"steps": 40, "set_point_copies": 0, **CONSTANT},
 }
-COPIES = """copy = { role = "ignored" }
-[episode]
-episode = "copy"
-[controller]"""
 Control = Callable[[np.ndarray], np.ndarray]
 """Observations [b, s] → actions [b, m], with a memory of its own."""
 
@@ -54,7 +53,6 @@ class AbstractCase(ABC):
     text: str
     samples: int
     rise: int
-    copies: bool = False
 
     def __init__(self, make: ModuleType):
         self.make = make
@@ -139,7 +137,7 @@ error = ["temp"]
 class Tanks(AbstractCase):
     """Σ −|y2 − set-point| over 300 samples from (5, 5), set-point uniform in 3 … 12."""
 
-    log, samples, rise, copies = "two_tanks.csv", 300, 60, True
+    log, samples, rise = "two_tanks.csv", 300, 60
     text = """time = "time"
 settling = 60                    # as `data check` tells
 reward = "-abs(y2 - setpoint)"
@@ -194,69 +192,54 @@ def imported(log: Path, text: str, work: Path) -> Dataset:
     return import_dataset(open_source(log, description=Description.read(plant)), out=out, label=log.name)
 
 
-def copied(log: Path, work: Path, copies: int = 4) -> Path:
-    """The rows again, with other set-points, uniform in 3 … 12 for 50 rows: no plant reacts to a set-point."""
-    rng = np.random.default_rng(0)
-    with log.open(newline="") as file:
-        head, *rows = csv.reader(file)
-    out = work / f"copies_of_{log.name}"
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*head, "copy"])
-        for copy in range(copies):
-            points = np.repeat(rng.uniform(3, 12, len(rows) // 50 + 1), 50)
-            for (clock, *row, logged), point in zip(rows, points, strict=False):
-                point = f"{point:.4g}" if copy else logged
-                writer.writerow([float(clock) + copy * 10_000, *row, point, copy])
-    return out
+def module_of(cases: Path) -> ModuleType:
+    """The plants, from the folder's `make.py`."""
+    spec = importlib.util.spec_from_file_location("make", cases / "make.py")
+    assert spec is not None and spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    return make
 
 
-def seeds(case: AbstractCase, data: Dataset, algorithm: str, settings: dict[str, Any]) -> list[dict[str, float]]:
-    """Figures of the last agent of every seed."""
-    found = []
-    for seed in range(SEEDS):
-        start = time.perf_counter()
-        agent = fittedq.fit(algorithm, data, seed=seed, **settings)
-        seconds = round(time.perf_counter() - start, 1)
-        found.append({"seed": seed, **case.played(remembering(agent), *case.start()), "seconds": seconds})
-        print(json.dumps(found[-1]), flush=True)
+def judged(case: AbstractCase) -> dict[str, Any]:
+    """Figures of the baselines."""
+    found = {}
+    for name in case.baselines(case.start()[0]):
+        plants, obs = case.start()
+        found[name] = case.played(case.baselines(plants)[name], plants, obs)
     return found
 
 
-def measured(case: AbstractCase, cases: Path, work: Path) -> dict[str, object]:
-    """The baselines, and every seed of every method."""
-    table: dict[str, object] = {}
-    for name in case.baselines(case.start()[0]):
-        plants, obs = case.start()
-        table[name] = case.played(case.baselines(plants)[name], plants, obs)
-        print(case.log, name, table[name], flush=True)
-    logs = {"": imported(cases / case.log, case.text, work)}
-    if case.copies:
-        text = case.text.replace("[controller]", COPIES)
-        logs[", four copies with other set-points"] = imported(copied(cases / case.log, work), text, work)
-    for more, data in logs.items():
-        for name, settings in METHODS.items():
-            if more and name != BEST:
-                continue
-            print(case.log, name + more, flush=True)
-            table[name + more] = {"settings": settings, "seeds": seeds(case, data, "nfqca", settings)}
-    return table
+def learned(cases: Path, task: tuple[type[AbstractCase], str, int]) -> dict[str, float]:
+    """Figures of the last agent of one seed of one method."""
+    kind, method, seed = task
+    case, start = kind(module_of(cases)), time.perf_counter()
+    with tempfile.TemporaryDirectory() as work:
+        data = imported(cases / case.log, case.text, Path(work))
+        agent = fittedq.fit("nfqca", data, seed=seed, **METHODS[method])
+    seconds = round(time.perf_counter() - start, 1)
+    return {"seed": seed, **case.played(remembering(agent), *case.start()), "seconds": seconds}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=Path, default=Path("../shared/cases"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not (args.cases / "make.py").exists():
         print(f"{args.cases}: no make.py, so nothing is run.")
         return
-    spec = importlib.util.spec_from_file_location("make", args.cases / "make.py")
-    assert spec is not None and spec.loader is not None
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    with tempfile.TemporaryDirectory() as work:
-        tables = {case.log: measured(case, args.cases, Path(work)) for case in (Heater(make), Tanks(make))}
+    kinds: tuple[type[AbstractCase], ...] = (Tanks, Heater)
+    # The heater's log has one set-point.
+    methods = {Tanks: list(METHODS), Heater: [name for name in METHODS if name != OWN]}
+    tasks = [(kind, name, seed) for kind in kinds for name in methods[kind] for seed in range(SEEDS)]
+    tables = {kind.log: judged(kind(module_of(args.cases))) for kind in kinds}
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        for (kind, name, _), found in zip(tasks, pool.map(partial(learned, args.cases), tasks), strict=True):
+            print(kind.log, name, json.dumps(found), flush=True)
+            method = {"settings": METHODS[name], "seeds": []}
+            tables[kind.log].setdefault(name, method)["seeds"].append(found)
     if args.out:
         result = {"episodes": EPISODES, "plants": tables, **describe("fittedq", "jax", "numpy")}
         args.out.write_text(json.dumps(result, indent=1) + "\n")

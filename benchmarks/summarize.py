@@ -12,6 +12,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+import against_baselines
+import plants
 import process_control
 
 matplotlib.use("Agg")
@@ -287,11 +289,28 @@ def main() -> None:
             f"{data['peak_memory_gib']:.2f} GiB at most, {data['reports']} reports of progress, at most "
             f"{data['longest_silence_seconds']:.1f} s apart.\n"
         )
-    plants = RESULTS / "process_control.json"
-    if plants.exists():
+    logged = RESULTS / "process_control.json"
+    if logged.exists():
         print("\n## Process control: 20 000 logged rows, 20 starts\n")
-        print(process_control.table(json.loads(plants.read_text())))
+        print(process_control.table(json.loads(logged.read_text())))
+    set_points()
     proofs()
+
+
+def set_points() -> None:
+    """Plants beside their PID and MPC, and our two beside PID and LQR; `docs/set_points.md` says what they mean."""
+    held = RESULTS / "plants.json"
+    if held.exists():
+        results = json.loads(held.read_text())
+        print("\n## Plants of target-gym beside their PID and MPC")
+        for entry in ("plant", "plant, short", "svg, horizon 16", "svg, normalized"):
+            _, steps, _ = plants.ENTRIES[entry]
+            print(f"\n`{entry}`, {steps:,} steps:\n\n{plants.table(results, entry)}")
+    held = RESULTS / "against_baselines.json"
+    if held.exists():
+        print("\n## Our two plants beside PID and LQR\n")
+        ours = json.loads(held.read_text())
+        print("\n\n".join(against_baselines.table(name, result) for name, result in ours.items()))
 
 
 def proofs() -> None:

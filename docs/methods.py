@@ -1,6 +1,6 @@
 """Write the table of methods: the greedy step, the regressions and the frozen copies of each, as its template has them.
 
-python docs/methods.py        writes the table into README.md, between its two marks
+python docs/methods.py        writes the table into docs/reference/methods.md, between its two marks
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from marks import between
 
 from fittedq.algorithms import REGISTRY
 
-PAGE = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent / "reference" / "methods.md"
 BEGIN, END = "<!-- methods: written by docs/methods.py -->\n", "<!-- end of methods -->"
 
 
@@ -20,7 +20,7 @@ def table() -> str:
     for name, cls in REGISTRY.items():
         slots = cls().describe()
         cells = ("<br>".join(f"`{line}`" for line in slots[slot].split("; ")) for slot in ("greedy", "updates", "sync"))
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines.append(f"| [`{name}`](../algorithms/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Train a controller that swings a pendulum up and balances it, and say how good it is.
+"""Train a controller that swings a pendulum up and balances it, say how good it is, and write a page about it.
 
 make demo
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import fittedq
-from fittedq.runs.progress import shown
+from fittedq.runs.progress import console, shown
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
@@ -39,7 +39,7 @@ def main() -> int:
     run.start()
     start = time.perf_counter()
     curve = []
-    for report in shown(run.execute(), schedule.steps):
+    for report in shown(run.execute(), run, console()):
         if report.eval_returns is not None:
             curve.append((report.step, float(np.mean(report.eval_returns))))
     seconds = time.perf_counter() - start
@@ -50,10 +50,10 @@ def main() -> int:
         print(f"  {step:>6,}  {value:>9.1f}  " + "█" * round(40 * (value - worst) / (1e-9 - worst)))
     returns = fittedq.load(run.folder.last).evaluate("Pendulum-v1", episodes=20, seed=1)
     print(f"\nOver 20 fresh episodes: mean return {returns.mean():.1f} (worst {returns.min():.1f}).")
-    print(
-        f"Trained in {seconds:.0f} s, evaluations included. The run: {run.folder.path}/ (last/ and best/ are agents),"
-    )
-    print(f"{run.folder.curve_file} is the curve. Look again: .venv/bin/fittedq eval {run.folder.path}")
+    print(f"Trained in {seconds:.0f} s, evaluations included. Look again: .venv/bin/fittedq eval {run.folder.path}")
+    page = run.folder.path / "report.html"
+    fittedq.report(run.folder.path, page)
+    print(f"Open {page}: how it learned, what it does, and whether to trust it.")
     if returns.mean() < GOOD:
         print(f"That is below {GOOD:g}: this run did not learn to balance.", file=sys.stderr)
         return 1

@@ -208,7 +208,9 @@ def metrics(setup: Setup, run: Path) -> list[dict[str, object]]:
 
     A run that is slow reports more often; what such a line says of the steps since the last one, the others do not.
     """
-    left_out = {"seconds", "steps_per_second", "updates_per_second"} | ({"train_return"} if setup.patient else set())
+    left_out = {"seconds", "stages", "steps_per_second", "updates_per_second"} | (
+        {"train_return"} if setup.patient else set()
+    )
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in record.items() if key not in left_out}

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+from budget import Budget
+
 # The programs of the tests run for a moment: what counts is how soon they are compiled.
 SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 ONE_THREAD = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
@@ -32,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    config.pluginmanager.register(Budget())
     if hasattr(config, "workerinput"):
         return  # a worker has its parent's
     if not config.option.as_shipped:
@@ -46,20 +49,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: collections need not look at it."""
+    """What is imported stays: collections need not look at it. Tracing a program makes thousands of objects that stay
+    until it is compiled, and every 700 of them would start a collection: a twentieth of all time."""
     gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Files without a test that runs as shipped need not be imported for it."""
-    skipped = config.option.as_shipped and collection_path.is_file() and "as_shipped" not in collection_path.read_text()
-    return True if skipped else None
+    if not config.option.as_shipped or not collection_path.is_file():
+        return None
+    text = collection_path.read_text()
+    return True if "as_shipped" not in text and "unannotated" not in text else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    checked = "annotations" if config.option.annotations else "unannotated"
+
     def runs(item: pytest.Item) -> bool:
-        as_shipped, annotations = (item.get_closest_marker(name) is not None for name in ("as_shipped", "annotations"))
-        return (as_shipped or not config.option.as_shipped) and (config.option.annotations or not annotations)
+        marks = {mark.name for mark in item.iter_markers()}
+        if config.option.as_shipped:
+            return "as_shipped" in marks or "unannotated" in marks
+        return marks.isdisjoint({"annotations", "unannotated"} - {checked})
 
     config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
     items[:] = [item for item in items if runs(item)]

@@ -101,19 +101,20 @@ def gaussian_policy(gain: float, std: float) -> GaussianPolicy:
 
 def transitions(obs, action, reward, next_obs, terminated=False, truncated=False) -> Transition:
     """A batch from one-dimensional columns; scalars are repeated."""
-    obs = jnp.asarray(obs, jnp.float32)
+    obs = np.asarray(obs, np.float32)
 
-    def column(values, dtype):
-        return jnp.broadcast_to(jnp.asarray(values, dtype), obs.shape)
+    def column(values, dtype=np.float32):
+        return np.broadcast_to(np.asarray(values, dtype), obs.shape)
 
-    return Transition(
+    batch = Transition(
         obs[:, None],
-        column(action, jnp.float32)[:, None],
-        column(reward, jnp.float32),
-        column(next_obs, jnp.float32)[:, None],
+        column(action)[:, None],
+        column(reward),
+        column(next_obs)[:, None],
         column(terminated, bool),
         column(truncated, bool),
     )
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def noiseless(problem, size: int = 256, seed: int = 0) -> Transition:
@@ -131,4 +132,5 @@ def with_value(network, value: float):
         return net.weights[-1], net.bias if isinstance(net, BatchNormMlp) else net.biases[-1]
 
     weight, bias = last(network)
-    return eqx.tree_at(last, network, (jnp.zeros_like(weight), jnp.full_like(bias, value)))
+    zeros, values = np.zeros(weight.shape, weight.dtype), np.full(bias.shape, value, bias.dtype)
+    return eqx.tree_at(last, network, (jnp.asarray(zeros), jnp.asarray(values)))

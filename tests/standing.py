@@ -9,7 +9,7 @@ import numpy as np
 from fittedq.data.replay import Replay
 from fittedq.data.segments import RowLog
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
-from fittedq.types import Components
+from fittedq.types import Components, Transition
 
 
 class AbstractStanding(AbstractTrainer):
@@ -40,6 +40,9 @@ class AbstractStanding(AbstractTrainer):
 
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, 1), np.float32)
+
+    def seen_rows(self, count: int) -> Transition:
+        raise NotImplementedError
 
     def close(self) -> None:
         raise NotImplementedError

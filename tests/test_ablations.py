@@ -29,6 +29,7 @@ from fittedq.template.when import GapAbove
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Transition, needed
+from methods import built
 
 QUEUE = Path(__file__).resolve().parent.parent / "benchmarks" / "ablations.txt"
 KEY = jax.random.key(0)
@@ -51,7 +52,7 @@ def hill(obs: jax.Array, action: jax.Array) -> jax.Array:
 
 def test_a_target_action_is_improved_on_the_frozen_critic_and_keeps_its_density() -> None:
     rows = batch()
-    nets = Components(critic=FunctionCritic(hill, BOX), policy=TanhGaussianPolicy(2, BOX, (4,), KEY))
+    nets = Components(critic=FunctionCritic(hill, BOX), policy=built(TanhGaussianPolicy, 2, BOX, (4,), KEY))
     ascended = Ascended(PolicyAction(), ProjectedAscent(steps=60, learning_rate=0.3))
     found = ascended(nets, rows.next_obs, KEY)
     np.testing.assert_allclose(found.action[:, 0], np.clip(rows.next_obs[:, 0], -1, 3), atol=0.02)
@@ -65,7 +66,7 @@ def test_xqc_labels_with_them() -> None:
     """Of its actions none is of less q̄ than the one drawn, and most are of more."""
     greedy = XQC(target_steps=3).template(BOX).greedy
     assert isinstance(greedy, Ascended)
-    nets = Components(critic=QNetwork(2, BOX, (8,), KEY), policy=TanhGaussianPolicy(2, BOX, (4,), KEY))
+    nets = Components(critic=built(QNetwork, 2, BOX, (8,), KEY), policy=built(TanhGaussianPolicy, 2, BOX, (4,), KEY))
     critic, obs = needed(nets.critic), batch().next_obs
     drawn = greedy.inner(nets, obs, jax.random.split(KEY)[0]).action
     gain = critic.least(obs, greedy(nets, obs, KEY).action) - critic.least(obs, drawn)
@@ -76,7 +77,7 @@ def gated(threshold: float, every: int = 1, states: int = ROWS) -> tuple[FQI, Co
     """A policy that climbs q = −(a − s_1)² where its gap is above the threshold."""
     fit = Descend(optax.sgd(0.5))
     policy = Update("policy", Improve(FirstCritic()), fit, every=every, when=GapAbove(threshold, states=states))
-    nets = Components(critic=FunctionCritic(hill, BOX), policy=DeterministicPolicy(2, BOX, (8,), KEY))
+    nets = Components(critic=FunctionCritic(hill, BOX), policy=built(DeterministicPolicy, 2, BOX, (8,), KEY))
     return FQI(updates=(policy,), sync=Sync()), nets
 
 
@@ -112,9 +113,9 @@ def test_what_is_not_due_is_not_asked() -> None:
 
 
 def test_labels_are_of_the_least_of_the_critics_that_were_drawn() -> None:
-    critic = QNetwork(2, BOX, (4,), KEY, n_critics=5, head=OneValue())
+    critic = built(QNetwork, 2, BOX, (4,), KEY, n_critics=5, head=OneValue())
     nets, rows = Components(critic=critic), batch()
-    greedy = PolicyAction()(nets.replace("policy", DeterministicPolicy(2, BOX, (4,), KEY)), rows.next_obs, KEY)
+    greedy = PolicyAction()(nets.replace("policy", built(DeterministicPolicy, 2, BOX, (4,), KEY)), rows.next_obs, KEY)
     q = np.asarray(critic(rows.next_obs, greedy.action))
     target = BellmanOfReturns(0.9, subset=2)
     seen = set()

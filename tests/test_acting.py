@@ -37,19 +37,19 @@ from fittedq.runs.schedule import Schedule
 from strange_envs import ACTIONS, OBSERVATIONS, REAL, Shaped
 
 BOX = Box((-1.0, 0.0), (1.0, 4.0))
-TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 200, "random_steps": 20}
+TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 8, "replay_size": 200, "random_steps": 20}
 
 
 def agent_for(env: Shaped) -> Agent:
     """An untrained agent of an environment's spaces."""
     source = GymSource(env)
-    made = algorithms.find("ddpg")(hidden=(8, 8))
+    made = algorithms.find("ddpg")(hidden=(8,))
     nets = made.networks(source.obs_size, source.action_set, jax.random.PRNGKey(0))
     return Agent(made, source.obs_size, source.action_set, nets, spaces=source.spaces)
 
 
 def agent_in(action_set: AbstractActionSet, size: int = 3, **more: Any) -> Agent:
-    made = algorithms.find("td3")(hidden=(8, 8))
+    made = algorithms.find("td3")(hidden=(8,))
     return Agent(made, size, action_set, made.networks(size, action_set, jax.random.PRNGKey(1)), **more)
 
 
@@ -296,7 +296,7 @@ def test_the_users_fallback_is_checked_taken_and_saved(tmp_path: Path) -> None:
 
 def test_a_pickled_or_copied_agent_is_the_same(agent: Agent) -> None:
     seen = np.random.default_rng(0).normal(2, 3, (40, 3)).astype(np.float32)
-    sac = algorithms.find("sac")(hidden=(8, 8))
+    sac = algorithms.find("sac")(hidden=(8,))
     nets = sac.networks(3, BOX, jax.random.PRNGKey(2))
     normalized = Agent(sac, 3, BOX, nets, RunningMoments.start(3).update(seen), "Pendulum-v1", fallback=[1, 1])
     for made in (agent, normalized):

@@ -13,6 +13,7 @@ from fittedq.approx.models import GaussianModel, Moments
 from fittedq.approx.networks import Mlp, TanhGaussianPolicy
 from fittedq.data.statistics import RunningMoments
 from fittedq.types import Transition
+from methods import built
 
 KEY = jax.random.key_data(jax.random.key(0))
 BOX = Box([-1.0, 0.0], [3.0, 1.0])
@@ -32,12 +33,12 @@ def rows(seed: int, count: int, obs: int = 3) -> Transition:
 
 def model() -> GaussianModel:
     """Untrained, its normalization that of a batch."""
-    return GaussianModel(3, BOX, (8,), KEY, members=2).fold(rows(9, 64))
+    return built(GaussianModel, 3, BOX, (8,), KEY, members=2).fold(rows(9, 64))
 
 
 def test_dropout_leaves_the_mean_of_a_layer():
     """Of 20,000 masks of a linear layer of ones, whose spread is 1 %."""
-    net = Mlp((1, 1, 1), KEY, dropout=0.5)
+    net = built(Mlp, (1, 1, 1), KEY, dropout=0.5)
     ones = jax.tree.map(jnp.ones_like, (net.weights, net.biases))
     net = eqx.tree_at(lambda one: (one.weights, one.biases), net, ones)
     x = jnp.ones((20_000, 1))
@@ -46,7 +47,7 @@ def test_dropout_leaves_the_mean_of_a_layer():
 
 
 def test_the_inferred_draw_gives_the_action_back():
-    policy = TanhGaussianPolicy(3, BOX, (8,), KEY)
+    policy = built(TanhGaussianPolicy, 3, BOX, (8,), KEY)
     batch = rows(0, 32)
     normal = policy.infer(batch.obs, batch.action)
     np.testing.assert_allclose(policy.act(jnp.asarray(batch.obs), normal), batch.action, atol=2e-5)

@@ -25,7 +25,7 @@ from fittedq.settings import setting_fields
 from fittedq.trainers.settings import FitSettings, TrainSettings
 
 SEES = {"history": 3, "rate_limit": (0.5,), "change_penalty": 0.1}
-SMALL = {"hidden": (8, 8), "random_steps": 20, "batch_size": 8, "replay_size": 1000}
+SMALL = {"hidden": (8,), "random_steps": 20, "batch_size": 8, "replay_size": 1000}
 STATE = AugmentedState(Augmentation(history=3, rate_limit=(0.5,), change_penalty=0.1), 3, Box([-2.0], [2.0]))
 
 
@@ -104,7 +104,7 @@ def test_a_compiled_environment_remembers_as_one_on_the_host():
         np.testing.assert_allclose(inner[1], seen, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", pytest.param("jax/Pendulum-v1", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_one_that_nobody_stopped(env, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     fittedq.train("td3", env, steps=60, out=straight, **SEES, **SMALL)
@@ -170,7 +170,7 @@ def test_a_data_set_stays_raw_and_is_learned_from_as_it_is_seen():
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(seen.columns["reward"], rows.reward)
     assert (seen.obs_size, data.obs_size, data.columns["obs"].shape) == (STATE.size, 3, (40, 3))
-    agent = fittedq.fit("td3", data, steps=3, hidden=(8, 8), **SEES)
+    agent = fittedq.fit("td3", data, steps=3, hidden=(8,), **SEES)
     assert agent.moments is not None and agent.augmented == STATE
     # The columns that the limits read keep their units: what is normalized would move the limits.
     states = rows.obs
@@ -226,7 +226,9 @@ def test_no_setting_of_training_or_of_a_method_has_a_name_of_these():
     assert not any(names & {field.name for field in setting_fields(cls)} for cls in taken)
 
 
-@pytest.mark.parametrize(("method", "env"), [("td3", "Pendulum-v1"), ("svg", "jax/Pendulum-v1")])
+@pytest.mark.parametrize(
+    ("method", "env"), [("td3", "Pendulum-v1"), pytest.param("svg", "jax/Pendulum-v1", marks=pytest.mark.slow)]
+)
 def test_the_replay_of_a_run_is_imported_raw(method, env, tmp_path, capsys):
     more = {"dynamics": "env"} if method == "svg" else {}
     fittedq.train(method, env, steps=30, out=tmp_path / "run", **SEES, **SMALL, **more)

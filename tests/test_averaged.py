@@ -28,6 +28,7 @@ from fittedq.template.fqi import Tick, Trailing
 from fittedq.trainers.base import advance_to
 from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
 from fittedq.trainers.state import initial_state
+from methods import built
 
 BOX = Box((-1.0,), (1.0,))
 SMALL: dict[str, Any] = {"hidden": (4,), "random_steps": 6, "batch_size": 4, "replay_size": 50}
@@ -127,7 +128,7 @@ def test_growing_data_too() -> None:
     close(run.agent().nets.acting, mean_of(seen, 0.5))
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", pytest.param("jax/Pendulum-v1", marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_to_the_same_mean_bit_for_bit(env: str, tmp_path: Path) -> None:
     options = SMALL | AVERAGE
     whole = fittedq.train("ddpg", env, steps=16, **options)
@@ -150,7 +151,9 @@ def test_no_mean_adds_nothing_to_what_is_compiled_or_saved() -> None:
 
 
 def test_a_mean_of_networks_on_the_sphere_is_on_it() -> None:
-    first, second = (DeterministicPolicy(3, BOX, (4,), key, make=HypersphericalMlp) for key in jax.random.split(KEY))
+    first, second = (
+        built(DeterministicPolicy, 3, BOX, (4,), key, make=HypersphericalMlp) for key in jax.random.split(KEY)
+    )
     mean = of_its_kind(jax.tree.map(lambda a, b: (a + b) / 2, first, second), jnp.ones((2, 3)))
     for weight in mean.net.weights:
         np.testing.assert_allclose(np.square(weight).sum(-2), 1, rtol=1e-5)
@@ -159,7 +162,9 @@ def test_a_mean_of_networks_on_the_sphere_is_on_it() -> None:
 
 def test_a_mean_of_batch_normalized_networks_has_its_own_statistics() -> None:
     """What its layers have at the states: at these it acts as its `by_batch` says, and no mean of variances does."""
-    first, second = (DeterministicPolicy(3, BOX, (8, 8), key, make=BatchNormMlp) for key in jax.random.split(KEY))
+    first, second = (
+        built(DeterministicPolicy, 3, BOX, (8, 8), key, make=BatchNormMlp) for key in jax.random.split(KEY)
+    )
     obs = jax.random.normal(KEY, (64, 3)) * 3 + 1
     halved = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
     mean = of_its_kind(halved, obs)

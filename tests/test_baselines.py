@@ -34,9 +34,9 @@ from fittedq.baselines import (
 from fittedq.baselines.logged import with_history
 from fittedq.envs.native import physics
 from fittedq.envs.plant import resolve
+from fittedq.envs.process import CartPole, TwoTanks
 from fittedq.errors import UserError
 from fittedq.problems.lqr import LinearQuadratic
-from fittedq.problems.plants import CartPole, TwoTanks
 
 ERROR = Tracked(0, setpoint=1)
 """Observations [y, r]."""

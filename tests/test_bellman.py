@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -137,6 +138,7 @@ class SmallMDP:
         probability = rng.uniform(size=(3, 65, 3))
         self.probability = jnp.asarray(probability / probability.sum(-1, keepdims=True), jnp.float32)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def backup(self, q, beta=BETA, scale=1.0):
         v = bellman.smooth_max(q, self.log_weight, beta)
         return bellman.smooth_backup(self.reward * scale, jnp.broadcast_to(v, (3, 65, 3)), self.probability, GAMMA)

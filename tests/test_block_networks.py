@@ -22,6 +22,7 @@ from fittedq.approx.residual import ResidualMlp, of_blocks
 from fittedq.errors import UserError
 from fittedq.maximize.proofs.bounds import unproven
 from fittedq.template.targets import Labelled
+from methods import built, made
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -31,7 +32,17 @@ OBS, ROWS, WIDTH = 3, 5, 6
 
 def shaken(net):
     """The network with every parameter moved, so that none is 0 or 1."""
-    return jax.tree.map(lambda leaf: leaf + 0.3 * RNG.normal(size=leaf.shape).astype(np.float32), net)
+
+    def moved(leaf):
+        return jnp.asarray(np.asarray(leaf) + 0.3 * RNG.normal(size=leaf.shape).astype(np.float32))
+
+    return jax.tree.map(moved, net)
+
+
+@jax.jit
+def applied(net, x):
+    """The outputs, and those of the network as it is fitted."""
+    return net(x), net.by_batch(x)[0]
 
 
 def float64(arrays):
@@ -54,24 +65,24 @@ def residual_by_hand(net: ResidualMlp, x: np.ndarray) -> np.ndarray:
 
 
 def test_a_residual_network_is_its_formula_for_every_member():
-    net = shaken(ResidualMlp((OBS, WIDTH, WIDTH, 2), KEY, lead=(2,)))
+    net = shaken(built(ResidualMlp, (OBS, WIDTH, WIDTH, 2), KEY, lead=(2,)))
     x = RNG.normal(size=(ROWS, OBS)).astype(np.float32)
     expected = residual_by_hand(net, x)
     assert expected.shape == (2, ROWS, 2) and net.members == 2
-    np.testing.assert_allclose(net(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(applied(net, x)[0], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(to_host(net)(x), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(net.by_batch(x)[0], net(x))
+    np.testing.assert_array_equal(*applied(net, x))
 
 
 def test_a_residual_network_has_the_layers_that_its_memory_is_counted_by():
     widths = of_blocks((OBS, WIDTH, WIDTH, 2))
-    net = ResidualMlp((OBS, WIDTH, WIDTH, 2), KEY)
+    net = built(ResidualMlp, (OBS, WIDTH, WIDTH, 2), KEY)
     assert [weight.shape for weight in net.weights] == list(itertools.pairwise(widths))
     assert widths == (OBS, WIDTH, 4 * WIDTH, WIDTH, 4 * WIDTH, WIDTH, 2)
 
 
 def test_the_ends_of_a_residual_network_start_orthonormal_and_its_blocks_with_variance_2_over_fan_in():
-    first, up, *_, last = float64(ResidualMlp((5, 64, 2), KEY).weights)
+    first, up, *_, last = float64(built(ResidualMlp, (5, 64, 2), KEY).weights)
     np.testing.assert_allclose(first @ first.T, np.eye(5), atol=1e-4)
     np.testing.assert_allclose(last.T @ last, np.eye(2), atol=1e-4)
     assert up.var() == pytest.approx(2 / 64, rel=0.1)
@@ -97,17 +108,17 @@ def spherical_by_hand(net: HypersphericalMlp, x: np.ndarray) -> tuple[np.ndarray
 
 @pytest.mark.parametrize("change", [lambda net: net, shaken], ids=["first", "shaken"])
 def test_a_hyperspherical_network_is_its_formula_for_every_member(change):
-    net = change(HypersphericalMlp((OBS, WIDTH, WIDTH, 2), KEY, lead=(2,)))
+    net = change(built(HypersphericalMlp, (OBS, WIDTH, WIDTH, 2), KEY, lead=(2,)))
     x = RNG.normal(size=(ROWS, OBS)).astype(np.float32)
     expected, _ = spherical_by_hand(net, x)
     assert expected.shape == (2, ROWS, 2) and net.members == 2
-    np.testing.assert_allclose(net(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(applied(net, x)[0], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(to_host(net)(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_hyperspherical_network_starts_as_published():
     """Scales √(2/width), shares 1/(blocks + 1), columns of length 1; the first block goes a third of the way."""
-    net = HypersphericalMlp((OBS, 64, 64, 2), KEY)
+    net = built(HypersphericalMlp, (OBS, 64, 64, 2), KEY)
     widths = of_spherical_blocks((OBS, 64, 64, 2))
     assert [weight.shape for weight in net.weights] == list(itertools.pairwise(widths))
     assert widths == (OBS + 1, 64, 256, 64, 256, 64, 64, 2) and SHIFT == 3.0
@@ -115,7 +126,7 @@ def test_a_hyperspherical_network_starts_as_published():
         np.testing.assert_allclose(scale, np.full((1, width), np.sqrt(2 / width)), rtol=1e-6)
     np.testing.assert_allclose(net.shares, 1 / 8, rtol=1e-6)  # 1/√64; the share itself is 1/3
     for weight in net.weights:
-        np.testing.assert_allclose((weight**2).sum(0), 1.0, rtol=1e-5)
+        np.testing.assert_allclose((np.asarray(weight) ** 2).sum(0), 1.0, rtol=1e-5)
     x = RNG.normal(size=(ROWS, OBS)).astype(np.float32)
     _, (before, after, _) = spherical_by_hand(net, x)
     wide = np.maximum(before @ float64(net.weights)[1], 0)
@@ -124,43 +135,49 @@ def test_a_hyperspherical_network_starts_as_published():
 
 def test_the_length_of_an_input_is_kept_by_the_constant_beside_it():
     """Without it x and 2 x would be one point of the sphere."""
-    net, x = HypersphericalMlp((OBS, WIDTH, 2), KEY), np.ones((1, OBS), np.float32)
+    net, x = built(HypersphericalMlp, (OBS, WIDTH, 2), KEY), np.ones((1, OBS), np.float32)
     assert np.abs(to_host(net)(x) - to_host(net)(2 * x)).max() > 1e-3
 
 
 def test_a_block_whose_units_are_all_off_has_an_output_and_a_slope():
     """It makes a row of zeros, which has no direction."""
-    net = HypersphericalMlp((OBS, WIDTH, 2), KEY)
-    off = eqx.tree_at(lambda net: net.scales[1], net, jnp.zeros_like(net.scales[1]))
-    value, slope = jax.jit(jax.value_and_grad(lambda x: off(x).sum()))(jnp.ones((1, OBS)))
+    net = built(HypersphericalMlp, (OBS, WIDTH, 2), KEY)
+    off = eqx.tree_at(lambda net: net.scales[1], net, jnp.asarray(np.zeros_like(net.scales[1])))
+    value, slope = jax.jit(jax.value_and_grad(lambda x: off(x).sum()))(np.ones((1, OBS), np.float32))
     assert np.isfinite(value) and np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
 def test_weights_are_back_on_the_sphere_after_an_update_and_nothing_else_is_moved_by_that():
     algorithm = SimbaV2(hidden=(4,), policy_hidden=(4,), bins=5)
     (update,) = (update for update in algorithm.template(BOX).updates if update.component == "critic")
-    nets = algorithm.networks(OBS, BOX, KEY)
-    y = jnp.linspace(-1, 1, ROWS)[:, None]
-    data = Labelled((jnp.ones((ROWS, OBS)), jnp.linspace(-1, 3, ROWS)[:, None]), y, jnp.ones_like(y))
+    nets = made(algorithm, OBS, BOX, KEY)
+    y, action = (np.linspace(-1, end, ROWS, dtype=np.float32)[:, None] for end in (1, 3))
+    data = jax.tree.map(jnp.asarray, Labelled((np.ones((ROWS, OBS), np.float32), action), y, np.ones_like(y)))
     fit, old = update.fit, nets.critic.net
-    after, *_ = jax.jit(fit)(update.loss, nets.critic, fit.init(nets.critic), nets, data, KEY, jnp.ones((), jnp.int32))
+
+    @jax.jit
+    def fitted(critic):
+        return fit(update.loss, critic, fit.init(critic), nets, data, KEY, jnp.ones((), jnp.int32))
+
+    after, *_ = fitted(nets.critic)
     for before, weight in zip(old.weights, after.net.weights, strict=True):
         assert not np.array_equal(before, weight)
         np.testing.assert_allclose((np.asarray(weight, float) ** 2).sum(-2), 1.0, rtol=1e-5)
-    long = eqx.tree_at(lambda net: net.weights, after.net, tuple(3 * weight for weight in after.net.weights))
+    long = eqx.tree_at(lambda net: net.weights, after.net, tuple(3 * np.asarray(w) for w in after.net.weights))
+    projected = jax.jit(type(long).projected)(long)
     for kept in ("bias", "scales", "shares"):
-        parts = (jax.tree.leaves(getattr(net, kept)) for net in (long.projected(), after.net))
+        parts = (jax.tree.leaves(getattr(net, kept)) for net in (projected, after.net))
         for one, other in zip(*parts, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("make", [ResidualMlp, HypersphericalMlp])
 def test_what_acts_on_the_host_is_what_was_compiled(make):
-    policy = TanhGaussianPolicy(OBS, BOX, (WIDTH, WIDTH), KEY, make=make)
+    policy = built(TanhGaussianPolicy, OBS, BOX, (WIDTH, WIDTH), KEY, make=make)
     obs, normal = RNG.normal(size=(ROWS, OBS)).astype(np.float32), RNG.normal(size=(ROWS, 1)).astype(np.float32)
     acted = host_view(to_host(policy)).act(obs, normal)
     assert isinstance(acted, np.ndarray) and acted.dtype == np.float32
-    np.testing.assert_allclose(acted, policy.act(jnp.asarray(obs), jnp.asarray(normal)), atol=1e-5)
+    np.testing.assert_allclose(acted, jax.jit(type(policy).act)(policy, obs, normal), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -179,18 +196,20 @@ def test_blocks_of_other_widths_are_refused(cls, settings):
 
 @pytest.mark.parametrize("make", [ResidualMlp, HypersphericalMlp])
 def test_nothing_is_proven_of_a_network_of_blocks_and_a_sentence_says_so(make):
-    critic = QNetwork(OBS, BOX, (WIDTH,), KEY, make=make)
+    critic = built(QNetwork, OBS, BOX, (WIDTH,), KEY, make=make)
     assert f"found a critic on {make.__name__} with the head OneValue, of which no sound bound" in unproven(critic)
 
 
 def test_weights_decay_and_the_temperature_does_not():
     algorithm = SimBa(hidden=(4,), policy_hidden=(4,))
-    nets = algorithm.networks(OBS, BOX, KEY)
+    nets = made(algorithm, OBS, BOX, KEY)
     for part, kept in ((nets.policy, 0.99), (nets.log_temperature, 1.0)):
         fit = algorithm.descend(1.0)
-        still = jax.tree.map(jnp.zeros_like, part)
-        change, _ = fit.optimizer.update(still, fit.init(part), part)
-        for before, after in zip(
-            jax.tree.leaves(part), jax.tree.leaves(optax.apply_updates(part, change)), strict=True
-        ):
-            np.testing.assert_allclose(after, kept * before, rtol=1e-6, atol=1e-9)
+
+        @jax.jit
+        def stepped(part, fit=fit):
+            change, _ = fit.optimizer.update(jax.tree.map(jnp.zeros_like, part), fit.init(part), part)
+            return optax.apply_updates(part, change)
+
+        for before, after in zip(*map(jax.tree.leaves, (part, stepped(part))), strict=True):
+            np.testing.assert_allclose(after, kept * np.asarray(before), rtol=1e-6, atol=1e-9)

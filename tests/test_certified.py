@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from fractions import Fraction
 from typing import ClassVar
 
@@ -17,14 +16,15 @@ from fittedq.actions.base import AbstractActionSet, Box, Whole
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
-from fittedq.approx.networks import ACTIVATIONS, Mlp, QNetwork
+from fittedq.approx.networks import ACTIVATIONS, QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, Runs, Upper, members_of
+from fittedq.maximize.proofs.bounds import BoxRuns, FoldedNetwork, Upper, members_of
 from fittedq.maximize.proofs.certified import _Domain, certified
 from fittedq.maximize.proofs.combine import _min_of
 from fittedq.maximize.proofs.relax import RELAXATIONS
 from fittedq.maximize.region import region_of
+from methods import built, mlp
 
 OBS = 3
 
@@ -34,14 +34,15 @@ def make_critic(
 ) -> QNetwork:
     """A critic whose weights are large enough for a surface with several hills, gains and shifts not trivial."""
     box = box or Box([-1.0] * m, [2.0] * m)
-    critic = QNetwork(
+    critic = built(
+        QNetwork,
         OBS,
         box,
         widths,
         jax.random.key(seed),
         n_critics=n_critics,
         activation=activation,
-        make=functools.partial(Mlp, layer_norm=layer_norm),
+        make=mlp(layer_norm),
     )
     rng = np.random.default_rng(seed)
     weights = tuple(np.asarray(weight) * np.float32(scale) for weight in critic.net.weights)
@@ -406,13 +407,13 @@ def wide_polytope(m: int) -> Polytope:
     )
 
 
-def merged(net: FoldedNetwork, state: np.ndarray, center: np.ndarray, radius: np.ndarray, counts: list[int]) -> Runs:
+def merged(net: FoldedNetwork, state: np.ndarray, center: np.ndarray, radius: np.ndarray, counts: list[int]) -> BoxRuns:
     """The networks that are left on the first box of each run of boxes."""
     first = np.cumsum([0, *counts[:-1]])
     layers = net.runs(state[first]).enclose(center[first], radius[first])
     reach = np.abs(center[first]) + radius[first]
     locals_ = [net.local(int(state[row]), layers, number, reach[number]) for number, row in enumerate(first)]
-    return Runs.of(net.activation, net.reading, locals_, counts)
+    return BoxRuns.of(net.activation, net.reading, locals_, counts)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])

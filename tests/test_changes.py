@@ -28,7 +28,7 @@ from fittedq.runs.run import Run
 
 pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
 
-TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
+TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 OBS = np.ones((4, 3), np.float32)
 
 
@@ -147,7 +147,7 @@ def test_what_a_run_keeps_is_refused_and_nothing_is_written(copy: Path, change: 
 
 
 def test_the_same_value_is_no_change(copy: Path) -> None:
-    reopened(copy, changes={"gamma": 0.99, "hidden": (8, 8), "critic_learning_rate": 0.001, "seed": 1}).close()
+    reopened(copy, changes={"gamma": 0.99, "hidden": (8,), "critic_learning_rate": 0.001, "seed": 1}).close()
     assert read_signed(copy / "config.json")["history"] == []
 
 

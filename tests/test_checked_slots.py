@@ -33,17 +33,14 @@ from fittedq import (
     UserError,
 )
 from fittedq.settings import from_json
+from methods import made
 
 FIT = Descend(optax.adam(1e-3))
 LOSS = Regress(Bellman(0.9, FirstCritic()))
 UPDATE = Update("critic", LOSS, FIT)
 
 
-@pytest.fixture(autouse=True)
-def _only_where_annotations_are_not_checked(request: pytest.FixtureRequest) -> None:
-    """What the program refuses in a sentence, a checked annotation refuses before."""
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+pytestmark = pytest.mark.unannotated
 
 
 def wrong(*given: Any, **named: Any) -> Any:
@@ -124,7 +121,7 @@ def test_targets_take_no_more_critics_than_there_are() -> None:
         with pytest.raises(UserError, match="n_target_critics: found 5 with n_critics = 2, expected at most as many"):
             method(n_target_critics=5)
         assert method(n_critics=1).n_target_critics == 1
-    nets = TD3(hidden=(4,)).networks(2, fittedq.Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
+    nets = made(TD3(hidden=(4,)), 2, fittedq.Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
     several = Update("critic", Regress(Bellman(0.9, MinOverCritics(5))), FIT)
     with pytest.raises(UserError, match="MinOverCritics: subset: found 5, expected at most the 2"):
         FQI(updates=(several,), sync=Sync(), greedy=PolicyAction()).check(nets)
@@ -132,7 +129,7 @@ def test_targets_take_no_more_critics_than_there_are() -> None:
 
 def test_a_number_in_place_of_an_array_is_one_sentence() -> None:
     climb = Update("policy", Improve(FirstCritic()), FIT)
-    nets = TD3(hidden=(4,)).networks(2, fittedq.Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
+    nets = made(TD3(hidden=(4,)), 2, fittedq.Box((-1.0,), (1.0,)), jax.random.PRNGKey(0))
     nets = dataclasses.replace(nets, log_temperature=0.0)
     with pytest.raises(UserError, match=r"log_temperature: found the number 0\.0, expected an array"):
         FQI(updates=(climb,), sync=Sync()).check(nets)

@@ -28,13 +28,14 @@ from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.template.greedy import Solved
 from fittedq.types import AbstractCritic, Components
+from methods import built
 
 LINE, PLANE = Box([-1.0], [1.0]), Box([-1.0, -1.0], [1.0, 1.0])
 CUT = Polytope(PLANE.low, PLANE.high, [[1.0, 1.0]], [0.5])
 
 
 def network(action_set: AbstractActionSet) -> QNetwork:
-    return QNetwork(2, action_set, (4,), jax.random.key(0))
+    return built(QNetwork, 2, action_set, (4,), jax.random.key(0))
 
 
 def trees(action_set: AbstractActionSet) -> TreeCritic:

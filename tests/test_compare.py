@@ -279,6 +279,7 @@ ENV = ("--env", "{}/plant.py:Lag")
             "found int, expected a controller or a function of observations",
         ),
         (("compare", "{}/agent", "{}/plant.py:PID", *ENV), "has no 'PID'; did you mean 'PI'"),
+        (("compare", "{}/agent", "{}/plant.py:nq", *ENV), "has no 'nq'; valid names: "),  # no module it imports
         (("compare", "{}/agent", "constant"), "names code to be run for its environment"),
         (("compare", "{}/agent", "{}/stranger", "constant"), "name the one to compare in with --env"),
         (("compare", "constant"), "found no run that names one; name the one"),

@@ -93,7 +93,8 @@ def same(one: fittedq.Agent, other: fittedq.Agent) -> None:
 
 
 def test_a_hand_written_fitted_method_is_the_registrys_is_saved_and_resumed(log: Path, tmp_path: Path) -> None:
-    one_pass = {"epochs": 1, "policy_epochs": 1, "minibatch": 20}
+    one_pass: dict[str, Any] = {"epochs": 1, "policy_epochs": 1, "minibatch": 20}
+    one_pass |= {"critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3}
     whole = fittedq.fit("nfqca", log, steps=3, **NETS, **one_pass)
     fittedq.fit(composed(), log, steps=2, out=tmp_path / "run")
     resumed = fittedq.resume(tmp_path / "run", steps=3, code=composed())

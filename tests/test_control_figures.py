@@ -87,6 +87,15 @@ def test_a_measured_value_follows_one_thing(given: dict) -> None:
         Tracked(0, **given)
 
 
+@pytest.mark.parametrize(
+    ("given", "argument"),
+    [({"target": math.nan}, "target"), ({"target": math.inf}, "target"), ({"target": 1.0, "band": math.inf}, "band")],
+)
+def test_a_set_point_and_its_band_are_finite(given: dict, argument: str) -> None:
+    with pytest.raises(UserError, match=f"^{argument}: found (nan|inf), expected a finite number"):
+        Tracked(0, **given)
+
+
 def test_a_coordinate_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match=r"setpoint: found coordinate 3, expected one of 0 … 2"):
         Tracked(0, setpoint=3).check(3)

@@ -45,6 +45,7 @@ from linear import (
     transitions,
     with_value,
 )
+from methods import each, made
 
 KEY = jax.random.PRNGKey(0)
 WIDE = Box((-1.0, -0.5), (3.0, 0.5))
@@ -55,7 +56,11 @@ def soft_nets(std_factor: float) -> Components:
     """The soft LQR's q*, the best gain, and a multiple of the best deviation."""
     problem = LinearQuadratic.scalar(temperature=BETA)
     policy = gaussian_policy(problem.gain.item(), std_factor * problem.covariance.item() ** 0.5)
-    return Components(critic=optimal_critic(problem), policy=policy, log_temperature=jnp.log(jnp.asarray(BETA)))
+    return Components(critic=optimal_critic(problem), policy=policy, log_temperature=log(BETA))
+
+
+def log(number: float) -> jax.Array:
+    return jnp.asarray(np.log(number), jnp.float32)
 
 
 # ---------------------------------------------------------------------- targets
@@ -67,7 +72,7 @@ def in_the_highest_bin(critic, rows: int):
     return eqx.tree_at(lambda critic: critic.net, critic, Passed(outputs))
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", each("explicit_fqi", "td3", "sac", "iql", "xqc"))
 def test_c03_every_algorithm_stops_the_bootstrap_at_the_end_and_at_no_time_limit(name):
     """r = 1, γ = .9, q ≡ v ≡ 10: 1 where terminated, 10 where truncated."""
     options = {"temperature": 1e-6} if name.startswith(("sac", "smooth", "svg")) else {}
@@ -145,12 +150,13 @@ def test_c05_v_is_regressed_at_s_with_an_action_at_s():
     problem, nets = LinearQuadratic.scalar(temperature=BETA), soft_nets(1.0)
     batch = noiseless(problem)
 
+    labelled = jax.jit(lambda batch: SoftValue(MinOverCritics())(nets, batch, None, KEY))
+
     def coefficients(batch: Transition, at: jax.Array) -> np.ndarray:
-        data = SoftValue(MinOverCritics())(nets, batch, None, KEY)
-        return np.polynomial.polynomial.polyfit(np.asarray(at[:, 0]), np.asarray(data.y), 2)
+        return np.polynomial.polynomial.polyfit(np.asarray(at)[:, 0], np.asarray(labelled(batch).y), 2)
 
     right = coefficients(batch, batch.obs)
-    np.testing.assert_array_equal(SoftValue(MinOverCritics())(nets, batch, None, KEY).inputs[0], batch.obs)
+    np.testing.assert_array_equal(labelled(batch).inputs[0], batch.obs)
     assert right == pytest.approx([-problem.constant, 0.0, -problem.P.item()], abs=1e-3)
     moved = eqx.tree_at(lambda batch: batch.obs, batch, batch.next_obs)
     assert abs(coefficients(moved, batch.obs)[0] - right[0]) > 0.2  # labels at s', inputs at s
@@ -178,7 +184,8 @@ OPPOSITE = critic((0, 0, 1, 0, 0, 0), (0, 0, -2, 0, 0, 0))
 @pytest.mark.parametrize(("choice", "loss"), [("min", 1.0), ("first", -0.5), ("mean", 0.25)])
 def test_c07_the_policy_climbs_the_chosen_critic(choice, loss):
     nets = Components(critic=OPPOSITE, policy=gaussian_policy(-0.5, 1e-6))
-    value, _ = Improve(POLICY_CRITICS[choice])(nets.policy, nets, jnp.ones((8, 1)), KEY)  # a = ½
+    improve = jax.jit(lambda nets: Improve(POLICY_CRITICS[choice])(nets.policy, nets, jnp.ones((8, 1)), KEY))
+    value, _ = improve(nets)  # a = ½
     assert float(value) == pytest.approx(loss, abs=1e-4)
 
 
@@ -196,42 +203,45 @@ def test_c08_one_temperature_scales_with_the_reward():
     """y(r, q; β) = β · y(r/β, q/β; 1)."""
     problem, nets = LinearQuadratic.scalar(temperature=BETA), soft_nets(1.0)
     batch = noiseless(problem)
-    greedy = PolicyAction()(nets, batch.next_obs, KEY)
 
-    def label(nets: Components, reward) -> np.ndarray:
-        return np.asarray(
-            Bellman(0.9, MinOverCritics())(nets, eqx.tree_at(lambda b: b.reward, batch, reward), greedy, KEY).y
-        )
+    @jax.jit
+    def label(nets: Components, reward) -> jax.Array:
+        greedy = PolicyAction()(nets, batch.next_obs, KEY)
+        return Bellman(0.9, MinOverCritics())(nets, batch._replace(reward=reward), greedy, KEY).y
 
-    smaller = nets.replace("critic", eqx.tree_at(lambda c: c.weights, nets.critic, nets.critic.weights / BETA))
-    unit = label(smaller.replace("log_temperature", jnp.asarray(0.0)), batch.reward / BETA)
-    np.testing.assert_allclose(label(nets, batch.reward), BETA * unit, rtol=1e-4, atol=1e-5)
-    other = label(nets.replace("log_temperature", jnp.log(jnp.asarray(3e-4))), batch.reward)  # a learning rate as β
+    weights, reward = np.asarray(nets.critic.weights), np.asarray(batch.reward)
+    smaller = nets.replace("critic", critic(*(weights / BETA)))
+    unit = np.asarray(label(smaller.replace("log_temperature", log(1.0)), reward / np.float32(BETA)))
+    np.testing.assert_allclose(label(nets, reward), BETA * unit, rtol=1e-4, atol=1e-5)
+    other = label(nets.replace("log_temperature", log(3e-4)), reward)  # a learning rate as β
     assert np.max(np.abs(other - BETA * unit)) > 0.1
 
 
-def saturated(box: Box) -> DeterministicPolicy:
-    return with_value(DeterministicPolicy(1, box, (4,), KEY), 50.0)
+def constant(kind: type[DeterministicPolicy | TanhGaussianPolicy], value: float):
+    """A policy in WIDE whose network says the same everywhere."""
+    return with_value(jax.jit(lambda key: kind(1, WIDE, (4,), key))(KEY), value)
+
+
+@eqx.filter_jit
+def smoothed(sigma: float, clip: float, policy: DeterministicPolicy, rows: int) -> jax.Array:
+    return Smoothed(PolicyAction(), sigma, clip)(Components(policy=policy), jnp.zeros((rows, 1)), KEY).action
 
 
 def test_c09_smoothed_target_actions_stay_in_the_box():
-    algorithm, obs = TD3(hidden=(4,), smoothing_sigma=0.2, smoothing_clip=0.5), jnp.zeros((4_000, 1))
-    smoothing = algorithm.template(WIDE).greedy
-    assert smoothing == Smoothed(PolicyAction(), 0.2, 0.5)
+    algorithm = TD3(hidden=(4,), smoothing_sigma=0.2, smoothing_clip=0.5)
+    assert algorithm.template(WIDE).greedy == Smoothed(PolicyAction(), 0.2, 0.5)
     low, high = np.asarray(WIDE.low), np.asarray(WIDE.high)
-    action = np.asarray(smoothing(Components(policy=saturated(WIDE)), obs, KEY).action)
+    action = np.asarray(smoothed(0.2, 0.5, constant(DeterministicPolicy, 50.0), 4_000))
     assert (low <= action).all()
     assert (action <= high).all()
     assert 0.4 < (action < high).mean() < 0.6  # half of the noise pointed outside, where the chapter's ã would be
 
 
 def test_c09_smoothing_noise_is_clipped_and_scales_with_the_half_width():
-    centered = with_value(DeterministicPolicy(1, WIDE, (4,), KEY), 0.0)
-    obs, half_width = jnp.zeros((100_000, 1)), np.asarray(WIDE.half_width)
+    centered, half_width = constant(DeterministicPolicy, 0.0), np.asarray(WIDE.half_width)
 
     def noise(sigma: float, clip: float) -> np.ndarray:
-        action = Smoothed(PolicyAction(), sigma, clip)(Components(policy=centered), obs, KEY).action
-        return (np.asarray(action) - np.asarray(WIDE.center)) / half_width
+        return (np.asarray(smoothed(sigma, clip, centered, 100_000)) - np.asarray(WIDE.center)) / half_width
 
     assert noise(0.1, 0.9).std(axis=0) == pytest.approx(np.array([0.1, 0.1]), rel=0.02)
     assert np.abs(noise(0.5, 0.25)).max(axis=0) == pytest.approx(np.array([0.25, 0.25]), rel=1e-5)
@@ -364,11 +374,16 @@ def test_c13_sigma_is_a_standard_deviation():
 
 
 def test_c15_the_policy_reports_the_density_of_the_squashed_and_scaled_action():
-    policy, obs = TanhGaussianPolicy(3, WIDE, (8,), KEY), jax.random.normal(KEY, (2_000, 3))
-    action, log_prob = policy.sample(obs, jax.random.PRNGKey(1))
-    mean, log_std = (np.asarray(x, np.float64) for x in policy.parameters(obs))
-    half_width = np.asarray(WIDE.half_width)
-    unit = (np.asarray(action, np.float64) - np.asarray(WIDE.center)) / half_width
+    box = Box((-1.0, -0.5), (3.0, 2.5))  # half-widths whose logarithms do not add up to 0, as those of WIDE do
+
+    @jax.jit
+    def drawn(key: jax.Array):
+        policy, obs = TanhGaussianPolicy(3, box, (8,), key), jax.random.normal(key, (2_000, 3))
+        return *policy.sample(obs, jax.random.PRNGKey(1)), *policy.parameters(obs)
+
+    action, log_prob, mean, log_std = (np.asarray(x, np.float64) for x in drawn(KEY))
+    half_width = np.asarray(box.half_width)
+    unit = (action - np.asarray(box.center)) / half_width
     inner = np.abs(unit).max(axis=1) < 0.999  # arctanh of a rounded ±1 says nothing
     assert inner.mean() > 0.9
     normal = (np.arctanh(unit[inner]) - mean[inner]) / np.exp(log_std[inner])
@@ -379,7 +394,7 @@ def test_c15_the_policy_reports_the_density_of_the_squashed_and_scaled_action():
 
 
 def test_c15_the_density_is_finite_where_the_action_saturates():
-    policy = with_value(TanhGaussianPolicy(1, WIDE, (4,), KEY), 20.0)
+    policy = constant(TanhGaussianPolicy, 20.0)
     sampled = jax.jit(jax.value_and_grad(lambda policy: policy.sample(jnp.zeros((16, 1)), KEY)[1].sum()))
     for sign in (1.0, -1.0):
         pushed = jax.tree.map(lambda leaf, sign=sign: np.float32(sign) * np.asarray(leaf), policy)
@@ -441,27 +456,30 @@ def leaves_equal(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
+@pytest.mark.slow  # to the bit, so that each operation is a program; the gradient without noise is quick
 def test_c26_svg0_is_soft_actor_critic_at_temperature_zero_only():
-    nets = SAC(hidden=(8,)).networks(3, WIDE, KEY)
+    nets = made(SAC(hidden=(8,)), 3, WIDE, KEY)
     svg = policy_slope(nets.policy, nets.replace("log_temperature", None))
     assert leaves_equal(svg, policy_slope(nets.policy, nets.replace("log_temperature", jnp.asarray(-jnp.inf))))
     assert not leaves_equal(svg, policy_slope(nets.policy, nets.replace("log_temperature", jnp.asarray(-2.0))))
 
 
 def test_c26_without_noise_svg0_is_the_deterministic_policy_gradient():
-    nets = SAC(hidden=(8,)).networks(3, WIDE, KEY)
+    nets = made(SAC(hidden=(8,)), 3, WIDE, KEY)
     last = nets.policy.net
 
     def silent(log_std: float) -> TanhGaussianPolicy:
         weights, biases = last.weights[-1].at[:, 2:].set(0.0), last.biases[-1].at[:, 2:].set(log_std)
         return eqx.tree_at(lambda p: (p.net.weights[-1], p.net.biases[-1]), nets.policy, (weights, biases))
 
+    slope = jax.jit(policy_slope)
+
     def mean_slope(policy) -> np.ndarray:
-        return np.asarray(policy_slope(policy, nets.replace("log_temperature", None)).net.weights[-1])[:, :2]
+        return np.asarray(slope(policy, nets.replace("log_temperature", None)).net.weights[-1])[:, :2]
 
     deterministic = eqx.tree_at(
         lambda p: p.net,
-        DeterministicPolicy(3, WIDE, (8,), KEY),
+        jax.jit(lambda key: DeterministicPolicy(3, WIDE, (8,), key))(KEY),
         eqx.tree_at(lambda n: (n.weights[-1], n.biases[-1]), last, (last.weights[-1][:, :2], last.biases[-1][:, :2])),
     )
     limit = mean_slope(deterministic)
@@ -471,10 +489,10 @@ def test_c26_without_noise_svg0_is_the_deterministic_policy_gradient():
 
 def test_c29_the_smooth_operator_needs_a_bounded_action_set():
     """β log ∫ exp(0) da = β log |A| grows without bound with A."""
-    values = []
+    values, compiled = [], jax.jit(smooth_max)
     for half_width in (1.0, 10.0, 100.0):
-        log_weight = jnp.full(1_000, jnp.log(2 * half_width / 1_000))
-        values.append(float(smooth_max(jnp.zeros(1_000), log_weight, BETA)))
+        log_weight = np.full(1_000, np.log(2 * half_width / 1_000), np.float32)
+        values.append(float(compiled(np.zeros(1_000, np.float32), log_weight, BETA)))
     assert np.diff(values) == pytest.approx(BETA * np.log(10), rel=1e-4)
     with pytest.raises(UserError, match="finite"):
         Box((-np.inf,), (np.inf,))

@@ -24,6 +24,7 @@ from fittedq.template.losses import RegressReturns, RegressTogether
 from fittedq.template.targets import Bellman, FirstCritic, MinOverCritics
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Greedy
+from methods import built
 from test_normalized import BOX, KEY, RNG, ROWS, batch, by_hand, own_moments
 
 GAMMA, BETA = 0.9, 0.5
@@ -35,7 +36,7 @@ def greedy_at(rows: int = ROWS) -> Greedy:
 
 
 def test_y_is_of_the_pass_that_is_fitted_and_no_gradient_goes_through_it():
-    critic = QNetwork(2, BOX, (8, 6), KEY, n_critics=2, make=BatchNormMlp)
+    critic = built(QNetwork, 2, BOX, (8, 6), KEY, n_critics=2, make=BatchNormMlp)
     rows, greedy, nets = batch(), greedy_at(), Components(critic=critic, log_temperature=jnp.log(BETA))
     data = LOSS.label(nets, rows, greedy, KEY)
     obs, action = np.concatenate([rows.obs, rows.next_obs]), np.concatenate([rows.action, greedy.action])
@@ -62,7 +63,7 @@ def test_y_is_of_the_pass_that_is_fitted_and_no_gradient_goes_through_it():
 
 
 def test_where_nothing_is_normalized_by_the_batch_it_is_the_usual_regression():
-    critic = QNetwork(2, BOX, (8,), KEY, n_critics=3)
+    critic = built(QNetwork, 2, BOX, (8,), KEY, n_critics=3)
     rows, greedy, nets = batch(), greedy_at(), Components(critic=critic, log_temperature=jnp.log(BETA))
     usual = RegressReturns(Bellman(GAMMA, MinOverCritics()))
     values = [
@@ -74,7 +75,7 @@ def test_where_nothing_is_normalized_by_the_batch_it_is_the_usual_regression():
 
 
 def test_a_subset_of_the_critics_can_label():
-    critic = QNetwork(2, BOX, (8,), KEY, n_critics=3, make=BatchNormMlp)
+    critic = built(QNetwork, 2, BOX, (8,), KEY, n_critics=3, make=BatchNormMlp)
     rows, greedy, nets = batch(), greedy_at(), Components(critic=critic)
     first = RegressTogether(Bellman(GAMMA, FirstCritic()))
     y = first.passed(critic, nets, first.label(nets, rows, greedy, KEY), KEY)[1].y
@@ -100,7 +101,7 @@ def test_labels_that_change_while_they_are_fitted_are_refused_over_a_whole_datas
     update = Update("critic", LOSS, Descend(optax.adam(1e-3)))
     fqi = FQI(greedy=PolicyAction(), updates=(update,), sync=Sync())
     with pytest.raises(UserError, match="update of critic: RegressTogether needs batches"):
-        fqi.check_iterations(Components(critic=QNetwork(2, BOX, (4,), KEY)))
+        fqi.check_iterations(Components(critic=built(QNetwork, 2, BOX, (4,), KEY)))
 
 
 @pytest.mark.parametrize("algorithm", [CrossQ(hidden=(4,), policy_hidden=(4,)), XQC(hidden=(4,))])

@@ -194,12 +194,14 @@ def test_ctrl_c_keeps_what_was_collected(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- there and back
 
 
-@pytest.mark.parametrize("name", ["d.npz", "d.parquet", "minari"])
+@pytest.mark.parametrize("name", ["d.csv", "d.npz", "d.parquet", "minari"])
 def test_an_export_imports_as_it_was(name: str, said: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """A table of text has no place for the limits of actions."""
     columns = episodes_of([4, 1, 3, 5], "TttT")
     made(columns).save(tmp_path / "d")
     assert said("export", tmp_path / "d", "--out", tmp_path / name)["rows"] == 13
-    summary = said("import", tmp_path / name, "--out", tmp_path / "e")
+    limits = ("--action-low", *map(str, BOX.low), "--action-high", *map(str, BOX.high)) if name == "d.csv" else ()
+    summary = said("import", tmp_path / name, "--out", tmp_path / "e", *limits)
     assert (summary["rows"], summary["episodes"], summary["notes"]) == (13, 4, [])
     found = Dataset.open(tmp_path / "e")
     assert_equal(found, columns)

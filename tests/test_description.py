@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -164,6 +165,8 @@ def test_tables_and_a_description_are_one_another() -> None:
             "log.csv: a rate of an action is in units a second, and no time",
         ),
         ("[columns]", "[columns", "plant.toml is no TOML"),
+        ("[columns]", f"deep = {'[' * 5000}{']' * 5000}\n[columns]", "plant.toml is no TOML"),
+        ('set_point = "setpoint"', 'set_point = "temp"', "the set_point of 'temp' is 'temp', which is no column"),
         ('time = "t"', "time = 3", "time is 3, expected a text"),
     ],
 )
@@ -269,3 +272,101 @@ def test_the_small_logs_import_by_their_first_description(name: str, tmp_path: P
     assert main(["data", "describe", str(CASES / name), "--out", str(plant)]) == 0
     assert main(["data", "import", str(CASES / name), "--plant", str(plant), "--out", str(out)]) == 0
     assert len(Dataset.open(out)) == (298 if name == "gap.csv" else 299)
+
+
+# ---------------------------------------------------------------------- a description beside data or an environment
+
+LEAN = Description.of(tomllib.loads(PLANT), "plant.toml").but(integral=(), integral_limit=0.0, change_penalty=0.0)
+
+
+def rows_of(said: Description | None) -> Dataset:
+    """Two columns and an action, 9 rows of one episode."""
+    obs = np.stack([np.arange(10.0), np.full(10, 93.0)], axis=1)
+    data = Dataset.from_arrays(
+        obs=obs[:-1], action=np.arange(9.0)[:, None] * 20, reward=-np.ones(9), next_obs=obs[1:],
+        terminated=np.zeros(9), truncated=np.arange(9) == 8, action_low=0, action_high=255,
+    )  # fmt: skip
+    data.description = said
+    return data
+
+
+def test_a_description_beside_data_says_what_the_controller_sees_and_its_limits() -> None:
+    made = LEAN.but(sample=3.0)
+    narrow = {**LEAN.columns, "u": Column("action", low=0, high=200, rate=20)}
+    other = LEAN.but(history=4, settling=60.0, columns=narrow)
+    for data in (rows_of(made), rows_of(None)):
+        said = other if data.description is made else other.but(sample=3.0)
+        run = Run("td3", None, Schedule.offline("td3", 1), data=data, settings={"hidden": (2,)}, described=said)
+        found = run.augmentation
+        assert (found.history, found.settling, found.sample, found.rate_limit) == (4, 60.0, 3.0, (60.0,))
+        assert run.limits.high == (200.0,)
+        assert run.config()["plant"]["controller"]["history"] == 4
+        run.close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"reward": "-abs(temp)"}, "says reward = '-abs.temp.', and the data were imported with '-..temp"),
+        ({"obs": ("setpoint", "temp"), "error": ()}, "says obs = setpoint, temp, and the data were imported with temp"),
+        ({"sample": 5.0}, "says sample = 5, and the data were imported with 3"),
+        ({"gap": 30.0}, "says gap = 30, and the data were imported with 60"),
+        ({"obs": ("temp",), "error": ()}, "has temp, and the dataset observes 2 numbers"),
+        ({"columns": {**LEAN.columns, "u": Column("action", low=0, high=300)}}, "inside the dataset's box"),
+    ],
+)
+def test_a_description_that_makes_other_rows_than_the_datas_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        rows_of(LEAN.but(sample=3.0)).described(LEAN.but(**changed))
+    assert rows_of(LEAN.but(sample=3.0)).described(LEAN.but(sample=3.001)).description is not None
+
+
+class Heated(gymnasium.Env):
+    """Two numbers that stay, and a heater of 0 … 255."""
+
+    observation_space = gymnasium.spaces.Box(-1e3, 1e3, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(0.0, 255.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.array([20, 93], np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.array([20, 93], np.float32), -1.0, False, False, {}
+
+
+def test_a_description_beside_an_environment_fills_the_agents_and_fits_it(
+    tmp_path: Path,
+) -> None:
+    said = LEAN.but(sample=3.0)
+    loop = {"hidden": (2,), "random_steps": 2, "batch_size": 2, "steps": 4}
+    agent = fittedq.train("td3", Heated(), plant=said, out=tmp_path / "run", **loop)
+    assert agent.augmented is not None
+    assert (agent.augmented.augmentation.history, agent.augmented.limits.high) == (2, (255.0,))
+    again = fittedq.resume(tmp_path / "run", env=Heated(), steps=5)
+    assert again.augmented == agent.augmented
+    narrow = {"columns": {**LEAN.columns, "u": Column("action", low=0, high=100, rate=20)}}
+    for changed, words in (
+        ({"obs": ("temp",), "error": ()}, "and the environment observes 2 numbers"),
+        (narrow, r"actions between \(0\) and \(100\), and the environment's lie between \(0\) and \(255\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            fittedq.train("td3", Heated(), plant=said.but(**changed), **loop)
+
+
+@pytest.mark.unannotated
+def test_what_is_no_description_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"plant: found 3, expected a Description, or its file"):
+        fittedq.train("td3", Heated(), plant=3, steps=4)  # type: ignore[arg-type]
+
+
+def test_train_takes_a_description_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows_of(LEAN.but(sample=3.0)).save(tmp_path / "d")
+    (tmp_path / "plant.toml").write_text(PLANT.replace("history = 2", "history = 3"))
+    words = ["train", "td3", "--data", str(tmp_path / "d"), "--steps", "1", "--set", "hidden=2,2"]
+    words += ["--plant", str(tmp_path / "plant.toml"), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert fittedq.load(tmp_path / "run" / "last").augmented.augmentation.history == 3  # type: ignore[union-attr]
+    (tmp_path / "plant.toml").write_text(PLANT.replace("(temp - setpoint)", "temp"))
+    capsys.readouterr()
+    assert main([*words[:-1], str(tmp_path / "other")]) == 2
+    assert "says reward = " in capsys.readouterr().err and not (tmp_path / "other").exists()

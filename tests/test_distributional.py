@@ -13,6 +13,7 @@ from fittedq.algorithms.tqc import TQC
 from fittedq.algorithms.xqc import XQC
 from fittedq.errors import UserError
 from fittedq.types import Greedy, Transition
+from methods import made
 
 KEY = jax.random.key(0)
 BOX = Box((-1.0,), (3.0,))
@@ -38,7 +39,7 @@ def losses(algorithm):
 
 def test_tqc_drops_the_largest_quantiles_of_all_critics_and_its_policy_climbs_their_mean(rows):
     algorithm = TQC(hidden=(8,), n_critics=3, quantiles=5, drop=2, gamma=0.9, initial_temperature=0.5)
-    nets, greedy = algorithm.networks(OBS, BOX, KEY), greedy_of(rows)
+    nets, greedy = made(algorithm, OBS, BOX, KEY), greedy_of(rows)
     data = losses(algorithm)["critic"].label(nets, rows, greedy, KEY)
     z = np.asarray(nets.critic.outputs(rows.next_obs, greedy.action), float)
     alive = 1 - np.asarray(rows.terminated, float)
@@ -56,8 +57,8 @@ def test_tqc_drops_the_largest_quantiles_of_all_critics_and_its_policy_climbs_th
 def test_tqc_of_one_quantile_labels_as_sac_of_one_critic(rows):
     one = TQC(hidden=(8,), policy_hidden=(8,), n_critics=1, quantiles=1, drop=0)
     sac = SAC(hidden=(8,), n_critics=1, n_target_critics=1)
-    nets, greedy = sac.networks(OBS, BOX, KEY), greedy_of(rows)
-    for ours, theirs in zip(jax.tree.leaves(one.networks(OBS, BOX, KEY)), jax.tree.leaves(nets), strict=True):
+    nets, greedy = made(sac, OBS, BOX, KEY), greedy_of(rows)
+    for ours, theirs in zip(jax.tree.leaves(made(one, OBS, BOX, KEY)), jax.tree.leaves(nets), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     labels = [losses(algorithm)["critic"].label(nets, rows, greedy, KEY).y for algorithm in (one, sac)]
     np.testing.assert_array_equal(labels[0][:, 0], labels[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import warnings
@@ -23,7 +24,7 @@ from fittedq.actions.mixed import Mixed
 from fittedq.algorithms import find
 from fittedq.approx.host import host_view, to_host
 from fittedq.approx.networks import Mlp
-from fittedq.cli.train import follow
+from fittedq.cli.follow import follow
 from fittedq.data.dataset import Dataset
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
@@ -34,6 +35,7 @@ from fittedq.template.fqi import FAULTS, fault_after
 from fittedq.trainers.divergence import FAR, LARGE, OVERFLOW, Watch
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.state import initial_state
+from methods import built
 
 BOX = Box([-1.0], [1.0])
 
@@ -119,9 +121,15 @@ def words(run: Callable[[], Any]) -> list[str]:
     return [str(one.message) for one in said]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+QUICK = [("host", wrong) for wrong in WRONG] + [(name, "learning rate 1e30") for name in ("compiled", "fitted")]
+
+
 @pytest.mark.parametrize(
-    "trainer", [pytest.param(name, marks=[pytest.mark.slow] * (name == "growing")) for name in TRAINERS]
+    ("trainer", "wrong"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(TRAINERS, WRONG)
+    ],
 )
 def test_no_run_that_goes_wrong_ends_without_a_word(trainer: str, wrong: str) -> None:
     given, expected = WRONG[wrong]
@@ -138,15 +146,15 @@ def test_a_fault_is_the_first_and_stays() -> None:
 
 
 def test_one_row_of_the_gradient_tells_of_an_error_anywhere() -> None:
-    net = Mlp((2, 8, 8, 1), jax.random.PRNGKey(0))
+    net = built(Mlp, (2, 8, 8, 1), jax.random.PRNGKey(0))
     x = jax.random.normal(jax.random.PRNGKey(1), (16, 2))
 
     def loss(net: Mlp) -> Any:
         """Finite; its derivative is 0 / 0 in the last row alone."""
         return jnp.sqrt(jnp.square(net(x)[-1, 0]) * 0.0)
 
-    assert np.isfinite(loss(net))
-    assert not np.isfinite(first_row(jax.grad(loss)(net))).all()
+    assert np.isfinite(jax.jit(loss)(net))
+    assert not np.isfinite(first_row(jax.jit(jax.grad(loss))(net))).all()
     assert first_row(jnp.ones(())) == 1.0
 
 

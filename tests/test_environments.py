@@ -24,8 +24,8 @@ from fittedq.envs.registry import NamedEnv
 from fittedq.errors import EnvError, UserError
 from strange_envs import Shaped
 
-TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 200, "random_steps": 20}
-FLAGS = ["--set", "hidden=8,8", "--set", "batch_size=8", "--set", "random_steps=20", "--set", "replay_size=200"]
+TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 8, "replay_size": 200, "random_steps": 20}
+FLAGS = ["--set", "hidden=8,", "--set", "batch_size=8", "--set", "random_steps=20", "--set", "replay_size=200"]
 IDLE = np.zeros((1, 2), np.float32)
 
 
@@ -266,7 +266,7 @@ def test_an_environment_that_raises_while_it_closes_takes_nothing_along() -> Non
 
 @pytest.mark.parametrize("algorithm", ["ddpg", pytest.param("nfqca", marks=pytest.mark.slow)])
 def test_a_run_is_saved_when_its_environment_fails_and_goes_on_when_it_works(algorithm: str, tmp_path: Path) -> None:
-    more = {"hidden": (8, 8), "random_steps": 20}
+    more = {"hidden": (8,), "random_steps": 20}
     more |= {"batch_size": 8, "replay_size": 200} if algorithm == "ddpg" else {"steps_per_iteration": 20, "epochs": 1}
     with pytest.raises(EnvError, match=r"step 34: its step raised .* 33 steps before are saved in"):
         fittedq.train(algorithm, Broken("raise", at=34), steps=50, out=tmp_path / "run", **more)

@@ -84,6 +84,8 @@ def test_what_is_no_formula_is_one_sentence(text: str, said: str) -> None:
 def test_rows_that_divide_by_zero_are_counted_and_the_first_is_named() -> None:
     with pytest.raises(UserError, match=r"divides by zero in 2 of 4 rows \(the first is line 3: u = 0\)"):
         Expression("1/u").checked({"u": np.array([1.0, 0.0, 2.0, 0.0])}, lambda row: f"line {row + 2}")
+    with pytest.raises(UserError, match=r"divides by zero in 2 of 2 rows"):
+        Expression("u/1 + 1/u + u/0").checked({"u": np.array([1.0, 2.0])}, str)
     with pytest.raises(UserError, match=r"is not finite in 1 of 2 rows \(the first is line 3: u = -1\)"):
         Expression("log(u)").checked({"u": np.array([1.0, -1.0])}, lambda row: f"line {row + 2}")
     # What is missing is reported where it stands.

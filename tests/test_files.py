@@ -254,3 +254,18 @@ def test_every_change_of_a_signed_file_is_seen(tmp_path: Path) -> None:
         except UserError:
             pass
     assert accepted < 10, "only a change between words, which changes nothing, may pass"
+
+
+def test_a_lock_that_was_given_back_takes_no_other_along(tmp_path: Path) -> None:
+    """Descriptors have small numbers, which come back: the second lock has that of the first."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    given_back = Lock.take(one, make=True)
+    assert given_back is not None
+    given_back.release()
+    held = Lock.take(two, make=True)
+    assert held is not None and Lock.take(two) is None
+    given_back.release()
+    del given_back
+    assert Lock.take(two) is None
+    held.release()
+    assert Lock.take(two) is not None

@@ -52,7 +52,7 @@ def rows(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whole(component: Any, state: Any, data: Any, first: Any = None) -> WholeFit:
-    return WholeFit(component, state, first, Components(), data, np.random.default_rng(0), KEY, False, 1)
+    return WholeFit(component, state, first, Components(), data, np.random.default_rng(0), KEY, 1)
 
 
 def test_least_squares_solves_what_descent_only_approaches():
@@ -113,6 +113,17 @@ def test_a_fit_starts_from_the_last_parameters_or_the_first(reset: bool, ends: f
     assert [step.done for step in on_the_way] == pytest.approx([0, 1 / 3, 2 / 3])
     assert end.done == 1.0 and end.figures["seen"] == 2.0
     assert isinstance(end, Fitted) and float(last) == 10.0  # what was handed in is as it was
+
+
+def test_a_small_log_is_passed_over_until_there_are_steps_enough():
+    """Five rows in minibatches of two are two steps a pass; 25 steps are 13 passes, so 26 steps."""
+    last = jnp.asarray(10.0)
+    budget = Budget(epochs=3, minibatch=2, least=25)
+    assert (budget.passes(2), Budget(epochs=3, least=5).passes(2), Budget(epochs=3).passes(0)) == (13, 3, 3)
+    fit = Descend(optax.sgd(1.0), budget)
+    *on_the_way, end = fit.over(Slope())(whole(last, fit.init(last), np.ones((5, 1), np.float32), last))
+    assert float(end.component) == 10.0 - 26
+    assert [step.done for step in on_the_way] == pytest.approx(np.arange(13) / 13)
 
 
 def test_a_target_is_clipped_to_the_range_that_rewards_allow_or_to_its_own():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,16 @@ from fittedq.template.rates import Linear
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.iterations import FittedTrainer
 from fittedq.trainers.settings import FitSettings
+from fittedq.trainers.solutions import (
+    AbstractSearch,
+    SearchEffort,
+    SearchHere,
+    SolverAnswer,
+    SolverCall,
+    solver_over_rows,
+)
+from fittedq.types import Components
+from methods import each
 
 PLAIN = FitSettings(normalize_obs=False)
 
@@ -135,13 +145,13 @@ def test_smooth_fqi_converges_to_the_smooth_value():
     grid = np.linspace(-1, 1, 200_001)
     beta, gamma = 0.5, 0.8
     smooth = beta * np.log(np.mean(np.exp(-(grid**2) / beta)) * 2)
-    for integration in ("quadrature", "sampling"):
+    for integration, of_its_own in (("quadrature", {}), ("sampling", {"samples": 1024})):
         algorithm = SmoothFQI(
             approximator="polynomial",
             gamma=gamma,
             temperature=beta,
             integration=integration,
-            samples=1024,
+            **of_its_own,
         )
         trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
         finish(trainer, 60)
@@ -194,7 +204,7 @@ def test_a_run_is_the_same_when_saved_and_restored_midway():
 
 
 def test_c20_an_empty_set_of_solved_states_leaves_the_policy_and_counts_as_no_error():
-    trainer = FittedTrainer(AmortizedFQI(hidden=(8,), solve_share=0.0), lqr_data(100), PLAIN, seed=0)
+    trainer = FittedTrainer(AmortizedFQI(**SHORT, solve_share=0.0), lqr_data(100), PLAIN, seed=0)
     before = jax.tree.map(np.array, trainer.nets().policy)
     progress = finish(trainer, 2)
     assert progress.metrics["delta_d"] == 0.0
@@ -202,31 +212,39 @@ def test_c20_an_empty_set_of_solved_states_leaves_the_policy_and_counts_as_no_er
         np.testing.assert_array_equal(one, other)
 
 
+SHORT: dict[str, Any] = {"hidden": (8,), "epochs": 2, "policy_epochs": 2}
+"""Without its epochs a fit takes a hundred steps, whose number means nothing here."""
+
+
+class SearchRecorded(AbstractSearch):
+    """Another's search, whose answers are kept as they pass."""
+
+    def __init__(self, inner: AbstractSearch, answers: list[dict[float, float]]):
+        self.inner, self.answers = inner, answers
+
+    def __call__(self, nets: Components, effort: SearchEffort, calls: Iterable[SolverCall]) -> Iterator[SolverAnswer]:
+        for call in calls:
+            (answer,) = self.inner(nets, effort, [call])
+            self.answers[-1] |= dict(zip(call.obs[:, 0].tolist(), answer.action[:, 0].tolist(), strict=True))
+            yield answer
+
+
 class Recorded:
     """A trainer whose solver's answers, and the data of whose fits, are kept as they pass."""
 
     def __init__(self, algorithm: AmortizedFQI, data: Dataset):
-        self.trainer = FittedTrainer(algorithm, data, PLAIN, seed=0)
         self.answers: list[dict[float, float]] = []
         """By iteration: the solver's answer at each s' that it was asked about."""
         self.fits: dict[int, Any] = {}
         """The newest data of each update."""
-        acting = self.trainer._acting
-        assert acting is not None
-        solve, fits = acting._solve, list(self.trainer._fits)
-        assert solve is not None
-
-        def solving(nets: Any, obs: Any, starts: Any, key: Any) -> Any:
-            greedy = solve(nets, obs, starts, key)
-            pairs = zip(obs[:, 0].tolist(), np.asarray(greedy.action)[:, 0].tolist(), strict=True)
-            self.answers[-1] |= dict(pairs)
-            return greedy
+        search = SearchRecorded(SearchHere(solver_over_rows(algorithm, data.action_set)), self.answers)
+        self.trainer = FittedTrainer(algorithm, data, PLAIN, seed=0, search=search)
+        fits = list(self.trainer._fits)
 
         def fitting(index: int, start: WholeFit) -> Iterator[Fitted]:
             self.fits[index] = start.data
             return fits[index](start)
 
-        acting._solve = solving
         self.trainer._fits = [partial(fitting, index) for index in range(len(fits))]
 
     def iterate(self) -> None:
@@ -234,11 +252,11 @@ class Recorded:
         finish(self.trainer, self.trainer.step + 1)
 
 
-@pytest.mark.parametrize("max_age", [0, 2])
+@pytest.mark.parametrize("max_age", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_c21_what_the_solver_found_is_a_label_until_its_age_exceeds_max_age(max_age):
     """The policy's labels at iteration n: each row's newest answer, to the bit, of iterations n − max_age … n alone."""
-    recorded = Recorded(AmortizedFQI(hidden=(8,), solve_share=0.3, max_age=max_age, maximizer="grid"), lqr_data(60))
-    for _ in range(6):
+    recorded = Recorded(AmortizedFQI(**SHORT, solve_share=0.3, max_age=max_age, maximizer="grid"), lqr_data(60))
+    for _ in range(max_age + 3):
         recorded.iterate()
         expected: dict[float, float] = {}
         for answers in recorded.answers[-1 - max_age :]:
@@ -252,7 +270,7 @@ def test_c21_what_the_solver_found_is_a_label_until_its_age_exceeds_max_age(max_
 def test_targets_bootstrap_from_the_solver_where_it_solved_and_from_the_policy_elsewhere():
     """y = r + γ q̄(s', a'), a' the answer of this iteration, or π̄(s'), and never an older answer."""
     data = lqr_data(60)
-    algorithm = AmortizedFQI(hidden=(8,), solve_share=0.3, maximizer="grid", clip_targets=False)
+    algorithm = AmortizedFQI(**SHORT, solve_share=0.3, maximizer="grid", clip_targets=False)
     recorded = Recorded(algorithm, data)
     next_obs, reward = (np.asarray(data.columns[name]) for name in ("next_obs", "reward"))
     for _ in range(3):
@@ -268,7 +286,7 @@ def test_targets_bootstrap_from_the_solver_where_it_solved_and_from_the_policy_e
 def test_a_run_that_solves_the_worst_rows_resumes_with_their_gaps():
     """Every row was solved once when it is saved: which are solved next is a matter of the gaps alone."""
     data = lqr_data(60)
-    algorithm = AmortizedFQI(hidden=(8,), solve_share=0.34, solve_rule="gap", maximizer="grid")
+    algorithm = AmortizedFQI(**SHORT, solve_share=0.34, solve_rule="gap", maximizer="grid")
     whole = FittedTrainer(algorithm, data, PLAIN, seed=0)
     finish(whole, 3)
     arrays, meta, rows = whole.snapshot()
@@ -357,22 +375,18 @@ def test_targets_stay_within_what_the_rewards_allow():
 # ---------------------------------------------------------------------- every algorithm, from a dataset
 
 
-MARKS = {"ddpg": pytest.mark.as_shipped} | dict.fromkeys(
-    (
-        *("amortized_fqi", "sac", "sac_v", "svg", "td3", "tqc", "simba", "simba_v2", "crossq", "td7", "xqc"),
-        *("cql", "edac", "rebrac", "td3_bc"),
-    ),
-    pytest.mark.slow,
-)
+OTHERS = each("explicit_fqi", of=(name for name in REGISTRY if name != "ddpg"))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in REGISTRY])
+@pytest.mark.parametrize("name", [pytest.param("ddpg", marks=pytest.mark.as_shipped), *OTHERS])
 def test_every_algorithm_learns_from_a_dataset_and_resumes(name, tmp_path):
     lqr_data(300).save(tmp_path / "data")
     data, folder = Dataset.open(tmp_path / "data"), tmp_path / "run"
     small: dict[str, Any] = {"hidden": (8,)} | ({"model_hidden": (8,)} if name == "svg" else {})
     # A schedule over three steps is not one over five.
-    small |= {f.name: f.default.first for f in setting_fields(REGISTRY[name]) if isinstance(f.default, Linear)}
+    read = [field for field in setting_fields(REGISTRY[name]) if field.name not in REGISTRY[name].ignores]
+    small |= {field.name: field.default.first for field in read if isinstance(field.default, Linear)}
+    small |= {field.name: 2 for field in read if field.name in ("epochs", "policy_epochs")}
     agent = fittedq.fit(name, data, steps=3, **small, out=folder)
     obs = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
     assert np.isfinite(agent.act(obs)).all()

@@ -21,6 +21,7 @@ from fittedq.maximize.exact.milp import MilpArgmax, milp
 from fittedq.maximize.proofs.bounds import FoldedNetwork, members_of
 from fittedq.maximize.proofs.certified import certified
 from fittedq.maximize.proofs.readings import Outputs, SoftmaxMean, greatest_mean
+from methods import built
 
 OBS, STATES, LOW, HIGH = 2, 6, -1.0, 2.0
 HEADS = [OneValue(), Quantiles(5), Categorical(-3, 5, 21)]
@@ -30,7 +31,7 @@ def critic_of(head: AbstractHead, seed: int = 0, m: int = 1, make=BatchNormMlp, 
     """Two critics with statistics, gains and shifts of no pattern, in NumPy; means of about `far`."""
     rng = np.random.default_rng(seed)
     box = Box([LOW] * m, [HIGH] * m)
-    critic = QNetwork(OBS, box, (10, 10), jax.random.key(seed), n_critics=2, make=make, head=head)
+    critic = built(QNetwork, OBS, box, (10, 10), jax.random.key(seed), n_critics=2, make=make, head=head)
 
     def noisy(leaf: np.ndarray) -> np.ndarray:
         return (np.asarray(leaf) + 0.4 * rng.normal(size=leaf.shape)).astype(np.float32)

@@ -43,7 +43,7 @@ def dataset() -> Dataset:
 
 
 @pytest.mark.parametrize("size", [100, 10_000])
-@pytest.mark.parametrize("name", ["data.npz", "data.parquet", "data"])
+@pytest.mark.parametrize("name", ["data.csv", "data.npz", "data.parquet", "data"])
 def test_an_export_that_does_not_fit_is_a_sentence_and_leaves_nothing(
     name: str, size: int, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from fittedq.maximize.local.refine import refined
 from fittedq.maximize.proofs.proven import CertifiedArgmax
 from fittedq.template.greedy import Solved
 from fittedq.types import Components
+from methods import built
 
 BOX = Box([-1.0, -2.0], [1.0, 2.0])
 PEAK = np.array([0.3, -0.5], np.float32)
@@ -31,7 +32,7 @@ PEAK = np.array([0.3, -0.5], np.float32)
 
 def tent(action_set: AbstractActionSet = BOX) -> QNetwork:
     """q = −|u_0 − .3| − |u_1 + .25|, u the action in half-widths, written as a network of four ReLUs."""
-    critic = QNetwork(3, action_set, (4,), jax.random.key(0))
+    critic = built(QNetwork, 3, action_set, (4,), jax.random.key(0))
     first, second = np.zeros((1, 5, 4), np.float32), np.full((1, 4, 1), -1.0, np.float32)
     first[0, 3, :2], first[0, 4, 2:] = (1, -1), (1, -1)
     bias = np.array([-0.3, 0.3, 0.25, -0.25], np.float32)
@@ -119,14 +120,14 @@ def test_a_deadline_ends_refining():
     refined(critic, obs, start, BOX, steps=100_000, deadline=0.05)
     assert time.perf_counter() - begin < 1.0
     np.testing.assert_array_equal(refined(critic, obs, start, BOX, steps=5, deadline=0.0), start)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="between 1 and"):
         refined(critic, obs, start, BOX, steps=0)
 
 
 # ---------------------------------------------------------------------- agents and the command
 
 
-SHORT: dict[str, Any] = {"steps": 80, "hidden": (8,), "batch_size": 16, "random_steps": 40}
+SHORT: dict[str, Any] = {"steps": 80, "hidden": (8,), "batch_size": 8, "random_steps": 40}
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +171,14 @@ def test_inspect_says_what_a_run_is_and_measures_its_gap(run, tmp_path, capsys):
     assert main(command) == 0
     told = capsys.readouterr().out
     assert "of the range of q" in told and "good up to 0.05" in told
+    assert "action_set  kind box; low -2; high 2\n" in told and "{" not in told
     assert main(["eval", str(run), "--episodes", "1", "--refine", "2"]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gap", "--states", "0"], "found --states 0"),
+        (["--gap", "--states", "0"], "--states: found 0"),
         (["--gap", "--env", "Hopper-v9"], "unknown"),
         (["--gap", "--data", "nowhere"], "nowhere"),
     ],
@@ -209,7 +211,7 @@ def test_the_gap_in_training_is_a_metric_that_changes_nothing(run, tmp_path):
 
 
 def test_a_local_gap_is_below_the_certified_one():
-    policy = DeterministicPolicy(3, BOX, (4,), jax.random.key(1))
+    policy = built(DeterministicPolicy, 3, BOX, (4,), jax.random.key(1))
     obs = states(16)
     figures = gap_figures(Components(critic=tent(), policy=policy), obs)
     action = np.asarray(policy.act(jnp.asarray(obs), jnp.zeros((16, 2))))
@@ -220,6 +222,7 @@ def test_a_local_gap_is_below_the_certified_one():
     assert twice["gap/lower_p95"] == pytest.approx(2 * figures["gap/lower_p95"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_proven_maximizer_of_the_fitted_methods_is_never_below_its_starts():
     critic, obs = tent(), states(6)
     starts = np.random.default_rng(2).uniform(BOX.low, BOX.high, (6, 2, 2)).astype(np.float32)

@@ -12,7 +12,9 @@ from fittedq.envs.gym import GymSource
 from fittedq.trainers.growing import GrowingTrainer
 from fittedq.trainers.settings import GrowSettings
 
-SMALL = {"hidden": (8,), "minibatch": 32, "epochs": 1}
+RATES = {"critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3}
+"""Of a length that a run is resumed beyond."""
+SMALL = {"hidden": (8,), "minibatch": 32, "epochs": 1, "policy_epochs": 2, **RATES}
 
 
 def make(algorithm=NFQCA, **settings) -> GrowingTrainer:

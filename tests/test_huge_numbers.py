@@ -13,12 +13,7 @@ from fittedq.runs.stop import StopWhen
 from fittedq.settings import MOST_COUNT, parse_assignments, real, whole
 from fittedq.trainers.settings import TrainSettings
 
-
-@pytest.fixture(autouse=True)
-def by_hand(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
-
+pytestmark = pytest.mark.unannotated
 
 NINES = int("9" * 400)
 UNSAID = 10**5000

@@ -144,9 +144,14 @@ def test_g1_fqi_with_quadratic_features_reproduces_the_riccati_iterates():
 def test_g1_bellman_leaves_the_optimum_where_it_is():
     problem = LinearQuadratic.scalar(noise=0.0)
     batch, q = noiseless(problem), optimal_critic(problem)
-    greedy = ArgmaxOfQuadratic()(Components(critic=q), batch.next_obs, KEY)
-    data = Bellman(problem.gamma, FirstCritic())(Components(critic=q), batch, greedy, KEY)
-    np.testing.assert_allclose(data.y, q(*data.inputs)[0], atol=1e-5)
+
+    @jax.jit
+    def both_sides(nets):
+        greedy = ArgmaxOfQuadratic()(nets, batch.next_obs, KEY)
+        data = Bellman(problem.gamma, FirstCritic())(nets, batch, greedy, KEY)
+        return data.y, nets.critic(*data.inputs)[0]
+
+    np.testing.assert_allclose(*both_sides(Components(critic=q)), atol=1e-5)
 
 
 # ---------------------------------------------------------------------- G2, soft
@@ -155,13 +160,13 @@ def test_g1_bellman_leaves_the_optimum_where_it_is():
 def soft_nets(gain_factor: float = 1.0, std_factor: float = 1.0) -> tuple[LinearQuadratic, Components]:
     problem = LinearQuadratic.scalar(temperature=0.2)
     policy = gaussian_policy(gain_factor * scalar(problem.gain), std_factor * scalar(problem.covariance) ** 0.5)
-    log_temperature = jnp.log(jnp.asarray(0.2))
+    log_temperature = jnp.asarray(np.log(0.2), jnp.float32)
     return problem, Components(critic=optimal_critic(problem), policy=policy, log_temperature=log_temperature)
 
 
 def policy_slope(nets: Components, rows: int = 400_000) -> GaussianPolicy:
     """∇ of Improve's loss at states with E[s²] = 1."""
-    obs = jnp.where(jnp.arange(rows) % 2 == 0, 1.0, -1.0)[:, None]
+    obs = jnp.asarray(np.where(np.arange(rows) % 2 == 0, 1.0, -1.0)[:, None], jnp.float32)
     loss = Improve(MinOverCritics())
     return jax.jit(jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0]))(nets.policy)
 
@@ -178,8 +183,8 @@ def test_g2_the_boltzmann_policy_is_a_stationary_point():
 def test_g2_regressing_v_gives_minus_P_and_minus_c():
     problem, nets = soft_nets()
     batch = noiseless(problem)
-    data = SoftValue(MinOverCritics())(nets, batch, None, KEY)
-    truth = -scalar(problem.P) * batch.obs[:, 0] ** 2 - problem.constant
+    data = jax.device_get(jax.jit(lambda nets: SoftValue(MinOverCritics())(nets, batch, None, KEY))(nets))
+    truth = -scalar(problem.P) * np.asarray(batch.obs)[:, 0] ** 2 - problem.constant
     np.testing.assert_allclose(data.y, truth, atol=2e-5)  # q − β log π is v at every action, so a sample is exact
     coefficients = np.polynomial.polynomial.polyfit(np.asarray(data.inputs[0][:, 0]), np.asarray(data.y), 2)
     assert coefficients == pytest.approx([-problem.constant, 0.0, -scalar(problem.P)], abs=2e-4)
@@ -189,16 +194,21 @@ def test_g2_regressing_v_gives_minus_P_and_minus_c():
 def test_g2_both_soft_targets_leave_the_optimum_where_it_is(through):
     problem, nets = soft_nets()
     rows = 400_000
-    s, a, noise = jax.random.normal(KEY, (3, rows))
+    s, a, noise = np.random.default_rng(0).normal(size=(3, rows))
     batch = transitions(s, a, -(s**2) - a**2, s + a + 0.1 * noise)
-    if through == "v":
-        v = QuadraticValue(-jnp.asarray([problem.constant, scalar(problem.P)], jnp.float32))
-        data = BellmanFromValue(problem.gamma)(nets.replace("value", v), batch, None, KEY)
-    else:
-        action, log_prob = nets.policy.sample(batch.next_obs, jax.random.PRNGKey(7))
-        greedy = Greedy(action, log_prob, jnp.zeros(rows, bool))
-        data = Bellman(problem.gamma, MinOverCritics())(nets, batch, greedy, KEY)
-    residual = np.asarray(data.y - nets.critic(*data.inputs)[0])
+
+    @jax.jit
+    def residual_of(nets):
+        if through == "v":
+            v = QuadraticValue(jnp.asarray([-problem.constant, -scalar(problem.P)], jnp.float32))
+            data = BellmanFromValue(problem.gamma)(nets.replace("value", v), batch, None, KEY)
+        else:
+            action, log_prob = nets.policy.sample(batch.next_obs, jax.random.PRNGKey(7))
+            greedy = Greedy(action, log_prob, jnp.zeros(rows, bool))
+            data = Bellman(problem.gamma, MinOverCritics())(nets, batch, greedy, KEY)
+        return data.y - nets.critic(*data.inputs)[0]
+
+    residual = np.asarray(residual_of(nets))
     assert residual.mean() == pytest.approx(0.0, abs=4 * residual.std() / np.sqrt(rows))
     assert residual.std() < 1.0
 
@@ -212,7 +222,7 @@ def test_g4_improve_ascends_the_policy_gradient_at_the_given_states():
     nets = Components(critic=critic((0, 0, 0, -H[0, 0], -2 * H[0, 1], -H[1, 1])))
     obs = jnp.asarray([[1.7**0.5], [-(1.7**0.5)]])
     loss = Improve(FirstCritic())
-    slope = jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0])(LinearPolicy(jnp.asarray(0.3)))
+    slope = jax.jit(jax.grad(lambda policy: loss(policy, nets, obs, KEY)[0]))(LinearPolicy(jnp.asarray(0.3)))
     expected = scalar(problem.policy_gradient(gain, np.zeros((1, 1)), first, 1))
     assert expected == pytest.approx(3.156708, abs=1e-6)
     assert float(slope.gain) == pytest.approx(-expected, rel=1e-5)
@@ -245,13 +255,14 @@ SCALE = 0.7
 
 @pytest.fixture(scope="module")
 def errors():
-    return SCALE * jax.random.normal(KEY, (1_000_000, 2))
+    return jax.jit(lambda key: SCALE * jax.random.normal(key, (1_000_000, 2)))(KEY)
 
 
 def bias(combine, errors) -> float:
     """Mean reading at a = δ_1 / 2, the first critic's own maximizer."""
-    critics = PerturbedCritics(jnp.arange(2))
-    return float(jnp.mean(combine(critics, errors, errors[:, :1] / 2, KEY))) / SCALE**2
+    critics = PerturbedCritics(jnp.asarray(np.arange(2, dtype=np.int32)))
+    mean = jax.jit(lambda errors: jnp.mean(combine(critics, errors, errors[:, :1] / 2, KEY)))
+    return float(mean(errors)) / SCALE**2
 
 
 def test_g9_the_maximized_critic_reads_too_high(errors):
@@ -259,7 +270,7 @@ def test_g9_the_maximized_critic_reads_too_high(errors):
 
 
 def test_g9_the_truth_and_an_independent_critic_do_not(errors):
-    assert float(jnp.mean(-((errors[:, 0] / 2) ** 2))) / SCALE**2 == pytest.approx(-1 / 4, abs=3e-3)
+    assert float(np.mean(-((np.asarray(errors)[:, 0] / 2) ** 2))) / SCALE**2 == pytest.approx(-1 / 4, abs=3e-3)
     assert 2 * bias(MeanOverCritics(), errors) - bias(FirstCritic(), errors) == pytest.approx(-1 / 4, abs=3e-3)
 
 

@@ -16,7 +16,7 @@ from fittedq.data.checks.closed_loop import MOST_EXPLAINED, OWN_PAST, ClosedLoop
 from fittedq.data.checks.coverage import LEAST_COVERED, Coverage
 from fittedq.data.checks.excitation import Excitation
 from fittedq.data.checks.floor import Floor
-from fittedq.data.checks.lessons import checks_of
+from fittedq.data.checks.lessons import checks_of, doubts
 from fittedq.data.checks.markov import Markov
 from fittedq.data.checks.rewards import Rewards
 from fittedq.data.checks.sample import FOLDS, MOST_ROWS, PIECE, Sample
@@ -439,3 +439,21 @@ def test_the_command_warns_prints_json_and_draws(tmp_path: Path, capsys: pytest.
     for wrong in (["--gamma", "1"], ["--gamma", "nan"], ["--settling", "0"]):
         assert main(["data", "check", str(path), *wrong]) == 2
         assert capsys.readouterr().err.startswith(f"fittedq: {wrong[0]}: ")
+
+
+def test_doubts_before_learning_are_the_silent_failures_and_a_short_sight() -> None:
+    obs, action = pi_loop(2000, dither=0.0, seed=0)
+    assert any(sentence.startswith("closed loop: ") for sentence in doubts(logged(obs, action), 0.99))
+    moved = held(3000, 5, seed=1)
+    slow = logged(lagged(moved, 0.98, 0.01, seed=2), moved)  # settles in ln .05 / ln .98 = 148 rows
+    assert doubts(slow, 1 - 1 / 400) == []
+    (told,) = doubts(slow, 0.98)
+    assert "looks some 50 rows ahead" in told and "--settling" in told
+
+
+def test_training_from_a_log_tells_its_doubts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    obs, action = pi_loop(400, dither=0.0, seed=0)
+    logged(obs, action).save(tmp_path / "log")
+    words = ["train", "nfqca", "--data", str(tmp_path / "log"), "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--set", "hidden=4,4", "--set", "epochs=1", "--set", "policy_epochs=1"]) == 0
+    assert "note: closed loop: " in capsys.readouterr().err

@@ -23,15 +23,18 @@ from fittedq.maximize.base import (
     Status,
     best,
     first_order_residual,
-    random_starts,
     solve,
 )
+from fittedq.maximize.base import random_starts as uncompiled_starts
 from fittedq.maximize.exact.grid import Grid
 from fittedq.maximize.local.ascent import ProjectedAscent
 from fittedq.maximize.local.cem import CrossEntropy
 from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.maximize.local.reference import ScipyLBFGSB
+from methods import built
 
+# Outside of a program each of its operations would be one.
+random_starts = eqx.filter_jit(uncompiled_starts)
 KEY = jax.random.PRNGKey(0)
 ASCENT, LBFGS, CEM, GRID, SCIPY = ProjectedAscent(), ProjectedLBFGS(), CrossEntropy(), Grid(), ScipyLBFGSB()
 LOCAL, ALL = (ASCENT, LBFGS, SCIPY), (ASCENT, LBFGS, CEM, Grid(9), SCIPY)
@@ -54,8 +57,8 @@ def found_by(maximizer: AbstractMaximizer, objective, obs, action_set, starts, k
     return solve(maximizer, critic, obs, action_set, starts, key)
 
 
-def states(count: int, size: int, scale: float = 2.0, seed: int = 0) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).uniform(-scale, scale, (count, size)), jnp.float32)
+def states(count: int, size: int, scale: float = 2.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-scale, scale, (count, size)).astype(np.float32)
 
 
 # ---------------------------------------------------------------------- concave quadratics
@@ -64,8 +67,8 @@ def states(count: int, size: int, scale: float = 2.0, seed: int = 0) -> jax.Arra
 @pytest.mark.parametrize("maximizer", [ASCENT, LBFGS, CEM, SCIPY], **NAMED)
 def test_a_separable_quadratic_is_maximized_at_the_clipped_centre(maximizer):
     """Half-widths of 10 and 0.1 at once: steps are in half-widths."""
-    box, obs = Box([-10, 0], [10, 0.2]), states(24, 2) * jnp.asarray([8.0, 0.2])
-    q = Quadratic(jnp.diag(jnp.asarray([0.02, 200.0])))
+    box, obs = Box([-10, 0], [10, 0.2]), states(24, 2) * np.float32([8.0, 0.2])
+    q = Quadratic(jnp.asarray(np.diag([0.02, 200.0]), jnp.float32))
     solution = found_by(maximizer, q, obs, box, random_starts(box, obs, 2, KEY))
     error = np.abs(solution.action - box.project(obs, obs)) / np.asarray(box.half_width)
     assert np.max(error) < (5e-2 if maximizer is CEM else 1e-2 if maximizer is ASCENT else 1e-3)
@@ -80,11 +83,12 @@ def spd(m: int, seed: int) -> jax.Array:
 def test_a_coupled_quadratic_in_a_box_satisfies_projected_kkt(maximizer):
     box, obs, H = Box([-1] * 3, [1] * 3), states(24, 3), spd(3, 1)
     solution = found_by(maximizer, Quadratic(H), obs, box, random_starts(box, obs, 1, KEY))
-    gradient = -(solution.action - obs) @ H
-    residual = np.max(np.abs(solution.action - box.project(solution.action + gradient, obs)), axis=1)
+    action = np.asarray(solution.action)
+    gradient = -(action - obs) @ np.asarray(H)
+    residual = np.max(np.abs(action - box.project(action + gradient, obs)), axis=1)
     assert np.max(residual) < (2e-2 if maximizer is ASCENT else 2e-3)
     if maximizer is LBFGS:
-        assert np.all(solution.status == Status.CONVERGED)
+        assert np.all(np.asarray(solution.status) == Status.CONVERGED)
 
 
 @pytest.mark.parametrize("maximizer", [ASCENT, LBFGS], **NAMED)
@@ -93,7 +97,7 @@ def test_a_coupled_quadratic_in_a_polytope_against_slsqp(maximizer):
     matrix, bound = np.array([[1.0, 0.5, 0.2], [-0.3, 1.0, 0.4]]), np.array([0.6, 0.5])
     polytope = Polytope([-1, -2, -1], [1, 2, 1], matrix, bound)
     obs, H = states(8, 3), spd(3, 2)
-    starts = jnp.zeros((8, 1, 3))
+    starts = np.zeros((8, 1, 3), np.float32)
     solution = found_by(maximizer, Quadratic(H), obs, polytope, starts)
     for row, s in enumerate(np.asarray(obs, float)):
         exact = minimize(
@@ -105,7 +109,8 @@ def test_a_coupled_quadratic_in_a_polytope_against_slsqp(maximizer):
             options={"ftol": 1e-12},
         )
         assert float(solution.value[row]) == pytest.approx(-exact.fun, abs=1e-2 if maximizer is ASCENT else 1e-3)
-    assert np.all(polytope.contains(solution.action, solution.action))
+    action = np.asarray(solution.action)
+    assert np.all(polytope.contains(action, action))
 
 
 def shifted_low(obs):
@@ -132,9 +137,10 @@ def test_state_dependent_bounds_hold_per_state(maximizer):
 
 def relu_line(seed: int) -> tuple[QNetwork, Box]:
     box = Box([-2], [3])
-    return QNetwork(1, box, (16,), jax.random.PRNGKey(seed)), box
+    return built(QNetwork, 1, box, (16,), jax.random.PRNGKey(seed)), box
 
 
+@jax.jit
 def first_value(critic, obs, action):
     return critic(obs, action)[0]
 
@@ -147,7 +153,7 @@ def test_a_relu_network_of_one_action_is_maximized_at_a_breakpoint(maximizer):
     weight, bias = np.asarray(critic.net.weights[0][0], float), np.asarray(critic.net.biases[0][0, 0], float)
     kinks = -(np.asarray(obs, float) @ weight[:1] + bias) / weight[1] * 2.5 + 0.5
     candidates = np.concatenate([np.clip(kinks, -2, 3), np.tile([-2.0, 3.0], (16, 1))], axis=1).astype(np.float32)
-    values = first_value(critic, jnp.repeat(obs, candidates.shape[1], 0), jnp.asarray(candidates.reshape(-1, 1)))
+    values = np.asarray(first_value(critic, np.repeat(obs, candidates.shape[1], 0), candidates.reshape(-1, 1)))
     exact = np.max(values.reshape(candidates.shape), axis=1)
     q = jax.tree_util.Partial(first_value, critic)
     solution = found_by(maximizer, q, obs, box, random_starts(box, obs, 8, KEY))
@@ -158,20 +164,20 @@ def test_a_relu_network_of_one_action_is_maximized_at_a_breakpoint(maximizer):
 @pytest.mark.parametrize("maximizer", ALL, **NAMED)
 def test_of_two_peaks_the_higher_is_found_from_starts_on_both_sides(maximizer):
     """q = −(a² − 1)² + 0.1 s a has its peaks near ±1, the higher on the side of s; one start may see the lower."""
-    box, obs = Box([-2], [2]), jnp.asarray([[1.0], [-1.0]])
+    box, obs = Box([-2], [2]), np.float32([[1.0], [-1.0]])
 
     def q(obs, a):
         return (-((a**2 - 1) ** 2) + 0.1 * obs * a)[:, 0]
 
-    starts = jnp.tile(jnp.asarray([[[-1.2], [1.2]]]), (2, 1, 1))
+    starts = np.tile(np.float32([[[-1.2], [1.2]]]), (2, 1, 1))
     solution = found_by(maximizer, q, obs, box, starts)
     peak = max(np.roots([-4, 0, 4, 0.1]).real)
-    assert np.asarray(solution.action[:, 0]) == pytest.approx(
+    assert np.asarray(solution.action)[:, 0] == pytest.approx(
         [peak, -peak], abs=0.25 if type(maximizer) is Grid else 0.03
     )
     if maximizer is SCIPY:
-        lower = found_by(maximizer, q, obs[:1], box, jnp.full((1, 1, 1), -1.05))
-        assert float(lower.action[0, 0]) == pytest.approx(min(np.roots([-4, 0, 4, 0.1]).real), abs=0.03)
+        lower = found_by(maximizer, q, obs, box, np.full((2, 2, 1), -1.05, np.float32))
+        assert float(np.asarray(lower.action)[0, 0]) == pytest.approx(min(np.roots([-4, 0, 4, 0.1]).real), abs=0.03)
 
 
 @pytest.mark.slow
@@ -206,6 +212,11 @@ class Waves(eqx.Module):
         return jnp.where(action[:, 0] > self.hole, jnp.nan, value)
 
 
+@jax.jit
+def value_of(q: Waves, obs, action):
+    return q(obs, action)
+
+
 QUICK = ProjectedLBFGS(steps=12, memory=2)
 CONTRACT = (
     (ASCENT, POLYTOPE),
@@ -222,14 +233,15 @@ def test_a_solution_is_feasible_and_never_below_a_start(pair, seed, hole):
     maximizer, action_set = pair
     rng = np.random.default_rng(seed)
     q = Waves(jnp.asarray(rng.normal(size=(2, 3)) * 3, jnp.float32), jnp.asarray(hole))
-    obs = jnp.asarray(rng.uniform(-0.4, 0.4, (5, 2)), jnp.float32)
-    starts = jnp.asarray(2 * rng.normal(size=(5, 3, 2)), jnp.float32)
+    obs = rng.uniform(-0.4, 0.4, (5, 2)).astype(np.float32)
+    starts = (2 * rng.normal(size=(5, 3, 2))).astype(np.float32)
     solution = found_by(maximizer, q, obs, action_set, starts, KEY)
-    np.testing.assert_allclose(action_set.project(solution.action, obs), solution.action, atol=1e-6)
+    action = np.asarray(solution.action)
+    np.testing.assert_allclose(action_set.project(action, obs), action, atol=1e-6)
     for start in range(3):
-        value = np.asarray(q(obs, action_set.project(starts[:, start], obs)))
+        value = np.asarray(value_of(q, obs, action_set.project(starts[:, start], obs)))
         assert np.all((np.asarray(solution.value) >= value - 1e-5) | np.isnan(value))
-    np.testing.assert_allclose(solution.value, q(obs, solution.action), atol=1e-4)
+    np.testing.assert_allclose(solution.value, value_of(q, obs, action), atol=1e-4)
     assert solution.action.dtype == solution.value.dtype == jnp.float32
     assert solution.status.dtype == jnp.int32
     assert solution.upper_bound is None
@@ -238,18 +250,23 @@ def test_a_solution_is_feasible_and_never_below_a_start(pair, seed, hole):
 @pytest.mark.parametrize("maximizer", ALL, **NAMED)
 def test_what_is_not_a_number_is_not_an_answer(maximizer):
     """A network of `where(x > 0, x, 0)` maps a NaN action to a finite value, so a NaN start must not be tried."""
-    box, obs = Box([-1, -1], [1, 1]), jnp.zeros((2, 2))
-    starts = jnp.full((2, 1, 2), jnp.nan)
-    solution = found_by(maximizer, lambda obs, a: jnp.where(a[:, 0] > -2, -jnp.sum(a**2, -1), 9.0), obs, box, starts)
-    assert np.all(np.isfinite(solution.action)) and np.all(solution.value <= 0)
-    nowhere = found_by(maximizer, lambda obs, a: jnp.nan * a[:, 0], obs, box, jnp.zeros((2, 1, 2)))
-    assert np.all(np.isfinite(nowhere.action)) and np.all(nowhere.status == Status.FAILED)
+    box, obs = Box([-1, -1], [1, 1]), np.float32([[0, 0], [0, 0], [1, 0], [1, 0]])
+    starts = np.float32([[[np.nan] * 2]] * 2 + [[[0, 0]]] * 2)
+
+    def q(obs, a):
+        """In the last two states it is no number anywhere."""
+        return jnp.where(obs[:, 0] > 0, jnp.nan * a[:, 0], jnp.where(a[:, 0] > -2, -jnp.sum(a**2, -1), 9.0))
+
+    solution = found_by(maximizer, q, obs, box, starts)
+    action, value, status = (np.asarray(found) for found in (solution.action, solution.value, solution.status))
+    assert np.all(np.isfinite(action)) and np.all(value[:2] <= 0)
+    assert np.all(status[:2] != Status.FAILED) and np.all(status[2:] == Status.FAILED)
 
 
 def test_the_best_candidate_wins_per_state_and_nan_never_does():
-    action = jnp.arange(12.0).reshape(2, 3, 2)
-    value = jnp.asarray([[1.0, jnp.nan, 3.0], [-jnp.inf, jnp.nan, -jnp.inf]])
-    solution = best(action, value, jnp.asarray([[0, 1, 2], [0, 1, 2]]))
+    action = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    value = np.float32([[1.0, np.nan, 3.0], [-np.inf, np.nan, -np.inf]])
+    solution = jax.jit(best)(action, value, np.array([[0, 1, 2], [0, 1, 2]]))
     np.testing.assert_array_equal(solution.action, action[[0, 1], [2, 0]])
     np.testing.assert_array_equal(solution.value, [3, -jnp.inf])
     np.testing.assert_array_equal(solution.status, [2, 0])
@@ -258,9 +275,10 @@ def test_the_best_candidate_wins_per_state_and_nan_never_does():
 def test_chunks_change_nothing():
     box, obs = Box([-1, -1], [1, 1]), states(11, 2)
     starts = random_starts(box, obs, 2, KEY)
-    whole = found_by(QUICK, Quadratic(jnp.eye(2)), obs, box, starts, KEY)
+    round_hill = Quadratic(jnp.asarray(np.eye(2), jnp.float32))
+    whole = found_by(QUICK, round_hill, obs, box, starts, KEY)
     for rows in (4, 100):
-        parts = found_by(Chunked(QUICK, rows), Quadratic(jnp.eye(2)), obs, box, starts, KEY)
+        parts = found_by(Chunked(QUICK, rows), round_hill, obs, box, starts, KEY)
         np.testing.assert_allclose(parts.action, whole.action, atol=1e-5)
         np.testing.assert_array_equal(parts.status, whole.status)
 
@@ -274,8 +292,9 @@ def test_another_critic_of_the_same_shapes_compiles_nothing_new():
 
     box, obs = Box([-1, -1], [1, 1]), states(4, 2)
     for scale in (1.0, 2.0, 3.0):
-        q = jax.tree_util.Partial(counted, scale * jnp.eye(2))
-        found_by(QUICK, q, obs + scale, box, random_starts(box, obs, 1, KEY), jax.random.PRNGKey(int(scale)))
+        q = jax.tree_util.Partial(counted, jnp.asarray(scale * np.eye(2), jnp.float32))
+        starts = random_starts(box, obs, 1, KEY)
+        found_by(QUICK, q, obs + np.float32(scale), box, starts, jax.random.PRNGKey(int(scale)))
         traced = len(traces) if scale == 1.0 else traced
     assert len(traces) == traced > 0
 
@@ -286,9 +305,9 @@ def test_random_starts_are_feasible_spread_and_repeatable(action_set):
     starts = random_starts(action_set, obs, 5, KEY)
     assert starts.shape == (64, 5, 2)
     np.testing.assert_array_equal(starts, random_starts(action_set, obs, 5, KEY))
-    flat = starts.reshape(-1, 2)
-    np.testing.assert_allclose(action_set.project(flat, jnp.repeat(obs, 5, axis=0)), flat, atol=1e-6)
-    assert np.min(np.std(starts, axis=(0, 1))) > 0.3
+    flat = np.asarray(starts).reshape(-1, 2)
+    np.testing.assert_allclose(action_set.project(flat, np.repeat(obs, 5, axis=0)), flat, atol=1e-6)
+    assert np.min(np.std(flat, axis=0)) > 0.3
 
 
 def test_bad_settings_are_refused_with_a_sentence():
@@ -310,8 +329,8 @@ def test_bad_settings_are_refused_with_a_sentence():
 def test_the_first_order_residual_is_in_half_widths():
     """D = 2, ∇q = .1: Π(0 + D² ∇q) = .4 is .2 half-widths away; at 1.9 the bound leaves .05 of them."""
     box = Box([-2.0], [2.0])
-    obs, gradient, scale = jnp.zeros((2, 1)), jnp.full((2, 1), 0.1), jnp.full((2, 1), 2.0)
-    found = first_order_residual(jnp.asarray([[0.0], [1.9]]), gradient, scale, box, obs)
+    obs, gradient, scale = np.zeros((2, 1), np.float32), np.full((2, 1), 0.1), np.full((2, 1), 2.0)
+    found = eqx.filter_jit(first_order_residual)(np.float32([[0.0], [1.9]]), gradient, scale, box, obs)
     np.testing.assert_allclose(found, [0.2, 0.05], atol=1e-6)
 
 
@@ -321,5 +340,7 @@ def test_curvature_is_remembered_where_the_gradient_alone_would_crawl():
     axes = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     quadratic = Quadratic(jnp.asarray(axes @ np.diag([1, 10, 100, 1000.0]) @ axes.T, jnp.float32))
     obs = states(8, 4, 0.5)
-    solution = found_by(ProjectedLBFGS(steps=30), quadratic, obs, Box([-1.0] * 4, [1.0] * 4), jnp.zeros((8, 1, 4)), KEY)
+    solution = found_by(
+        ProjectedLBFGS(steps=30), quadratic, obs, Box([-1.0] * 4, [1.0] * 4), np.zeros((8, 1, 4), np.float32)
+    )
     np.testing.assert_allclose(solution.action, obs, atol=1e-2)

@@ -15,8 +15,8 @@ import fittedq
 from fittedq.cli.main import main
 from fittedq.errors import UserError
 
-TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 16}
-SET = ["--set", "hidden=8,", "--set", "batch_size=16", "--set", "random_steps=20"]
+TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 8}
+SET = ["--set", "hidden=8,", "--set", "batch_size=8", "--set", "random_steps=20"]
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,18 @@ def test_eval_gives_the_standard_deviation_by_its_name(run: Path, capsys: pytest
 def test_an_observation_that_is_not_finite_points_to_step(run: Path) -> None:
     with pytest.raises(UserError, match=r"expected a finite number; `agent.step` takes a safe action"):
         fittedq.load(run).act([np.nan, 0.0, 0.0])
+
+
+def test_a_folder_of_runs_is_told_from_a_run(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seeds and sweeps leave one; it names what to take, and nothing is written."""
+    for seed in (3, 4):
+        shutil.copytree(run, tmp_path / f"seed-{seed}")
+    sentence = f"{tmp_path} holds 2 runs; name one, such as {tmp_path / 'seed-3'}."
+    for words in (["eval"], ["resume"], ["inspect"], ["shadow", "--data", str(data)], ["push", "--out", "never"]):
+        assert main([*words, str(tmp_path)]) == 2
+        assert sentence in capsys.readouterr().err
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        fittedq.load(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -24,13 +24,13 @@ TRUSTED = ["--trust-code", "own.py:Cautious"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's method in `own.py`, and a run of it as the page begins one."""
     folder = tmp_path_factory.mktemp("own")
-    _, cls = (block.split("```")[0] for block in PAGE.split("```python\n")[1:])
+    slots, _, cls, _ = (block.split("```")[0] for block in PAGE.split("```python\n")[1:])
     objects = (
         "plain = Cautious(hidden=(4,), k=0.2)",
         "template = plain.template(fittedq.Box((-2.0,), (2.0,)))",
         "composed = fittedq.Composed(fqi=template, networks=plain.networks, exploration=plain.exploration())",
     )
-    (folder / "own.py").write_text("\n".join(["import fittedq", cls, *objects]))
+    (folder / "own.py").write_text("\n".join(["import fittedq", slots, cls, *objects]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main([*commands()[0], "--steps", "12", *TINY]) == 0
@@ -122,8 +122,7 @@ def test_an_object_is_a_method_too_and_starts_from_its_own_kind(
     assert warm.value([1.0, 0.0, 0.0], [0.5]) == first.value([1.0, 0.0, 0.0], [0.5]), "no update was made"
 
 
-def test_a_start_that_is_neither_agent_nor_folder_is_one_sentence(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_a_start_that_is_neither_agent_nor_folder_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"start: found .*, expected an agent, or the folder of one or of a run"):
         fittedq.train("td3", "Pendulum-v1", steps=1, start=fittedq.TD3)  # type: ignore[arg-type]

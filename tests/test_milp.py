@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 
 import equinox as eqx
@@ -14,13 +13,14 @@ from fittedq.actions.base import Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.state_box import StateBox
-from fittedq.approx.networks import Mlp, QNetwork
+from fittedq.approx.networks import QNetwork
 from fittedq.errors import UserError
 from fittedq.maximize.base import Status
 from fittedq.maximize.exact.integer import exhaustive
 from fittedq.maximize.exact.milp import milp
 from fittedq.maximize.highs import Program, Sparse, solve_program
 from fittedq.maximize.proofs.certified import certified
+from methods import built, mlp
 
 OBS = 2
 TOL = 1e-3
@@ -29,14 +29,15 @@ TOL = 1e-3
 def make_critic(seed: int, m: int, widths=(8, 8), activation="relu", n_critics=1, layer_norm=False) -> QNetwork:
     """Weights large enough for a surface with several hills."""
     box = Box([-1.0] * m, [2.0] * m)
-    critic = QNetwork(
+    critic = built(
+        QNetwork,
         OBS,
         box,
         widths,
         jax.random.key(seed),
         n_critics=n_critics,
         activation=activation,
-        make=functools.partial(Mlp, layer_norm=layer_norm),
+        make=mlp(layer_norm),
     )
     weights = tuple(np.asarray(weight) * np.float32(2.5) for weight in critic.net.weights)
     return eqx.tree_at(lambda c: c.net.weights, jax.tree.map(np.asarray, critic), weights)

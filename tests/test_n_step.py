@@ -64,8 +64,12 @@ def test_a_return_is_what_stepping_through_the_episode_gives(environments: int, 
     rows = episodes(np.random.default_rng(n), environments, 60)
     numbers = np.arange(len(rows))
     index, come = stretch(numbers, n, environments, len(rows))
-    for take in (np.asarray, jnp.asarray):
-        joint, discount = joined_steps(take(rows)[index], take(come), GAMMA, 2, 1)
+
+    def joined(rows, come):
+        return joined_steps(rows, come, GAMMA, 2, 1)
+
+    for join in (joined, jax.jit(joined)):
+        joint, discount = map(np.asarray, join(rows[index], come))
         got = Transition.unpack(joint, 2, 1)
         assert np.array_equal(got.obs, rows[:, :2]) and np.array_equal(got.action, rows[:, 2:3])
         for number in numbers:
@@ -180,7 +184,7 @@ def same(one: fittedq.Agent, other: fittedq.Agent) -> bool:
 SMALL: dict[str, Any] = {"hidden": (4,), "batch_size": 4, "n_step": 3}
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", pytest.param("jax/Pendulum-v1", marks=pytest.mark.slow)])
 def test_a_run_goes_on_bit_for_bit(env: str, tmp_path: Path) -> None:
     loop = SMALL | {"random_steps": 4, "n_envs": 2, "replay_size": 15}
     whole = fittedq.train("ddpg", env, steps=24, **loop)

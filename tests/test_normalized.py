@@ -32,6 +32,7 @@ from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Greedy, Transition
+from methods import built
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -43,14 +44,16 @@ def batch(rows: int = ROWS, obs: int = 2) -> Transition:
     rng = np.random.default_rng(1)
     draws = (rng.normal(size=(rows, obs)), rng.uniform(-1, 3, (rows, 1)), rng.normal(size=rows))
     floats = [jnp.asarray(part, jnp.float32) for part in (*draws, rng.normal(size=(rows, obs)))]
-    ended = jnp.asarray(rng.random(rows) < 0.3)
-    return Transition(floats[0], floats[1], floats[2], floats[3], ended, jnp.zeros(rows, bool))
+    ended, never = jnp.asarray(rng.random(rows) < 0.3), jnp.asarray(np.zeros(rows, bool))
+    return Transition(floats[0], floats[1], floats[2], floats[3], ended, never)
 
 
-def warm(net: BatchNormMlp, x: np.ndarray, count: int = 3) -> BatchNormMlp:
-    for _ in range(count):
-        net = net.taking(net.by_batch(x)[1])
-    return net
+by_batch, applied = jax.jit(BatchNormMlp.by_batch), jax.jit(BatchNormMlp.__call__)
+
+
+@jax.jit
+def warm(net: BatchNormMlp, x: np.ndarray, count: int) -> BatchNormMlp:
+    return jax.lax.fori_loop(0, count, lambda _, net: net.taking(net.by_batch(x)[1]), net)
 
 
 def by_hand(net: BatchNormMlp, x: np.ndarray, moments) -> np.ndarray:
@@ -68,8 +71,8 @@ def own_moments(layer, z):
 
 
 def test_a_batch_is_normalized_by_its_own_statistics_and_a_single_row_by_running_ones():
-    net, x = BatchNormMlp((3, 8, 6, 2), KEY), RNG.normal(2.0, 3.0, (ROWS, 3)).astype(np.float32)
-    outputs, statistics = net.by_batch(x)
+    net, x = built(BatchNormMlp, (3, 8, 6, 2), KEY), RNG.normal(2.0, 3.0, (ROWS, 3)).astype(np.float32)
+    outputs, statistics = by_batch(net, x)
     np.testing.assert_allclose(outputs, by_hand(net, x, own_moments), atol=1e-4)
     np.testing.assert_allclose(statistics.mean[0][0], x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics.variance[0][0], x.var(0), rtol=1e-4)
@@ -85,36 +88,36 @@ def test_a_batch_is_normalized_by_its_own_statistics_and_a_single_row_by_running
     def stored(layer, z):
         return np.asarray(running.mean[layer], float), np.asarray(running.variance[layer], float)
 
-    np.testing.assert_allclose(after(x), by_hand(after, x, stored), atol=1e-4)
-    np.testing.assert_allclose(after(x)[:1], after(x[:1]), atol=1e-5)  # no row depends on the others
+    np.testing.assert_allclose(applied(after, x), by_hand(after, x, stored), atol=1e-4)
+    np.testing.assert_allclose(applied(after, x)[:1], applied(after, x[:1]), atol=1e-5)  # no row depends on the others
 
 
 def test_what_acts_on_the_host_is_what_was_compiled():
-    policy = TanhGaussianPolicy(3, BOX, (8, 8), KEY, make=BatchNormMlp)
+    policy = built(TanhGaussianPolicy, 3, BOX, (8, 8), KEY, make=BatchNormMlp)
     obs = RNG.normal(size=(ROWS, 3)).astype(np.float32)
-    policy = taken(policy, in_batch(policy, jnp.asarray(obs))[1])
+    policy = jax.jit(lambda policy: taken(policy, in_batch(policy, jnp.asarray(obs))[1]))(policy)
     normal = np.zeros((ROWS, 1), np.float32)
     host = host_view(to_host(policy)).act(obs, normal)
     assert isinstance(host, np.ndarray)
-    np.testing.assert_allclose(host, policy.act(jnp.asarray(obs), jnp.asarray(normal)), atol=1e-5)
+    np.testing.assert_allclose(host, jax.jit(type(policy).act)(policy, obs, normal), atol=1e-5)
 
 
 def test_the_length_of_the_weights_before_a_norm_means_nothing_and_is_kept_at_1():
-    net, x = BatchNormMlp((3, 64, 64, 2), KEY), RNG.normal(size=(64, 3)).astype(np.float32)
+    net, x = built(BatchNormMlp, (3, 64, 64, 2), KEY), RNG.normal(size=(64, 3)).astype(np.float32)
     factors = [np.exp(RNG.normal(size=(1, weight.shape[-1]))).astype(np.float32) for weight in net.weights[:-1]]
     weights = (*(w * f * 30 for w, f in zip(net.weights[:-1], factors, strict=True)), net.weights[-1])
     back = eqx.tree_at(lambda net: net.weights, net, weights).projected()
     for weight in back.weights[:-1]:
         np.testing.assert_allclose(np.sqrt((weight**2).sum(0)), 1.0, rtol=1e-5)
     # The variances are far above ε here, so that is all the difference.
-    np.testing.assert_allclose(back.by_batch(x)[0], net.by_batch(x)[0], atol=1e-3)
+    np.testing.assert_allclose(by_batch(back, x)[0], by_batch(net, x)[0], atol=1e-3)
     assert np.array_equal(back.weights[-1], net.weights[-1])
-    free = BatchNormMlp((3, 8, 2), KEY, spherical=False)
+    free = built(BatchNormMlp, (3, 8, 2), KEY, spherical=False)
     assert free.projected() is free
 
 
 def test_first_weights_are_orthonormal():
-    (first, square, _) = BatchNormMlp((5, 32, 32, 2), KEY).weights
+    (first, square, _) = built(BatchNormMlp, (5, 32, 32, 2), KEY).weights
     np.testing.assert_allclose((first**2).sum(0), 1.0, rtol=1e-5)
     spectrum = np.linalg.svd(np.asarray(square), compute_uv=False)
     assert np.median(spectrum) == pytest.approx(1.0, abs=0.02) and spectrum.max() < 1.1
@@ -123,13 +126,13 @@ def test_first_weights_are_orthonormal():
 def test_renormalization_puts_back_what_a_batch_differs_by():
     """With r and d inside their bounds the output is that of the running statistics; before it begins, the batch's."""
     x = RNG.normal(size=(256, 3)).astype(np.float32)
-    net = warm(BatchNormMlp((3, 8, 2), KEY, renorm=True), x, 400)
+    net = warm(built(BatchNormMlp, (3, 8, 2), KEY, renorm=True), x, 400)
     shifted = 1.2 * x + 0.1
-    plain = BatchNormMlp((3, 8, 2), KEY)
-    np.testing.assert_allclose(net.by_batch(shifted)[0], plain.by_batch(shifted)[0], atol=1e-5)
+    plain = built(BatchNormMlp, (3, 8, 2), KEY)
+    np.testing.assert_allclose(by_batch(net, shifted)[0], by_batch(plain, shifted)[0], atol=1e-5)
     net = eqx.tree_at(lambda net: net.statistics.count, net, jnp.full_like(net.statistics.count, RENORM_AFTER))
-    np.testing.assert_allclose(net.by_batch(shifted)[0], net(shifted), atol=1e-3)
-    assert np.abs(net(shifted) - plain.by_batch(shifted)[0]).max() > 0.01
+    np.testing.assert_allclose(by_batch(net, shifted)[0], applied(net, shifted), atol=1e-3)
+    assert np.abs(applied(net, shifted) - by_batch(plain, shifted)[0]).max() > 0.01
 
 
 @pytest.mark.parametrize("renorm", [False, True])
@@ -138,10 +141,10 @@ def test_the_gradient_of_a_batch_is_that_of_its_formula(renorm):
     whose mean is far from 0 and whose running statistics are others."""
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(1.5, 2.0, (32, 3)), jnp.float32)
-    net = warm(BatchNormMlp((3, 8, 6, 2), KEY, renorm=renorm), np.asarray(x), 40)
+    net = warm(built(BatchNormMlp, (3, 8, 6, 2), KEY, renorm=renorm), np.asarray(x), 40)
     past = jnp.full_like(net.statistics.count, RENORM_AFTER)
     net = eqx.tree_at(lambda net: net.statistics.count, net, past)
-    net = jax.tree.map(lambda leaf: leaf * 1.3, net)  # gains and weights that are not 1
+    net = jax.jit(lambda net: jax.tree.map(lambda leaf: leaf * 1.3, net))(net)  # gains and weights that are not 1
 
     def formula(net, x):
         for layer, weight in enumerate(net.weights):
@@ -156,31 +159,36 @@ def test_the_gradient_of_a_batch_is_that_of_its_formula(renorm):
         return x + net.bias
 
     pull = jnp.asarray(rng.normal(size=(32, 2)), jnp.float32)
-    found = jax.grad(lambda pair: (pair[0].by_batch(pair[1])[0] * pull).sum())((net, x))
-    right = jax.grad(lambda pair: (formula(*pair) * pull).sum())((net, x))
+    found = jax.jit(jax.grad(lambda pair: (pair[0].by_batch(pair[1])[0] * pull).sum()))((net, x))
+    right = jax.jit(jax.grad(lambda pair: (formula(*pair) * pull).sum()))((net, x))
     for name in ("weights", "gains", "shifts", "bias"):
         for one, other in zip(*(jax.tree.leaves(getattr(g[0], name)) for g in (found, right)), strict=True):
-            np.testing.assert_allclose(one, other, atol=2e-4 * float(jnp.abs(other).max()))
-    np.testing.assert_allclose(found[1], right[1], atol=2e-4 * float(jnp.abs(right[1]).max()))
-    assert jnp.abs(right[1]).max() > 1e-3
-    z, scale, offset = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((32, 4), (1, 4), (1, 4)))
+            np.testing.assert_allclose(one, other, atol=2e-4 * float(np.abs(other).max()))
+    np.testing.assert_allclose(found[1], right[1], atol=2e-4 * float(np.abs(right[1]).max()))
+    assert np.abs(right[1]).max() > 1e-3
+    z, scale, offset = (rng.normal(size=size).astype(np.float32) for size in ((32, 4), (1, 4), (1, 4)))
     np.testing.assert_allclose(
-        by_own_moments(z, *moments(z), scale, offset),
+        jax.jit(lambda z: by_own_moments(z, *moments(z), scale, offset))(z),
         scale * (z - z.mean(0)) / np.sqrt(z.var(0) + EPSILON) + offset,
         atol=1e-5,
     )
 
 
 def test_a_fit_takes_the_statistics_in_and_the_optimizer_leaves_them_alone():
-    critic = QNetwork(2, BOX, (8, 8), KEY, n_critics=2, make=BatchNormMlp, head=Categorical(-3.0, 3.0, 7))
+    critic = built(QNetwork, 2, BOX, (8, 8), KEY, n_critics=2, make=BatchNormMlp, head=Categorical(-3.0, 3.0, 7))
     loss, rows = RegressReturns(BellmanOfReturns(0.9, together=True)), batch()
     nets = Components(critic=critic)
-    greedy = Greedy(rows.action, jnp.zeros(ROWS), jnp.zeros(ROWS, bool))
-    data = loss.label(nets, rows, greedy, KEY)
-    both = [jnp.concatenate(pair) for pair in ((rows.obs, rows.next_obs), (rows.action, greedy.action))]
-    expected = critic.net.taking(critic.net.by_batch(critic.inputs(*both))[1])
+    greedy = Greedy(rows.action, *(jnp.asarray(np.zeros(ROWS, kind)) for kind in (np.float32, bool)))
+    both = [np.concatenate(pair) for pair in ((rows.obs, rows.next_obs), (rows.action, greedy.action))]
+    expected = jax.jit(lambda critic: critic.net.taking(critic.net.by_batch(critic.inputs(*both))[1]))(critic)
     fit = Descend(optax.adam(1e-2))
-    after, _, metrics = fit(loss, critic, fit.init(critic), nets, data, KEY, jnp.ones((), jnp.int32))
+
+    @jax.jit
+    def fitted(critic):
+        data = loss.label(nets, rows, greedy, KEY)
+        return fit(loss, critic, fit.init(critic), nets, data, KEY, jnp.ones((), jnp.int32))
+
+    after, _, metrics = fitted(critic)
     for found, right in zip(jax.tree.leaves(after.net.statistics), jax.tree.leaves(expected.statistics), strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-7)
     assert all(np.shape(value) == () for value in metrics.values())
@@ -200,9 +208,10 @@ def test_a_batch_is_passed_over_once():
 
 def test_a_critic_of_one_value_is_regressed_as_ever():
     """RegressReturns on one value = Regress, LeastMean = min_j q_j: to the bit."""
-    critic = QNetwork(2, BOX, (8,), KEY, n_critics=3)
+    critic = built(QNetwork, 2, BOX, (8,), KEY, n_critics=3)
     nets, rows = Components(critic=critic), batch()
-    greedy = Greedy(rows.action * 0.5, jnp.linspace(-1, 1, ROWS), jnp.zeros(ROWS, bool))
+    log_prob, none = (jnp.asarray(part) for part in (np.linspace(-1, 1, ROWS, dtype=np.float32), np.zeros(ROWS, bool)))
+    greedy = Greedy(jnp.asarray(np.asarray(rows.action) * np.float32(0.5)), log_prob, none)
     old, new = Regress(Bellman(0.9, MinOverCritics())), RegressReturns(BellmanOfReturns(0.9))
     labels = [loss.label(nets, rows, greedy, KEY) for loss in (old, new)]
     np.testing.assert_array_equal(labels[0].y, labels[1].y[:, 0])
@@ -228,36 +237,38 @@ def test_the_projection_onto_bins_keeps_mass_and_mean():
     y = RNG.uniform(-1.9, 2.9, (6, 4)).astype(np.float32)
     y[0] = [-2.0, 3.0, 0.5, 0.0]
     weight = RNG.dirichlet(np.ones(4), 6).astype(np.float32)
-    found = np.asarray(head.projection(jnp.asarray(y), jnp.asarray(weight)))
+    projection = jax.jit(head.projection)
+    found = np.asarray(projection(y, weight))
     np.testing.assert_allclose(found, project(head, y, weight), atol=1e-5)
     np.testing.assert_allclose(found @ head.support, (y * weight).sum(1), atol=1e-5)
-    far = np.asarray(head.projection(jnp.asarray([[-9.0, 9.0]]), jnp.asarray([[0.25, 0.75]])))
+    mass = np.float32([[0.25, 0.75]])
+    far = np.asarray(projection(np.float32([[-9.0, 9.0]]), mass))
     assert far[0, 0] == 0.25 and far[0, -1] == 0.75
-    assert head.outside(jnp.asarray([[-9.0, 1.0]]), jnp.asarray([[0.25, 0.75]])) == 0.25
+    assert jax.jit(head.outside)(np.float32([[-9.0, 1.0]]), mass) == 0.25
 
 
 def test_cross_entropy_is_least_at_the_target():
     head = Categorical(-2.0, 3.0, 6)
-    y, weight = jnp.asarray([[-1.3, 2.1]]), jnp.asarray([[0.4, 0.6]])
-    target = head.projection(y, weight)
-    best = jnp.log(target + 1e-9)[None]
-    gradient = jax.grad(lambda outputs: head.loss(outputs, y, weight).sum())(best)
+    y, weight = jnp.asarray(np.float32([[-1.3, 2.1]])), jnp.asarray(np.float32([[0.4, 0.6]]))
+    best = np.log(np.asarray(jax.jit(head.projection)(y, weight)) + np.float32(1e-9))[None]
+    loss = jax.jit(jax.value_and_grad(lambda outputs: head.loss(outputs, y, weight).sum()))
+    least, gradient = loss(best)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
-    assert head.mean(best[0])[0] == pytest.approx(-1.3 * 0.4 + 2.1 * 0.6, abs=1e-4)
-    worse = [best + 0.1 * jnp.asarray(RNG.normal(size=best.shape), jnp.float32) for _ in range(5)]
-    assert all(head.loss(outputs, y, weight).sum() > head.loss(best, y, weight).sum() for outputs in worse)
+    assert jax.jit(head.mean)(best[0])[0] == pytest.approx(-1.3 * 0.4 + 2.1 * 0.6, abs=1e-4)
+    worse = [best + (0.1 * RNG.normal(size=best.shape)).astype(np.float32) for _ in range(5)]
+    assert all(float(loss(outputs)[0]) > float(least) for outputs in worse)
 
 
 def test_quantile_regression_finds_the_quantiles():
     """Of a uniform distribution over [0, 10 000], where Huber's kink at 1 is nothing: z_i = τ_i · 10 000."""
     head = Quantiles(5)
-    y = jnp.linspace(0, 10_000, 4001)[None]
-    weight = jnp.full_like(y, 1 / y.size)
-    outputs = (jnp.arange(5) + 0.5)[None, None] / 5 * 10_000
-    slope = jax.grad(lambda outputs: head.loss(outputs, y, weight).sum())
+    y = jnp.asarray(np.linspace(0, 10_000, 4001, dtype=np.float32)[None])
+    weight = jnp.asarray(np.full(y.shape, 1 / y.size, np.float32))
+    outputs = ((np.arange(5, dtype=np.float32) + 0.5)[None, None] / 5 * 10_000).astype(np.float32)
+    slope = jax.jit(jax.grad(lambda outputs: head.loss(outputs, y, weight).sum()))
     np.testing.assert_allclose(slope(outputs), 0.0, atol=1e-4)
-    assert (slope(outputs + 500) > 0.005).all() and (slope(outputs - 500) < -0.005).all()
-    assert head.mean(outputs)[0, 0] == pytest.approx(5_000)
+    assert np.all(np.asarray(slope(outputs + 500)) > 0.005) and np.all(np.asarray(slope(outputs - 500)) < -0.005)
+    assert jax.jit(head.mean)(outputs)[0, 0] == pytest.approx(5_000)
 
 
 def test_pools_of_an_ensemble():
@@ -274,14 +285,14 @@ def test_pools_of_an_ensemble():
 def test_bellman_of_returns_moves_every_atom():
     """y_k = r + γ (1 − terminated)(z_k − β log π), with the probabilities of the critic of least mean."""
     head, rows = Categorical(-1.0, 1.0, 3), batch()
-    critic = QNetwork(2, BOX, (4,), KEY, n_critics=2, head=head)
-    log_prob = jnp.linspace(-2, 2, ROWS)
-    nets = Components(critic=critic, log_temperature=jnp.log(0.5))
-    data = BellmanOfReturns(0.9)(nets, rows, Greedy(rows.action, log_prob, jnp.zeros(ROWS, bool)), KEY)
+    critic = built(QNetwork, 2, BOX, (4,), KEY, n_critics=2, head=head)
+    log_prob, none = (jnp.asarray(part) for part in (np.linspace(-2, 2, ROWS, dtype=np.float32), np.zeros(ROWS, bool)))
+    nets = Components(critic=critic, log_temperature=jnp.asarray(np.log(0.5), jnp.float32))
+    data = jax.jit(lambda nets: BellmanOfReturns(0.9)(nets, rows, Greedy(rows.action, log_prob, none), KEY))(nets)
     alive = 1 - np.asarray(rows.terminated, float)
     z = np.linspace(-1, 1, 3)[None] - 0.5 * np.asarray(log_prob)[:, None]
     np.testing.assert_allclose(data.y, np.asarray(rows.reward)[:, None] + 0.9 * alive[:, None] * z, atol=1e-5)
-    outputs = np.asarray(critic.outputs(rows.next_obs, rows.action))
+    outputs = np.asarray(jax.jit(type(critic).outputs)(critic, rows.next_obs, rows.action))
     probability = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
     least = (probability @ head.support).argmin(0)
     np.testing.assert_allclose(data.weight, probability[least, np.arange(ROWS)], rtol=1e-4)

@@ -43,6 +43,7 @@ from fittedq.trainers.settings import FitSettings, TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import AbstractValue, Components, DrawnRows, Greedy, Transition
 from linear import QuadraticValue, critic, gaussian_policy, transitions
+from methods import made
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
@@ -55,8 +56,9 @@ def batches(count: int) -> list[Transition]:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(count, BATCH, Transition.width(OBS_SIZE, BOX.size))).astype(np.float32)
     rows[..., -2:] = rng.uniform(size=rows[..., -2:].shape) < 0.2
-    data = [Transition.unpack(jnp.asarray(batch), OBS_SIZE, BOX.size) for batch in rows]
-    return [batch._replace(action=BOX.project(batch.action, batch.obs)) for batch in data]
+    data = [Transition.unpack(batch, OBS_SIZE, BOX.size) for batch in rows]
+    data = [batch._replace(action=BOX.project(batch.action, batch.obs)) for batch in data]
+    return [jax.tree.map(jnp.asarray, batch) for batch in data]
 
 
 def run(fqi: FQI, state: LearnerState, data: list[Transition]) -> LearnerState:
@@ -72,9 +74,16 @@ def largest(one, other) -> float:
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in pairs)
 
 
+@eqx.filter_jit
 def slope(loss, component, nets, data):
     """∇ loss of the component, on D."""
     return jax.grad(lambda component: loss(component, nets, data, KEY)[0])(component)
+
+
+@eqx.filter_jit
+def label(loss, nets, batch):
+    """D, of a loss that reads no greedy step."""
+    return loss.label(nets, batch, None, KEY)
 
 
 # ---------------------------------------------------------------------- expectiles and imitation
@@ -96,7 +105,7 @@ def test_an_expectile_of_two_points_is_where_its_pulls_are_even(share):
     batch = transitions(np.zeros(4), [1.0, 0.0, 0.0, 0.0], 0.0, 0.0)
     nets = Components(critic=critic((0, 0, 1, 0, 0, 0)))  # q = a
     loss = Regress(ValueAsLogged(MinOverCritics()), Expectile(share))
-    data = loss.label(nets, batch, None, KEY)
+    data = label(loss, nets, batch)
     at, below, above = (
         float(slope(loss, Constant(jnp.asarray(v)), nets, data).value) for v in expected * np.array([1, 0.9, 1.1])
     )
@@ -116,11 +125,11 @@ def test_an_expectile_of_a_half_evaluates_the_logs_own_policy():
     q = critic((-gamma * constant, 0, 0, -1 - gamma * price, -2 * gamma * price, -1 - gamma * price))
     nets = Components(critic=q, value=value)
     regress = Regress(BellmanFromValue(gamma))
-    assert float(regress(q, nets, regress.label(nets, batch, None, KEY), KEY)[0]) < 1e-9
+    assert float(jax.jit(lambda: regress(q, nets, regress.label(nets, batch, None, KEY), KEY)[0])()) < 1e-9
 
     def pull(share):
         loss = Regress(ValueAsLogged(MinOverCritics()), Expectile(share))
-        return float(jnp.abs(slope(loss, value, nets, loss.label(nets, batch, None, KEY)).weights).max())
+        return float(np.abs(slope(loss, value, nets, label(loss, nets, batch)).weights).max())
 
     assert pull(0.5) < 1e-5
     assert pull(0.7) > 1e-2
@@ -132,44 +141,49 @@ def test_imitation_by_advantage_is_best_at_the_weighted_mean_and_deviation():
     batch = transitions(np.zeros(3), action, 0.0, 0.0)
     nets = Components(critic=critic((0, 0, 2, 0, 0, 0)), value=Constant(jnp.asarray(0.3)))  # q = 2 a
     loss = ImitateByAdvantage(MinOverCritics(), inverse_temperature=1.5, clip=2.0)
-    data = loss.label(nets, batch, None, KEY)
+    data = label(loss, nets, batch)
     weight = np.minimum(np.exp(1.5 * (2 * action - 0.3)), 2.0)
     np.testing.assert_allclose(data.weight, weight, rtol=1e-6)
     assert weight[-1] == 2.0 > weight[1]
     mean = np.average(action, weights=weight)
     std = np.sqrt(np.average((action - mean) ** 2, weights=weight))
-    policy = ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), KEY)
+    policy = jax.jit(lambda key: ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), key))(KEY)
     at_best = eqx.tree_at(
         lambda policy: (policy.net.biases[0], policy.log_std),
         policy,
-        (jnp.full((1, 1), np.arctanh(mean), jnp.float32), jnp.full(1, np.log(std), jnp.float32)),
+        (jnp.asarray([[np.arctanh(mean)]], jnp.float32), jnp.asarray([np.log(std)], jnp.float32)),
     )
     found = slope(loss, at_best, nets, data)
-    assert largest((found.net.biases, found.log_std), ((jnp.zeros((1, 1)),), jnp.zeros(1))) < 1e-5
-    elsewhere = eqx.tree_at(lambda policy: policy.log_std, at_best, jnp.full(1, np.log(1.2 * std), jnp.float32))
+    assert largest((found.net.biases, found.log_std), ((np.zeros((1, 1)),), np.zeros(1))) < 1e-5
+    elsewhere = eqx.tree_at(lambda policy: policy.log_std, at_best, jnp.asarray([np.log(1.2 * std)], jnp.float32))
     assert float(slope(loss, elsewhere, nets, data).log_std[0]) > 0.1
 
 
 def test_advantages_that_no_exponential_holds_are_clipped():
     nets = Components(critic=critic((0, 0, 1e6, 0, 0, 0)), value=Constant(jnp.asarray(0.0)))
     batch = transitions(np.zeros(2), [1.0, -1.0], 0.0, 0.0)
-    data = ImitateByAdvantage(MinOverCritics(), 3.0, 100.0).label(nets, batch, None, KEY)
+    data = label(ImitateByAdvantage(MinOverCritics(), 3.0, 100.0), nets, batch)
     np.testing.assert_allclose(data.weight, [100.0, 0.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [ClippedGaussianPolicy, TanhGaussianPolicy])
 def test_a_density_integrates_to_one_and_is_that_of_the_policys_own_draws(make):
     box = Box((-0.5,), (3.0,))
-    policy = make(1, box, (4,), KEY)
     squashed = make is TanhGaussianPolicy
     edges = np.linspace(*((-0.5 + 1e-4, 3.0 - 1e-4) if squashed else (-12.0, 15.0)), 20_001)
-    density = np.exp(policy.log_density(jnp.full((len(edges), 1), 0.7), jnp.asarray(edges, jnp.float32)[:, None]))
+
+    @jax.jit
+    def told(key):
+        policy, obs = make(1, box, (4,), key), jnp.linspace(-1, 1, 64)[:, None]
+        action, log_prob = policy.sample(obs, key)
+        everywhere = policy.log_density(jnp.full((len(edges), 1), 0.7), jnp.asarray(edges, jnp.float32)[:, None])
+        return jnp.exp(everywhere), action, log_prob, policy.log_density(obs, action)
+
+    density, action, log_prob, of_draws = map(np.asarray, told(KEY))
     assert float(np.trapezoid(density, edges)) == pytest.approx(1.0, abs=0.02 if squashed else 1e-4)
-    obs = jnp.linspace(-1, 1, 64)[:, None]
-    action, log_prob = policy.sample(obs, KEY)
-    inside = np.asarray((action > -0.49) & (action < 2.99))[:, 0]
+    inside = ((action > -0.49) & (action < 2.99))[:, 0]
     assert inside.sum() > 20
-    np.testing.assert_allclose(policy.log_density(obs, action)[inside], log_prob[inside], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(of_draws[inside], log_prob[inside], rtol=1e-3, atol=1e-3)
 
 
 # ---------------------------------------------------------------------- what they reduce to
@@ -177,7 +191,7 @@ def test_a_density_integrates_to_one_and_is_that_of_the_policys_own_draws(make):
 
 @pytest.fixture(scope="module")
 def networks() -> Components:
-    return TD3(**TINY).networks(OBS_SIZE, BOX, KEY)
+    return made(TD3(**TINY), OBS_SIZE, BOX, KEY)
 
 
 def test_without_q_the_policy_clones_the_log(networks):
@@ -188,21 +202,21 @@ def test_without_q_the_policy_clones_the_log(networks):
         return jnp.mean(error**2)
 
     (update,) = (update for update in TD3BC(**TINY, alpha=0.0).template(BOX).updates if update.component == "policy")
-    found = slope(update.loss, networks.policy, networks, update.loss.label(networks, batch, None, KEY))
-    assert largest(found, jax.grad(cloned)(networks.policy)) < 1e-7
-    assert largest(found, jax.tree.map(jnp.zeros_like, found)) > 1e-2
+    found = slope(update.loss, networks.policy, networks, label(update.loss, networks, batch))
+    assert largest(found, jax.jit(jax.grad(cloned))(networks.policy)) < 1e-7
+    assert largest(found, jax.tree.map(np.zeros_like, found)) > 1e-2
 
 
 def test_the_more_q_counts_the_more_it_is_td3(networks):
     """∇ / (α / Z) → ∇ of TD3's loss, as 1 / α."""
     (batch,) = batches(1)
     td3 = slope(Improve(FirstCritic()), networks.policy, networks, batch.obs)
-    q = FirstCritic()(networks.critic, batch.obs, networks.policy.act(batch.obs, batch.action), KEY)
-    away = []
+    q = jax.jit(lambda nets: FirstCritic()(nets.critic, batch.obs, nets.policy.act(batch.obs, batch.action), KEY))
+    size, away = np.mean(np.abs(q(networks))), []
     for alpha in (1e3, 1e5):
         loss = ImproveNear(FirstCritic(), alpha, 1 / BOX.size)
-        found = slope(loss, networks.policy, networks, loss.label(networks, batch, None, KEY))
-        scaled = jax.tree.map(lambda leaf, alpha=alpha: leaf * jnp.mean(jnp.abs(q)) / alpha, found)
+        found = slope(loss, networks.policy, networks, label(loss, networks, batch))
+        scaled = jax.tree.map(lambda leaf, alpha=alpha: np.asarray(leaf) * size / alpha, found)
         away.append(largest(scaled, td3))
     assert away[1] < 1e-4 and away[0] > 20 * away[1]
 
@@ -223,9 +237,9 @@ def test_without_the_distance_it_is_td3_bit_for_bit(networks):
 def test_the_unit_of_reward_does_not_matter_to_the_policys_loss(networks):
     (batch,) = batches(1)
     loss = ImproveNear(FirstCritic(), 2.5, 0.5)
-    data = loss.label(networks, batch, None, KEY)
+    data = label(loss, networks, batch)
     last = lambda nets: (nets.critic.net.weights[-1], nets.critic.net.biases[-1])  # noqa: E731
-    larger = eqx.tree_at(last, networks, tuple(100 * leaf for leaf in last(networks)))
+    larger = eqx.tree_at(last, networks, tuple(jnp.asarray(100 * np.asarray(leaf)) for leaf in last(networks)))
     found = [slope(loss, networks.policy, nets, data) for nets in (networks, larger)]
     assert largest(*found) < 1e-5
 
@@ -250,6 +264,7 @@ def test_edac_without_diversity_is_sac_with_as_many_critics_bit_for_bit():
     assert largest(diverse.nets.critic, sac.nets.critic) > 1e-4
 
 
+@pytest.mark.slow
 def test_rebrac_without_its_distances_is_td3_bit_for_bit():
     """Also where the rows tell what was done at s'."""
     data = batches(6)
@@ -274,12 +289,12 @@ def test_a_target_takes_off_the_distance_to_what_was_done_next():
     """q ≡ 2, β = 3: a' = .5 and 0 logged, then unknown, then terminated."""
     nets = Components(critic=critic((2, 0, 0, 0, 0, 0)), policy=gaussian_policy(0.0, 0.1))
     batch = transitions(np.zeros(3), 0.0, 1.0, 0.0, terminated=[False, False, True])
-    logged = jnp.asarray([[0.0], [jnp.nan], [0.0]])
-    greedy = Greedy(jnp.full((3, 1), 0.5), jnp.zeros(3), jnp.zeros(3, bool), logged=logged)
-    target = BellmanNear(0.9, FirstCritic(), near=3.0)
-    np.testing.assert_allclose(target(nets, batch, greedy, KEY).y, [2.8 - 0.9 * 3 * 0.25, 2.8, 1.0], rtol=1e-6)
-    unasked = dataclasses.replace(greedy, logged=None)
-    np.testing.assert_allclose(target(nets, batch, unasked, KEY).y, [2.8, 2.8, 1.0], rtol=1e-6)
+    logged = jnp.asarray(np.float32([[0.0], [np.nan], [0.0]]))
+    half, none = jnp.asarray(np.full((3, 1), 0.5, np.float32)), jnp.asarray(np.zeros(3, np.float32))
+    greedy = Greedy(half, none, jnp.asarray(np.zeros(3, bool)), logged=logged)
+    y = jax.jit(lambda greedy: BellmanNear(0.9, FirstCritic(), near=3.0)(nets, batch, greedy, KEY).y)
+    np.testing.assert_allclose(y(greedy), [2.8 - 0.9 * 3 * 0.25, 2.8, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(y(dataclasses.replace(greedy, logged=None)), [2.8, 2.8, 1.0], rtol=1e-6)
 
 
 def done_next(rows: np.ndarray, s: int) -> list[float]:
@@ -324,7 +339,7 @@ def test_a_fitted_method_has_no_rows_that_tell_what_was_done_next():
     fqi = ReBRAC(hidden=(4,)).template(BOX)
     every = dataclasses.replace(fqi, sync=Sync(critic=Copy(), policy=Copy()))
     with pytest.raises(UserError, match="BellmanNear needs the action that was taken at s'"):
-        every.check_iterations(ReBRAC(hidden=(4,)).networks(OBS_SIZE, BOX, KEY))
+        every.check_iterations(made(ReBRAC(hidden=(4,)), OBS_SIZE, BOX, KEY))
     with pytest.raises(UserError, match="n_step: the critic's BellmanNear takes transitions of one step"):
         FitSettings(n_step=2).fitting(fqi)
 
@@ -333,9 +348,12 @@ def test_a_fitted_method_has_no_rows_that_tell_what_was_done_next():
 
 
 def penalty_of(penalty: AbstractPenalty, nets: Components, batch: Transition) -> float:
-    aside = penalty.label(nets, batch, KEY)
-    data = Labelled((batch.obs, batch.action), batch.reward, aside=aside)
-    return float(penalty(nets.critic, nets.critic(batch.obs, batch.action), data)[0])
+    @jax.jit
+    def value(nets: Components) -> jax.Array:
+        data = Labelled((batch.obs, batch.action), batch.reward, aside=penalty.label(nets, batch, KEY))
+        return penalty(nets.critic, nets.critic(batch.obs, batch.action), data)[0]
+
+    return float(value(nets))
 
 
 @pytest.mark.parametrize("spread", [0.2, 0.5])
@@ -366,12 +384,12 @@ def test_a_calibrated_penalty_pushes_nothing_below_the_logs_value():
 def test_diversity_is_the_mean_cosine_of_the_critics_slopes():
     """Brute force over pairs, in half-widths of the box."""
     (batch,) = batches(1)
-    nets = EDAC(**TINY, policy_hidden=(8,), n_critics=4, activation="tanh").networks(OBS_SIZE, BOX, KEY)
+    nets = made(EDAC(**TINY, policy_hidden=(8,), n_critics=4, activation="tanh"), OBS_SIZE, BOX, KEY)
 
     def q(action, obs):
         return nets.critic(obs[None], action[None])[:, 0]
 
-    slopes = np.asarray(jax.vmap(jax.jacobian(q))(batch.action, batch.obs)) * np.asarray(BOX.half_width)
+    slopes = np.asarray(jax.jit(jax.vmap(jax.jacobian(q)))(batch.action, batch.obs)) * np.asarray(BOX.half_width)
     unit = slopes / np.linalg.norm(slopes, axis=-1, keepdims=True)
     cosine = np.einsum("bim,bjm->bij", unit, unit)
     expected = np.mean([row[~np.eye(4, dtype=bool)].sum() for row in cosine]) / 3
@@ -382,7 +400,8 @@ def test_critics_without_a_slope_have_no_direction():
     batch = transitions(np.zeros(2), 0.25, 0.0, 0.0)
     flat = critic((1, 0, 0, 0, 0, 0), (2, 0, 0, 0, 0, 0))
     data = Labelled((batch.obs, batch.action), batch.reward)
-    value, gradient = jax.value_and_grad(lambda q: Diverse(1.0)(q, q(batch.obs, batch.action), data)[0])(flat)
+    loss = jax.value_and_grad(lambda q: Diverse(1.0)(q, q(batch.obs, batch.action), data)[0])
+    value, gradient = jax.jit(loss)(flat)
     assert float(value) == 0.0 and bool(jnp.isfinite(gradient.weights).all())
 
 
@@ -448,9 +467,9 @@ def test_a_method_over_a_dataset_goes_on_from_its_checkpoint_bit_for_bit(method,
 
 def certain(mean: float, std: float) -> ClippedGaussianPolicy:
     """The same normal density in every state, of a mean and deviation in [−1, 1]."""
-    policy = ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), KEY, by_state=True)
-    bias = jnp.asarray([[np.arctanh(mean), np.log(std)]], jnp.float32)
-    return eqx.tree_at(lambda policy: (policy.net.weights[0], policy.net.biases[0]), policy, (jnp.zeros((1, 2)), bias))
+    policy = jax.jit(lambda key: ClippedGaussianPolicy(1, Box((-1.0,), (1.0,)), (), key, by_state=True))(KEY)
+    zeros, bias = (jnp.asarray(row, jnp.float32) for row in ([[0, 0]], [[np.arctanh(mean), np.log(std)]]))
+    return eqx.tree_at(lambda policy: (policy.net.weights[0], policy.net.biases[0]), policy, (zeros, bias))
 
 
 @pytest.mark.parametrize(
@@ -459,10 +478,11 @@ def certain(mean: float, std: float) -> ClippedGaussianPolicy:
 def test_the_argmax_goes_as_far_as_the_log_supports(mean, std, c, expected):
     """q = a grows to the end of A_D(s) = [m − c σ, m + c σ] ∩ A(s)."""
     nets = Components(critic=critic((0, 0, 1, 0, 0, 0)), behaviour=certain(mean, std))
-    found = Solved(support=Support(c))(nets, jnp.zeros((2, 1)), KEY)
-    np.testing.assert_allclose(found.action, expected, atol=1e-5)
-    inside = Solved(support=Support(c))(nets.replace("critic", critic((0, 0, 0, 0, 0, 0))), jnp.zeros((9, 1)), KEY)
-    assert NearLog(Box((-1.0,), (1.0,)), nets.behaviour, c).contains(inside.action, jnp.zeros((9, 1))).all()
+    solved, obs = jax.jit(lambda nets, obs: Solved(support=Support(c))(nets, obs, KEY)), np.zeros((9, 1), np.float32)
+    np.testing.assert_allclose(solved(nets, obs).action, expected, atol=1e-5)
+    inside = solved(nets.replace("critic", critic((0, 0, 0, 0, 0, 0))), obs)
+    near = jax.jit(lambda *given: NearLog(Box((-1.0,), (1.0,)), nets.behaviour, c).contains(*given))
+    assert np.asarray(near(inside.action, obs)).all()
 
 
 def test_all_is_supported_by_a_log_that_did_everything():
@@ -470,11 +490,16 @@ def test_all_is_supported_by_a_log_that_did_everything():
     nets = Components(critic=critic((0, 0, 1, 0, 0, -1)), behaviour=certain(0.0, 2.0))
     batch = transitions(np.zeros(3), 0.0, 1.0, 0.0)
     targets = (SmoothBellman(0.9, 0.5, Quadrature(9), support) for support in (Support(5.0), None))
-    wide, free = (target(nets, batch, None, KEY).y for target in targets)
+
+    def y(target: SmoothBellman) -> jax.Array:
+        return jax.jit(lambda: target(nets, batch, None, KEY).y)()
+
+    wide, free = map(y, targets)
     np.testing.assert_allclose(wide, free, rtol=1e-5)
-    narrow = SmoothBellman(0.9, 0.5, Quadrature(9), Support(0.01))(nets, batch, None, KEY).y
+    narrow = y(SmoothBellman(0.9, 0.5, Quadrature(9), Support(0.01)))
     assert float(narrow[0]) < float(free[0]) - 1.0
-    one, other = (Solved(support=support)(nets, batch.obs, KEY).action for support in (Support(5.0), None))
+    solved = [Solved(support=support) for support in (Support(5.0), None)]
+    one, other = (jax.jit(lambda greedy=greedy: greedy(nets, batch.obs, KEY).action)() for greedy in solved)
     np.testing.assert_allclose(one, other, atol=2e-3)
 
 
@@ -482,7 +507,7 @@ def test_limits_that_join_actions_have_no_interval():
     joined = fittedq.Polytope((-1.0, -1.0), (1.0, 1.0), [[1.0, 1.0]], [1.0])
     algorithm = ExplicitFQI(hidden=(4,), support=1.0)
     with pytest.raises(UserError, match="setting support: found whole-numbered actions, or limits that join"):
-        algorithm.template(joined).check(algorithm.networks(2, joined, KEY))
+        algorithm.template(joined).check(made(algorithm, 2, joined, KEY))
     with pytest.raises(UserError, match="setting support: found one with policy_loss = 'improve'"):
         AmortizedFQI(support=1.0, policy_loss="improve")
 

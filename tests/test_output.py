@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fittedq.cli import inspect, signals, train
+from fittedq.cli import follow, inspect, signals
 from fittedq.diagnose import pictures
 from fittedq.diagnose.gap import Gap
 from fittedq.runs.folder import RunFolder
@@ -37,7 +37,7 @@ def ended(tmp_path: Path) -> Callable[..., None]:
         left.mkdir(parents=True)
     run.folder.metrics_file.touch()
     summary = {"event": "done", "step": 8, "seconds": 1.0, "finished": None, "warnings": [], "eval_mean": None}
-    return lambda **changed: train._say(console(), run, summary | changed)
+    return lambda **changed: follow._say(console(), run, summary | changed)
 
 
 def test_a_path_is_no_markup(ended: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,10 +119,10 @@ def test_a_second_ctrl_c_names_the_run(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     said: list[str] = []
     monkeypatch.setattr(signals, "_say", said.append)
-    monkeypatch.setattr(signals.os, "_exit", end)
+    monkeypatch.setattr(signals, "end", end)
     run = standing(500)
     run.reports = twice
     with pytest.raises(Ended, match="130"):
-        train.follow(run, None, as_json=True)
+        follow.follow(run, None, as_json=True)
     assert said[0] == "\nStopping: saving first. (Ctrl-C again stops at once.)\n"
     assert said[1:] == ["\nfittedq: interrupted; continue from what was saved: fittedq resume runs/mine\n"]

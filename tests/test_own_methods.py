@@ -109,9 +109,8 @@ def test_a_target_that_draws_outside_jax_does_not_conform() -> None:
         conforms(of(Impure(Bellman(0.9, FirstCritic()))))
 
 
-def test_what_is_no_method_does_not_conform_in_a_sentence(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_what_is_no_method_does_not_conform_in_a_sentence() -> None:
     for found in ("td3", TD3):
         with pytest.raises(UserError, match="expected a method as an object"):
             conforms(found)  # type: ignore[arg-type]
@@ -193,11 +192,8 @@ DESCEND = TD3().template(BOX).updates[0].fit
     ],
     ids=range(8),
 )
-def test_what_own_slots_return_is_checked_before_training(
-    method: Any, said: str, request: pytest.FixtureRequest
-) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_what_own_slots_return_is_checked_before_training(method: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         begun(method)
 
@@ -226,9 +222,8 @@ def late(update: Any) -> float:
     return 1e-3 if update < 300 else 1e-4
 
 
-def test_functions_of_other_arguments_are_one_sentence(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_functions_of_other_arguments_are_one_sentence() -> None:
     wrong: list[tuple[Any, str]] = [
         (lambda: TD3(activation=lambda: 1), r"setting activation: found .*lambda.*, expected a function of \(x\)"),
         (
@@ -252,12 +247,16 @@ def test_functions_of_other_arguments_are_one_sentence(request: pytest.FixtureRe
 
 def test_the_page_on_own_methods_runs() -> None:
     page = (Path(__file__).parent.parent / "docs" / "your_own_method.md").read_text()
-    slots, cls = (block.split("```")[0] for block in page.split("```python\n")[1:])
+    slots, test, cls, loss = (block.split("```")[0] for block in page.split("```python\n")[1:])
     names: dict[str, Any] = {"__name__": __name__}
     exec(slots.replace("(64, 64)", "(4,)"), names)
+    exec(test, names)
     exec(cls, names)
     check_saves_whole(names["Cautious"])
-    assert names["Cautious"](k=0.7).k == 0.7
+    assert "CautiousBellman(gamma=0.99, k=0.7)" in names["Cautious"](k=0.7).describe()["updates"]
+    exec(loss, names)
+    check_saves_whole(names["AgreeingTD3"])
+    assert "Agreeing(k=0.7)" in names["AgreeingTD3"](k=0.7).describe()["updates"]
 
 
 def test_a_schedule_in_slots_has_its_length_or_is_refused() -> None:
@@ -291,6 +290,7 @@ def test_a_bare_schedule_names_its_form_and_a_wrong_number_is_told() -> None:
             TD3(critic_learning_rate=words)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_changed_schedule_says_where_it_goes_on_and_may_replace_code(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(40, 2)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
@@ -306,9 +306,8 @@ def test_a_changed_schedule_says_where_it_goes_on_and_may_replace_code(tmp_path:
     fittedq.resume(out, steps=5, set={"critic_learning_rate": 1e-5})
 
 
-def test_networks_of_other_arguments_are_refused(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_networks_of_other_arguments_are_refused() -> None:
     with pytest.raises(UserError, match=r"networks: found .*lambda.*, expected a function of \(obs_size, act"):
         fittedq.Composed(
             fqi=TD3().template(BOX),

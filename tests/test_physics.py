@@ -16,8 +16,8 @@ from fittedq.algorithms.svg import SVG
 from fittedq.approx.models import KnownModel
 from fittedq.envs.native import Pendulum, find_jax_env, physics
 from fittedq.envs.physics import CART_POLE, BraxEnv, MjxEnv
+from fittedq.envs.process import CartPole
 from fittedq.errors import UserError
-from fittedq.problems.plants import CartPole
 from fittedq.problems.probes import OneStep
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.settings import TrainSettings

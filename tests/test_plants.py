@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from fittedq.problems.plants import CartPole, TwoTanks, runge_kutta, smooth_cost
+from fittedq.envs.process import CartPole, TwoTanks, runge_kutta, smooth_cost
 
 
 @pytest.fixture(autouse=True)

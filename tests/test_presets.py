@@ -13,13 +13,14 @@ import pytest
 import fittedq
 from fittedq.algorithms import find
 from fittedq.algorithms.base import AbstractAlgorithm
-from fittedq.algorithms.presets import presets
+from fittedq.algorithms.presets import Preset, as_toml, preset_for, presets
 from fittedq.cli.main import main
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
+from methods import each
 
 ADAM = {"critic_learning_rate": 3e-4, "policy_learning_rate": 3e-4}
 SAC = ADAM | {"gamma": 0.99, "tau": 0.005, "hidden": (256, 256), "batch_size": 256, "replay_size": 1_000_000}
@@ -53,12 +54,33 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         | {"critic_learning_rate": 3e-4, "policy_learning_rate": 1e-4},
     ),
     "sac-svg-2021": ("svg", {"horizon": "3", "dynamics": "learned", "tail": "q"}),
+    "plant": (
+        "td3",
+        {
+            "hidden": (64, 64),
+            "gamma": 0.97,
+            "critic_learning_rate": "linear:1e-3:1e-4",
+            "policy_learning_rate": "linear:1e-3:1e-4",
+            "saturation": 1e-3,
+            "noise_sigma": 0.1,
+            "noise_reversion": 0.15,
+            "n_envs": 8,
+            "n_step": 3,
+            "updates_per_step": 0.5,
+            "batch_size": 128,
+            "replay_size": 200_000,
+            "random_steps": 2_000,
+            "normalize_obs": True,
+            "scale_rewards": True,
+            "keep": "average",
+        },
+    ),
     "auto": ("xqc", {"hidden": (256,) * 4, "policy_delay": 2, "updates_per_step": 1.0}),
 }
 """The algorithm of each, and what its paper says (docs: theory, section 4)."""
 
 
-@pytest.mark.parametrize("name", sorted(presets()))
+@pytest.mark.parametrize("name", each("td3-2018", "redq", of=sorted(presets())))
 def test_a_preset_is_what_its_source_says(name: str) -> None:
     run = Run(presets()[name].algorithm, "Pendulum-v1", Schedule(steps=1), preset=name, settings={"replay_size": 10})
     run.close()
@@ -67,7 +89,12 @@ def test_a_preset_is_what_its_source_says(name: str) -> None:
     settings = run.config()["settings"]
     expected = {key: list(value) if isinstance(value, tuple) else value for key, value in published.items()}
     assert settings["replay_size"] == 10  # what was set wins
-    assert expected.items() <= (settings | {"replay_size": 1_000_000}).items()
+    falling = {key: value for key, value in expected.items() if str(value).startswith("linear:")}
+    for key, words in falling.items():
+        first, last = map(float, words.split(":")[1:])
+        assert {"kind": "Linear", "first": first, "last": last}.items() <= settings[key].items()
+    same = {key: value for key, value in expected.items() if key not in falling}
+    assert same.items() <= (settings | {"replay_size": published.get("replay_size", 1_000_000)}).items()
     left_out = published.keys() - presets()[name].settings.keys()
     usual = vars(find(algorithm)())
     assert all(published[key] == usual[key] for key in left_out)
@@ -112,7 +139,7 @@ def test_from_a_dataset_what_it_says_of_collecting_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "preset", "says"),
     [
-        ("td3", "redq", "preset: redq has the settings of sac, and td3 is trained; .*: td3-2018"),
+        ("td3", "redq", "preset: redq has the settings of sac, and td3 is trained; .*: plant, td3-2018"),
         ("nfqca", "redq", "presets: none"),
         ("sac", "red", "preset: found 'red'; .*'redq'"),
         (fittedq.SAC(gamma=0.9), "redq", "preset: found 'redq' beside an algorithm"),
@@ -180,3 +207,49 @@ def test_auto_is_for_environments() -> None:
         fittedq.fit("auto", data)
     with pytest.raises(UserError, match=r"'autoo' is unknown; .*'auto'"):
         find("autoo")
+
+
+def test_a_preset_comes_back_from_its_file(tmp_path: Path) -> None:
+    for one in presets().values():
+        file = tmp_path / f"{one.name}.toml"
+        file.write_text(as_toml(one))
+        assert preset_for(str(file), one.algorithm) == one
+    settings = {"gamma": 1e-5, "hidden": (4,), "normalize_obs": True, "keep": 'a "word"'}
+    (tmp_path / "own.toml").write_text(as_toml(Preset("own", "sac", "π", "", settings)))
+    assert preset_for(str(tmp_path / "own.toml"), "sac") == Preset("own", "sac", "π", "", settings)
+
+
+def test_a_run_takes_a_presets_file_and_is_called_after_it(tmp_path: Path) -> None:
+    file = tmp_path / "small one.toml"
+    file.write_text(as_toml(Preset("", "td3", "", "", {"hidden": (4,), "batch_size": 2, "random_steps": 3})))
+    run = Run("td3", "Pendulum-v1", Schedule(steps=1), preset=str(file), settings={"random_steps": 2})
+    run.close()
+    assert run.config()["preset"] == "small one"
+    assert {name: run.config()["settings"][name] for name in ("hidden", "batch_size", "random_steps")} == {
+        "hidden": [4],
+        "batch_size": 2,
+        "random_steps": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('algorithm = "td3"', "found no settings"),
+        ("[settings]", "found no algorithm"),
+        ('algorithm = "td3"\n[settings]\ngama = 1', "'gama'; did you mean 'gamma'"),
+        ('algorithm = "td3"\n[settings]\ngamma = 2', "gamma: found 2.0"),
+        ('algorithm = "sac"\n[settings]', "has the settings of sac, and td3 is trained"),
+        ('algorithm = "td3"\nsettings = 3', "settings is 3, expected a table"),
+        ("algorithm = 3\n[settings]", "algorithm is 3, expected words"),
+        ('algorithm = "td3"\nsetings = 3', "found 'setings'"),
+        ("algorithm = ", "is no TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(text: str | None, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=re.escape(told)):
+        Run("td3", "Pendulum-v1", Schedule(steps=1), preset=str(file))

@@ -23,6 +23,7 @@ from fittedq.template.rates import Linear
 from fittedq.template.targets import Labelled
 from fittedq.trainers.settings import TrainSettings, in_a_run
 from fittedq.types import Components
+from methods import made
 
 PER, LAP = PRIORITY_RULES["prioritized"], PRIORITY_RULES["lap"]
 assert PER is not None and LAP is not None
@@ -126,7 +127,8 @@ def test_rows_count_by_their_weight_and_tell_their_largest_error() -> None:
 
 
 def test_a_distributions_rows_count_too() -> None:
-    nets = XQC(hidden=(4,), bins=5, normalization="layer").networks(1, fittedq.Box((-1.0,), (1.0,)), jax.random.key(0))
+    xqc = XQC(hidden=(4,), bins=5, normalization="layer")
+    nets = made(xqc, 1, fittedq.Box((-1.0,), (1.0,)), jax.random.key(0))
     critic: Any = nets.critic
     inputs, y = (jnp.ones((2, 1)) * jnp.array([[1.0], [2.0]]),) * 2, jnp.array([[1.0], [-2.0]])
     target: Any = XQC().template(fittedq.Box((-1.0,), (1.0,))).updates[0].target
@@ -151,7 +153,13 @@ def same(one: fittedq.Agent, other: fittedq.Agent) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
-@pytest.mark.parametrize("more", [{"replay": "prioritized"}, {"replay": "lap", "n_step": 2, "updates_per_step": 3.0}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"replay": "prioritized"},
+        pytest.param({"replay": "lap", "n_step": 2, "updates_per_step": 3.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_bit_for_bit(more: dict[str, Any], tmp_path: Path) -> None:
     """Stopped between td3's delayed updates, while a batch waits, after the ring has wrapped."""
     whole = fittedq.train("td3", "Pendulum-v1", steps=26, **LOOP | more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ SETTINGS = {
     "policy_learning_rate": 2e-3,
     "tau": 0.05,
 }
+FEW_STEPS = {"epochs": 5, "policy_epochs": 2}
+"""Of a fit to a batch, which takes a hundred where nobody says."""
 COLD = {name: {"temperature": 0.02} for name in ("sac", "sac_v", "smooth_fqi")}
 """At β = .02 the entropy moves no q* by more than .05."""
 # So few updates teach no model whose slope can be relied on: with rollouts the policy's action depends on the seed.
@@ -91,7 +94,7 @@ def uniform_transitions(probe: type[AbstractProbe]) -> np.ndarray:
 def fresh_learner(request):
     """A learner at its first state, compiled once for all probes."""
     cls = REGISTRY[request.param]
-    settings = SETTINGS | COLD.get(request.param, {})
+    settings = SETTINGS | FEW_STEPS | COLD.get(request.param, {})
     named = {field.name for field in setting_fields(cls)} - cls.ignores
     algorithm = cls(**{name: value for name, value in settings.items() if name in named})
     updates, batch = LONGER.get(request.param, (UPDATES, BATCH))
@@ -107,20 +110,10 @@ def fresh_learner(request):
     return fresh
 
 
-# Those that solve a maximization for every target take their time, and those that learn from large batches or for long:
-# of these one is enough.
-SOLVING = ("explicit_fqi", "amortized_fqi", "smooth_fqi", "simba", *LONGER)
-ALIKE = ("cql", "crossq", "edac", "rebrac", "simba", "simba_v2", "td3_bc", "td7", "xqc")
-"""Methods that differ from a quick one by networks or a penalty alone: `make test-all` tries them."""
+QUICK = [("td3", probe) for probe in PROBES] + [("sac", DelayedAction)]
 CASES = [
-    pytest.param(
-        name,
-        probe,
-        id=f"{name}-{probe.__name__}",
-        marks=[pytest.mark.slow] if name in ALIKE or (name in SOLVING and probe is not DelayedAction) else [],
-    )
-    for name in REGISTRY
-    for probe in PROBES
+    pytest.param(*case, id=f"{case[0]}-{case[1].__name__}", marks=() if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(REGISTRY, PROBES)
 ]
 
 

@@ -24,6 +24,7 @@ from fittedq.template.rates import scheduled
 from fittedq.trainers.settings import GrowSettings, TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Transition
+from methods import each, made
 
 BOX = Box((-1.0,), (1.0,))
 SMALL: dict[str, Any] = {"hidden": (4,), "batch_size": 8}
@@ -77,7 +78,7 @@ def test_a_learner_in_its_kth_update_takes_the_kth_rate() -> None:
         np.testing.assert_allclose(moved(Linear(0.5, 0.0, updates=10), k), rate * whole, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", each("explicit_fqi", "td3", "sac", "iql"))
 def test_every_method_honours_every_learning_rate_and_the_optimizer(name: str) -> None:
     cls: Any = REGISTRY[name]
     rates = [field.name for field in setting_fields(cls) if Linear in field.metadata["kinds"]]
@@ -88,7 +89,7 @@ def test_every_method_honours_every_learning_rate_and_the_optimizer(name: str) -
         return lambda k: asked.append(name) or 1e-3
 
     algorithm = cls(hidden=(4,), optimizer=optax.sgd, **{setting: asking(setting) for setting in own})
-    nets = algorithm.networks(2, BOX, jax.random.PRNGKey(0))
+    nets = made(algorithm, 2, BOX, jax.random.PRNGKey(0))
     for update in algorithm.template(BOX).updates:
         assert isinstance(update.fit, Descend)
         part = getattr(nets, update.component)
@@ -214,9 +215,8 @@ def test_a_schedule_or_an_optimizer_of_the_users_is_code(log: Path, tmp_path: Pa
     json.dumps(as_json(whole.algorithm))
 
 
-def test_what_is_no_schedule_and_no_optimizer_is_one_sentence(request: pytest.FixtureRequest, log: Path) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_what_is_no_schedule_and_no_optimizer_is_one_sentence(log: Path) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"critic_learning_rate": lambda k: "fast"}, "it returned 'fast', expected a number for each update"),
         ({"optimizer": lambda rate: rate}, "setting optimizer: it made a float, expected a GradientTransformation"),

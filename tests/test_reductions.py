@@ -25,6 +25,7 @@ from fittedq.trainers.learner import Learner
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Transition
+from methods import made
 
 BOX = Box((-1.0, 0.0), (1.0, 3.0))
 OBS_SIZE, BATCH = 3, 32
@@ -114,8 +115,13 @@ def test_two_epochs_are_two_steps_on_the_same_labels():
     fitted = run(critic_only, critic_only.init(state.nets, KEY, batch), [batch]).nets.critic
 
     nets, optimizer = state.nets, algorithm.critic_optimizer()
-    next_q = nets.critic(batch.next_obs, nets.policy.act(batch.next_obs, batch.action))[0]
-    y = td_target(batch.reward, batch.terminated, next_q, algorithm.gamma)
+
+    @jax.jit
+    def label(nets):
+        next_q = nets.critic(batch.next_obs, nets.policy.act(batch.next_obs, batch.action))[0]
+        return td_target(batch.reward, batch.terminated, next_q, algorithm.gamma)
+
+    y = label(nets)
 
     @jax.jit
     def step(critic, optimizer_state):
@@ -130,7 +136,7 @@ def test_two_epochs_are_two_steps_on_the_same_labels():
 
 
 def test_the_loss_of_svg0_with_a_deterministic_policy_is_ddpgs():
-    nets, obs = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0].obs
+    nets, obs = made(DDPG(**SHARED), OBS_SIZE, BOX, KEY), batches(1)[0].obs
     (update,) = (update for update in DDPG(**SHARED).template(BOX).updates if update.component == "policy")
 
     def svg0(policy):
@@ -144,7 +150,7 @@ def test_the_loss_of_svg0_with_a_deterministic_policy_is_ddpgs():
 
 
 def test_an_ensemble_of_one_is_its_member_however_combined():
-    nets, batch = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0]
+    nets, batch = made(DDPG(**SHARED), OBS_SIZE, BOX, KEY), batches(1)[0]
     values = [
         combine(nets.critic, batch.obs, batch.action, KEY)
         for combine in (*POLICY_CRITICS.values(), MinOverCritics(subset=1), MinOverCritics(subset=2))
@@ -169,7 +175,7 @@ def test_an_ensemble_of_equals_learns_as_its_member_alone():
 
 def test_a_solver_and_a_policy_that_give_the_same_action_label_alike():
     """Where the actions agree, so do the labels: the target does not ask where an action came from."""
-    nets, batch = DDPG(**SHARED).networks(OBS_SIZE, BOX, KEY), batches(1)[0]
+    nets, batch = made(DDPG(**SHARED), OBS_SIZE, BOX, KEY), batches(1)[0]
     amortized = PolicyAction()(nets, batch.next_obs, KEY)
     solved = dataclasses.replace(amortized, solved=jnp.ones(BATCH, bool), upper_bound=jnp.full(BATCH, 1e3))
     target = Bellman(0.9, FirstCritic())

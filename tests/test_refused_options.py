@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
+import fittedq
 from fittedq import algorithms
 from fittedq.actions.base import Box
 from fittedq.agent import Agent
@@ -17,10 +19,13 @@ from fittedq.algorithms.nfqca import NFQCA
 from fittedq.api import resume
 from fittedq.cli.main import main
 from fittedq.errors import UserError
+from fittedq.runs.robustness import Perturbation
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 from fittedq.settings import parse_assignments, setting_fields
-from fittedq.trainers.settings import FitSettings
+from fittedq.trainers.settings import FitSettings, TrainSettings
+
+ONE = Box((-1.0,), (1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,28 @@ def test_inspect_refuses_to_trust_what_it_does_not_need(saved: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ("--worst 2", "--worst: found no --gap that it belongs to; give both."),
+        ("--health --tol 0.1", "--tol: found no --gap that it belongs to; give both."),
+        ("--states 2", "--states: found no --gap or --health that it belongs to; give both."),
+        ("--data log", "--data: found no --gap or --health or --support that it belongs to; give both."),
+        ("--gap --tol inf", "--tol: found inf, expected a share above 0 and at most 1."),
+        ("--gap --within nan", "--within: found nan, expected a share above 0 and at most 1."),
+        ("--gap --state-seconds nan", "--state-seconds: found nan, expected seconds of at least 0."),
+        (f"--health --states {10**30}", "--states: found"),
+        ("--gap --worst -1", "--worst: found -1, expected a whole number of at least 0."),
+    ],
+)
+def test_inspect_refuses_what_would_have_no_effect(
+    options: str, sentence: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(saved), *options.split()]) == 2
+    assert f"fittedq: {sentence}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (f"--refine {10**9}", "--refine: found 1000000000, expected a whole number between 0 and 100000."),
         ("--trust 0.5", "--trust: found 0.5 and no --refine, whose steps it limits; give both."),
         ("--trust nan --refine 2", "--trust: found nan, expected a share of the half-widths in (0, 2]."),
         ("--trust-code foo:bar", "--trust-code: found 'foo:bar', which no environment that is named there needs"),
@@ -181,3 +208,33 @@ def test_settings_of_the_other_kind_of_method_are_refused_from_a_dataset_too() -
         FitSettings(batch_size=8).check_iterations()
     with pytest.raises(UserError, match=r"setting tolerance: found 0\.1, expected 0: between iterations"):
         FitSettings(tolerance=0.1).check_batches()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (lambda: TrainSettings(return_bound=5.0), "return_bound: scale_rewards is false"),
+        (lambda: FitSettings(return_bound=5.0), "return_bound: scale_rewards is false"),
+        (lambda: TrainSettings(env_timeout=5.0), "env_timeout: asynchronous is false"),
+        (lambda: FitSettings(average_share=0.5), "average_share: keep is last, so nothing is averaged"),
+        (lambda: fittedq.SVG(dynamics="pendulum", n_models=3), "n_models: found 3, which dynamics = pendulum"),
+        (
+            lambda: fittedq.SVG(dynamics="pendulum", max_overfit=2.0),
+            "max_overfit: found 2.0, which dynamics = pendulum",
+        ),
+        (lambda: fittedq.SmoothFQI(samples=8).template(ONE), "samples: found 8, which integration by quadrature"),
+        (lambda: fittedq.SmoothFQI(integration="sampling", points=5).template(ONE), "points: found 5, which"),
+        (lambda: Perturbation.of("noise=nan"), "perturb: found 'noise=nan': noise: found nan"),
+        (lambda: Perturbation.of("delay=1.5"), "perturb: found 'delay=1.5': delay: found 1.5"),
+    ],
+)
+def test_a_setting_that_another_switches_off_is_refused(settings: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        settings()
+    assert sentence in str(refused.value)
+
+
+def test_settings_that_others_switch_on_are_taken() -> None:
+    assert TrainSettings(scale_rewards=True, return_bound=5.0, asynchronous=True, env_timeout=5.0).return_bound == 5.0
+    assert fittedq.SmoothFQI(samples=8, integration="sampling").template(ONE) is not None
+    assert fittedq.SVG(n_models=3).n_models == 3

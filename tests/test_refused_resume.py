@@ -35,13 +35,14 @@ def run(begun: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rule", "change"), [("nope > 1", {"tau": 0.5}), ("step >", {"gap_every": 10}), (5, {}), (Report, {})]
+    ("rule", "change"),
+    [
+        ("nope > 1", {"tau": 0.5}),
+        ("step >", {"gap_every": 10}),
+        *(pytest.param(rule, {}, marks=pytest.mark.unannotated) for rule in (5, Report)),
+    ],
 )
-def test_a_rule_that_is_refused_changes_nothing(
-    run: Path, rule: Any, change: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
-    if request.config.option.annotations and not isinstance(rule, str):
-        pytest.skip("annotations are checked")
+def test_a_rule_that_is_refused_changes_nothing(run: Path, rule: Any, change: dict[str, Any]) -> None:
     before = (run / "config.json").read_bytes()
     with pytest.raises(UserError, match="stop_when"):
         fittedq.resume(run, steps=8, set=change, stop_when=rule)
@@ -56,11 +57,8 @@ def test_a_rule_that_is_refused_changes_nothing(
         ({"steps": 9}, "set: found steps = 9 beside steps = 8; give one"),
     ],
 )
-def test_what_changes_nothing_by_name_is_one_sentence(
-    run: Path, change: Any, said: str, request: pytest.FixtureRequest
-) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_what_changes_nothing_by_name_is_one_sentence(run: Path, change: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         fittedq.resume(run, steps=8, set=change)
 

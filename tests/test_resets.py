@@ -52,7 +52,7 @@ def test_a_reset_renews_what_it_names_and_nothing_else(names: tuple[str, ...] | 
     )
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "jax/Pendulum-v1"])
+@pytest.mark.parametrize("env", ["Pendulum-v1", pytest.param("jax/Pendulum-v1", marks=pytest.mark.slow)])
 def test_a_run_resets_when_it_is_due_and_goes_on_bit_for_bit(env: str, tmp_path: Path) -> None:
     """Eight updates are after step 11, in this process and in one that was stopped before and after it."""
     options = LOOP | {"reset_every": 8, "policy_learning_rate": 1e-9}

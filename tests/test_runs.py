@@ -22,7 +22,7 @@ from fittedq.runs.resume import reopened
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
 
-TINY = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
+TINY = {"hidden": (8,), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
 SCHEDULE = Schedule(steps=60, report_every=20, eval_every=40, eval_episodes=1, checkpoint_every=20)
 
 
@@ -150,7 +150,7 @@ def test_a_picture_that_cannot_be_drawn_takes_no_agent_along(copy: Path, said: A
     (copy / "curve.png").unlink(missing_ok=True)
     (copy / "curve.png").mkdir()
     code, text = said("resume", copy, "--steps", 80)
-    assert (code, "curve.png cannot be written" in text) == (0, True)
+    assert (code, "curve.png is not a picture that fittedq made" in text) == (0, True)
     assert read_signed(copy / "last" / MANIFEST)["origin"]["step"] == 80
 
 
@@ -317,4 +317,4 @@ def test_verify_of_a_checkpoint_from_elsewhere_and_of_nothing(copy: Path, tmp_pa
     code, text = said("verify", copy)
     assert (code, text.count("was written by a run of other settings")) == (1, 2)
     code, text = said("verify", tmp_path)
-    assert (code, "no run, agent, checkpoint or dataset" in text) == (2, True)
+    assert (code, "no run, agent, checkpoint, dataset or export" in text) == (2, True)

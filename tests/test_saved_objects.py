@@ -27,9 +27,8 @@ def test_what_a_method_takes_is_read_again(maximizer: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
-def test_numpys_numbers_are_taken(request: pytest.FixtureRequest) -> None:
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
+@pytest.mark.unannotated
+def test_numpys_numbers_are_taken() -> None:
     numbers: dict[str, Any] = {"steps": np.int64(5), "learning_rate": np.float32(0.5)}
     _read_again(ProjectedAscent(**numbers))
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-TINY = ["--set", "hidden=8,8", "--set", "batch_size=8", "--set", "random_steps=20", "--set", "replay_size=1000"]
+from fittedq.files import read_signed, write_signed
+
+TINY = ["--set", "hidden=8,", "--set", "batch_size=8", "--set", "random_steps=20", "--set", "replay_size=1000"]
 ROOT = Path(__file__).parent.parent
 
 # A stand-in for a command: says when it begins, trains in sight of signals, and spends its time in the C library.
@@ -93,6 +95,50 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[0] == "saved\n"
+
+
+REPLACING = """
+import sys, time
+from pathlib import Path
+from fittedq.cli import signals
+from fittedq.export import folder
+from fittedq.files import UNFINISHED, Scratch
+signals.install()
+publish = Scratch.publish
+def slowly(scratch):
+    print("training", flush=True)
+    time.sleep(0.5)
+    publish(scratch)
+with Scratch(Path(sys.argv[1])) as scratch:
+    (scratch.folder / "half").write_text("written")
+    if sys.argv[2] == "publishing":
+        Scratch.publish = slowly
+        folder.publish(scratch, {"target": "c", "files": {}, "new": True})
+    elif sys.argv[2] == "collecting":
+        (scratch.folder / UNFINISHED).write_text("{}")
+        scratch.keep()
+    print("training", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "new", "others"), [("writing", False, 0), ("publishing", True, 0), ("collecting", False, 1)]
+)
+def test_ctrl_c_leaves_an_export_that_is_replaced_whole_and_nothing_half_written(
+    meanwhile: str, new: bool, others: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_signed(out / "export.json", {"target": "c", "files": {}, "new": False})
+    command = [sys.executable, "-c", REPLACING, str(out), meanwhile]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    read_until(process, "training")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "\nfittedq: interrupted.\n"
+    assert process.returncode == 130
+    assert read_signed(out / "export.json")["new"] is new
+    assert len([path for path in tmp_path.iterdir() if path != out]) == others
 
 
 # ---------------------------------------------------------------------- whole commands

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,17 +38,20 @@ from fittedq import (
     Update,
     UserError,
     setting,
+    template,
 )
 from fittedq.code import sketch
 from fittedq.settings import as_json, from_json
+from fittedq.slots import AbstractSlot
 from fittedq.types import Transition
+from pages import ROOT, blocks
 
 TINY: dict[str, Any] = {"batch_size": 8, "random_steps": 10, "replay_size": 100}
 OBS = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]], np.float32)
 
 
 def composed(clip: float = 0.5, *, hidden: int = 4) -> Composed:
-    """The README's TD3."""
+    """The TD3 of `docs/reference/python.md`."""
     fit = Descend(optax.adam(3e-4))
     return Composed(
         fqi=FQI(
@@ -142,8 +147,8 @@ def test_a_registered_algorithm_needs_no_code_and_takes_no_other(registered: Age
         fittedq.load(tmp_path / "agent", code=DDPG)
 
 
-def test_what_is_no_method_is_one_sentence(request: pytest.FixtureRequest) -> None:
-    skip_where_annotations_are_checked(request)
+@pytest.mark.unannotated
+def test_what_is_no_method_is_one_sentence() -> None:
     slots: dict[str, Any] = {"fqi": composed().template(None), "networks": TD3().networks, "exploration": Gaussian(0.1)}  # type: ignore[arg-type]
     for name, words in (
         ("fqi", "fqi: found str, expected FQI"),
@@ -180,12 +185,6 @@ def a_log() -> fittedq.Dataset:
     obs, action = rng.normal(size=(40, 3)).astype(np.float32), rng.uniform(-1, 1, (40, 1)).astype(np.float32)
     rows = {"obs": obs, "action": action, "reward": obs[:, 0], "next_obs": obs, "terminated": np.zeros(40, bool)}
     return fittedq.Dataset.from_arrays(**rows, action_low=-1, action_high=1)
-
-
-def skip_where_annotations_are_checked(request: pytest.FixtureRequest) -> None:
-    """What the program refuses in a sentence, a checked annotation refuses before."""
-    if request.config.option.annotations:
-        pytest.skip("annotations are checked")
 
 
 QUICK: dict[str, Any] = {"hidden": (4,), "n_critics": 1, "epochs": 1, "minibatch": 40}
@@ -249,8 +248,8 @@ def test_an_activation_is_a_function_too_on_the_host_as_on_the_device(activation
         agent.gap(OBS)
 
 
-def test_objects_of_the_wrong_kind_are_one_sentence(request: pytest.FixtureRequest) -> None:
-    skip_where_annotations_are_checked(request)
+@pytest.mark.unannotated
+def test_objects_of_the_wrong_kind_are_one_sentence() -> None:
     for key, value, words in (
         ("maximizer", 3, "setting maximizer: found 3, expected a word, or an AbstractMaximizer"),
         ("maximizer", fittedq.ProjectedAscent, "setting maximizer: found the class ProjectedAscent, expected a word"),
@@ -287,12 +286,14 @@ def test_the_examples_of_ones_own_run(example: str, arguments: tuple[str, ...], 
         assert float(done.stdout.split("greedy action: ")[1].split()[0]) < 0.4  # the action's range is 4
 
 
-def test_the_readmes_first_block_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = (Path(__file__).parent.parent / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert "steps=10_000, " in block
+def test_the_block_of_slots_on_the_page_of_python_runs_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = blocks(ROOT / "docs" / "reference" / "python.md", "python")[-1]
+    assert "steps=10_000, " in block.text
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(block.replace("steps=10_000, ", "steps=12, random_steps=10, batch_size=8, "), names)
+    exec(block.code(), names)
     assert isinstance(names["agent"], Agent)
     assert (tmp_path / "runs" / "my-td3" / "last").is_dir()
 
@@ -307,3 +308,17 @@ def test_every_public_name_has_a_docstring_of_its_own() -> None:
     ]
     made = [name for name, value in public.items() if (value.__doc__ or "").startswith(f"{name}(")]
     assert (inherited, made) == ([], []), "a dataclass without a docstring gets its signature for one"
+
+
+def test_every_slot_of_the_template_is_public() -> None:
+    modules = [
+        importlib.import_module(f"fittedq.template.{module.name}") for module in pkgutil.iter_modules(template.__path__)
+    ]
+    slots = {
+        name
+        for module in modules
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, AbstractSlot) and kind.__module__ == module.__name__
+    }
+    assert {name for name in slots if not name.startswith("_")} <= set(fittedq.__all__)
+    assert {"Bellman", "Solved", "Squared"} <= slots

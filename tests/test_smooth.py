@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,9 +45,13 @@ def batch(rows: int = 64) -> Transition:
     return Transition(obs, np.zeros_like(obs), np.ones(rows, np.float32), next_obs, ended, np.zeros(rows, bool))
 
 
+@eqx.filter_jit
+def labelled(critic: LinearCritic, rows: Transition, nodes: Quadrature | UniformSamples, beta: float) -> jax.Array:
+    return SmoothBellman(GAMMA, beta, nodes)(Components(critic=critic), rows, None, KEY).y
+
+
 def labels(critic: LinearCritic, nodes: Quadrature | UniformSamples, beta: float = BETA) -> np.ndarray:
-    target = SmoothBellman(GAMMA, beta, nodes)
-    return np.asarray(target(Components(critic=critic), batch(), None, KEY).y)
+    return np.asarray(labelled(critic, batch(), nodes, beta))
 
 
 # ---------------------------------------------------------------------- the integral over the box
@@ -68,7 +73,7 @@ def test_samples_estimate_the_integral_without_bias_and_its_logarithm_from_below
     integral = np.sqrt(np.pi * BETA / 10) * erf(np.sqrt(10 / BETA))
     bias = []
     for count in (16, 64):
-        action, log_weight = UniformSamples(count)(box, jnp.zeros((20_000, 1)), KEY)
+        action, log_weight = jax.jit(lambda count=count: UniformSamples(count)(box, jnp.zeros((20_000, 1)), KEY))()
         assert np.abs(action).max() <= 1
         estimate = (np.exp(np.asarray(log_weight, np.float64)) * f(action)).sum(axis=1)
         error = estimate.std() / np.sqrt(len(estimate))
@@ -87,8 +92,7 @@ def test_g6_labels_are_the_closed_form(nodes, tolerance):
     closed = BETA * np.log(np.sqrt(np.pi * BETA / 10) * erf(np.sqrt(10 / BETA)))
     assert closed == pytest.approx(EXACT, abs=1e-6)
     rows = batch(2) if isinstance(nodes, UniformSamples) else batch()
-    target = SmoothBellman(GAMMA, BETA, nodes)
-    y = target(Components(critic=quadratic(0, 0, 0, 1, 0, -10)), rows, None, KEY).y
+    y = labelled(quadratic(0, 0, 0, 1, 0, -10), rows, nodes, BETA)
     bootstrap = np.where(rows.terminated, 0.0, np.asarray(rows.next_obs)[:, 0] ** 2 + closed)
     assert np.asarray(y) == pytest.approx(1 + GAMMA * bootstrap, abs=tolerance)
 
@@ -134,21 +138,28 @@ def test_the_policys_loss_is_the_divergence_to_boltzmann_less_the_smooth_value()
     half-width is not 1, so a density in other units misses by β log 1.5.
     """
     q = quadratic(0.3, 0, 1.0, 0, 0, -1.5, box=WIDE)
-    policy = TanhGaussianPolicy(1, WIDE, (4,), KEY)
-    obs = jnp.zeros((200_000, 1))
-    mean, log_std = (float(part[0, 0]) for part in policy.parameters(obs[:1]))
-    nets = Components(critic=q, log_temperature=jnp.log(BETA))
-    loss = float(Improve(MinOverCritics())(policy, nets, obs, KEY)[0])
+    nets = Components(critic=q, log_temperature=jnp.asarray(np.log(BETA), jnp.float32))
+
+    @jax.jit
+    def told(key):
+        policy, obs = TanhGaussianPolicy(1, WIDE, (4,), key), jnp.zeros((200_000, 1))
+        return *policy.parameters(obs[:1]), Improve(MinOverCritics())(policy, nets, obs, key)[0]
+
+    mean, log_std, loss = (float(np.asarray(part).item()) for part in told(KEY))
 
     # v_β as smooth FQI labels it, with γ = 1 and r = 0.
-    row = Transition(obs[:1], obs[:1], jnp.zeros(1), obs[:1], jnp.zeros(1, bool), jnp.zeros(1, bool))
-    smooth = SmoothBellman(0.5, BETA, Quadrature(65))(nets, row, None, KEY).y / 0.5
+    zero, never = np.zeros((1, 1), np.float32), np.zeros(1, bool)
+    row = Transition(zero, zero, zero[0], zero, never, never)
+    smooth = (
+        np.asarray(jax.jit(lambda nets: SmoothBellman(0.5, BETA, Quadrature(65))(nets, row, None, KEY).y)(nets)) / 0.5
+    )
     edge = np.linspace(-1, 2, 30_001)
     action = (edge[1:] + edge[:-1]) / 2
     unit = np.arctanh(np.clip((edge - 0.5) / 1.5, -1 + 1e-15, 1 - 1e-15))
     mass = np.diff(ndtr((unit - mean) / np.exp(log_std)))
-    values = q(jnp.zeros((len(action), 1)), jnp.asarray(action[:, None], jnp.float32))[0]
-    boltzmann = np.exp(np.asarray(boltzmann_log_density(values[None], smooth, BETA), np.float64))[0] * np.diff(edge)
+    values = q(np.zeros((len(action), 1), np.float32), action[:, None].astype(np.float32))
+    log_density = jax.jit(boltzmann_log_density)(values, smooth, BETA)
+    boltzmann = np.exp(np.asarray(log_density, np.float64))[0] * np.diff(edge)
     assert boltzmann.sum() == pytest.approx(1.0, abs=1e-4)
     divergence = np.sum(mass * np.log(np.maximum(mass, 1e-300) / boltzmann))
     assert divergence > 0.05

@@ -27,6 +27,7 @@ from fittedq.template.rollout import (
 from fittedq.template.targets import FirstCritic
 from fittedq.types import Components, Transition
 from linear import GaussianPolicy, LinearPolicy, QuadraticCritic, QuadraticValue, transitions
+from methods import built
 
 BETA, GAIN, STD, FIRST = 0.5, 0.3, 0.4, 1.7
 """Temperature, a = −GAIN s + STD ε, E[s_0²]."""
@@ -62,11 +63,12 @@ def test_the_soft_value_and_its_gradient_are_the_closed_form(tail, horizon):
     """
     nets = soft_nets()
     loss = ImproveThrough(Rollout(horizon, GAMMA, TAILS[tail]))
+    still = transitions(np.zeros(ROWS), 0.0, 0.0, 0.0)
 
     def climb(policy: Any, key: Any) -> Any:
         start_key, key = jax.random.split(key)
         obs = jnp.sqrt(FIRST) * jax.random.normal(start_key, (ROWS, 1))
-        data = transitions(obs[:, 0], 0.0, 0.0, obs[:, 0])
+        data = still._replace(obs=obs, next_obs=obs)
         return -loss(policy, nets, Starts(data), key)[0]
 
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(climb), (None, 0)))(nets.policy, jax.random.split(KEY, DRAWS))
@@ -91,7 +93,7 @@ def test_the_soft_value_and_its_gradient_are_the_closed_form(tail, horizon):
 def test_inferred_noise_counts_the_entropy_of_the_observed_action():
     """J_1 = r − β log π(a | s) + γ v(s'), the density that of the tanh-Gaussian at the action of the data."""
     box = Box((-2.0,), (2.0,))
-    policy = TanhGaussianPolicy(1, box, (8,), KEY)
+    policy = built(TanhGaussianPolicy, 1, box, (8,), KEY)
     obs, action = np.random.default_rng(0).uniform(-1, 1, (2, 64)).astype(np.float32)
     batch = transitions(obs, action, -(obs**2 + action**2), obs + action)
     problem = LinearQuadratic.scalar(noise=0.01)

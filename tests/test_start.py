@@ -36,13 +36,13 @@ def test_help_version_and_a_mistyped_command_import_nothing_heavy() -> None:
     assert told.splitlines()[-1] == "[]"
 
 
-def test_help_lists_every_command_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out
     for name, command in COMMANDS.items():
-        assert f"  {name:<7}  {command.about}" in lines
-        assert command.load().__name__ == name.capitalize()
-    assert max(map(len, lines)) <= 88
+        assert f" {name} {command.about} " in " ".join(told.split())
+        assert command.load().__name__ in (name.capitalize(), command.kind)
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_a_mistyped_command_is_offered_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

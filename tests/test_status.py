@@ -26,13 +26,14 @@ from fittedq.maximize.local.lbfgs import ProjectedLBFGS
 from fittedq.maximize.local.reference import ScipyLBFGSB
 from fittedq.maximize.proofs.certified import certified
 from fittedq.maximize.proofs.proven import CertifiedArgmax
+from methods import built
 
 BOX = Box([-1.0], [1.0])
 OBS = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
 
 def network() -> QNetwork:
-    return QNetwork(2, BOX, (4,), jax.random.key(0))
+    return built(QNetwork, 2, BOX, (4,), jax.random.key(0))
 
 
 def quadratic() -> LinearCritic:

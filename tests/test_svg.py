@@ -47,6 +47,7 @@ from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.trainers.translated import Translated
 from fittedq.types import AbstractCritic, AbstractPolicy, AbstractValue, Components, Transition
+from methods import built, made
 
 KEY = jax.random.PRNGKey(3)
 UNIT = Box((-1.0,), (1.0,))
@@ -121,15 +122,19 @@ def exactly_fitted(problem):
     return LinearQuadratic(found[:, :size], found[:, size:], problem.Q, problem.R, problem.W, problem.gamma)
 
 
-QUICK = [(scalar_problem, "q", False)]
-EVERY = [*itertools.product((scalar_problem, plane_problem), ("q", "v"), (False, True))]
+QUICK = [(scalar_problem, "q", False, 2)]
+EVERY = [*itertools.product((scalar_problem, plane_problem), ("q", "v"), (False, True), (0, 1, 2, 5, 20))]
 
 
 @pytest.mark.parametrize(
-    ("make", "tail", "fitted"),
-    [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in QUICK)],
+    ("make", "tail", "fitted", "horizon"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in EVERY
+        if case[1] == "q" or case[3] > 0
+    ],
 )
-def test_the_gradient_is_the_truncated_closed_form(make, tail, fitted):
+def test_the_gradient_is_the_truncated_closed_form(make, tail, fitted, horizon):
     problem, gain, covariance, first = make()
     critic, value = problem.q_matrix(problem.policy_P(gain)), problem.policy_P(gain)
     model = KnownModel(linear_quadratic(exactly_fitted(problem) if fitted else problem))
@@ -146,18 +151,15 @@ def test_the_gradient_is_the_truncated_closed_form(make, tail, fitted):
 
         return jax.grad(value)(jnp.asarray(gain))
 
-    for horizon in (0, 1, 2, 5, 20):
-        if horizon == 0 and tail == "v":
-            continue
-        rollout = Rollout(horizon, problem.gamma, end)
-        each = np.asarray(jax.jit(jax.vmap(lambda key, r=rollout: gradient(r, key)))(jax.random.split(KEY, 40)))
-        truth = problem.policy_gradient(gain, covariance, first, steps=horizon + (tail == "q"))
-        error = each.std(axis=0) / np.sqrt(len(each))
-        np.testing.assert_array_less(np.abs(each.mean(axis=0) - truth), 4.5 * error + 1e-4)
-        # A sum of one term more or less lies far outside that error.
-        longer = problem.policy_gradient(gain, covariance, first, steps=horizon + (tail == "q") + 1)
-        if horizon < 5:
-            assert np.max(np.abs(longer - truth) / error) > 10
+    rollout = Rollout(horizon, problem.gamma, end)
+    each = np.asarray(jax.jit(jax.vmap(lambda key: gradient(rollout, key)))(jax.random.split(KEY, 40)))
+    truth = problem.policy_gradient(gain, covariance, first, steps=horizon + (tail == "q"))
+    error = each.std(axis=0) / np.sqrt(len(each))
+    np.testing.assert_array_less(np.abs(each.mean(axis=0) - truth), 4.5 * error + 1e-4)
+    # A sum of one term more or less lies far outside that error.
+    longer = problem.policy_gradient(gain, covariance, first, steps=horizon + (tail == "q") + 1)
+    if horizon < 5:
+        assert np.max(np.abs(longer - truth) / error) > 10
 
 
 def test_scalar_closed_form_reads_as_in_the_theory():
@@ -190,9 +192,11 @@ def test_an_endless_horizon_is_backpropagation_through_the_known_rollout():
         np.testing.assert_allclose(mine, hand, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "combine"), [("ddpg", FirstCritic()), ("sac", MinOverCritics())])
+@pytest.mark.parametrize(
+    ("name", "combine"), [pytest.param("ddpg", FirstCritic(), marks=pytest.mark.slow), ("sac", MinOverCritics())]
+)
 def test_horizon_zero_is_the_actor_loss_of_ddpg_and_of_sac_without_temperature(name, combine):
-    nets = REGISTRY[name](hidden=(16,)).networks(3, UNIT, KEY).replace("log_temperature", None)
+    nets = made(REGISTRY[name](hidden=(16,)), 3, UNIT, KEY).replace("log_temperature", None)
     obs = jax.random.normal(KEY, (32, 3))
     data = Transition(obs, jnp.zeros((32, 1)), jnp.zeros(32), obs, jnp.zeros(32, bool), jnp.zeros(32, bool))
     plain = jax.grad(lambda policy: Improve(combine)(policy, nets, obs, KEY)[0])(nets.policy)
@@ -213,7 +217,7 @@ def seen(rows=64, key=KEY):
 @pytest.mark.slow
 def test_inferred_noise_replays_the_observed_step():
     batch = seen()
-    nets = SVG(hidden=(16,), model_hidden=(16,)).networks(3, UNIT, KEY)
+    nets = made(SVG(hidden=(16,), model_hidden=(16,)), 3, UNIT, KEY)
     action, _ = nets.policy.replay(batch.obs, nets.policy.infer(batch.obs, batch.action))
     np.testing.assert_allclose(action, batch.action, atol=2e-6)
     model = nets.model.fold(batch)
@@ -266,13 +270,13 @@ def test_a_model_learns_and_never_sees_what_is_held_out():
 
 
 def test_the_shipped_pendulum_is_gymnasiums():
-    env = gym.make("Pendulum-v1")
+    env, step = gym.make("Pendulum-v1"), jax.jit(pendulum)
     obs, _ = env.reset(seed=1)
     rng = np.random.default_rng(0)
     for _ in range(50):
         action = rng.uniform(-2, 2, 1).astype(np.float32)
         after, reward, *_ = env.step(action)
-        found = pendulum(jnp.asarray(obs), jnp.asarray(action), jnp.zeros(3))
+        found = step(obs, action, np.zeros(3, np.float32))
         np.testing.assert_allclose(found[0], after, atol=1e-4)
         np.testing.assert_allclose(found[1], reward, atol=1e-3)
         obs = after
@@ -285,19 +289,22 @@ def test_residuals_vanish_at_the_optimum_of_lqr_and_grow_linearly():
     problem = plane_problem()[0]
     noiseless = LinearQuadratic(problem.A, problem.B, problem.Q, problem.R, 1e-12 * np.eye(3), problem.gamma)
     critic, value = Quadratic(jnp.asarray(noiseless.H)), QuadraticV(jnp.asarray(noiseless.P))
-    obs = jax.random.normal(KEY, (20, 3))
-    best = -obs @ jnp.asarray(noiseless.gain).T
+    obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     box = Box((-50.0, -50.0), (50.0, 50.0))
     step = linear_quadratic(noiseless)
+
+    @jax.jit
+    def found(away):
+        action = -obs @ jnp.asarray(noiseless.gain).T + away
+        slope = critic_slope(critic, obs, action)
+        through = bellman_slope(step, value, obs, action, jnp.zeros_like(obs), noiseless.gamma)
+        return slope, through, projected_residual(action, slope, box, obs)
+
     for away in (0.0, 0.1, 0.2):
-        action = best + away
         truth = -2 * away * noiseless.M.sum(axis=1)
-        for slope in (
-            critic_slope(critic, obs, action),
-            bellman_slope(step, value, obs, action, jnp.zeros_like(obs), noiseless.gamma),
-        ):
+        *slopes, norm = found(away)
+        for slope in slopes:
             np.testing.assert_allclose(slope, np.broadcast_to(truth, slope.shape), atol=2e-4)
-        norm = projected_residual(action, critic_slope(critic, obs, action), box, obs)
         np.testing.assert_allclose(norm, np.linalg.norm(truth), atol=2e-4)
 
 
@@ -316,10 +323,9 @@ def test_euler_residual_of_growth_is_zero_at_the_best_share_alone():
     capital = jnp.linspace(0.05, 0.6, 12)[:, None]
     still = jnp.zeros_like(capital)
 
+    @jax.jit
     def residual(share):
-        return np.asarray(
-            euler_residual(step, lambda obs: jnp.full_like(obs, share), capital, still, still, gamma)
-        ).ravel()
+        return euler_residual(step, lambda obs: jnp.full_like(obs, share), capital, still, still, gamma).ravel()
 
     assert np.abs(residual(best)).max() < 1e-5
     small, large = residual(best + 0.01), residual(best + 0.02)
@@ -337,7 +343,7 @@ def test_an_endless_horizon_solves_growth():
         policy_learning_rate=1e-2, activation="tanh",
     )  # fmt: skip
     box = Box((0.01,), (0.99,))
-    nets = algorithm.networks(1, box, KEY)
+    nets = made(algorithm, 1, box, KEY)
     (update,) = algorithm.template(box).updates
     optimizer_state = update.fit.init(nets.policy)
     capital = jnp.linspace(0.05, 0.5, 32)[:, None]
@@ -415,7 +421,7 @@ def test_windows_stay_within_episodes_and_keep_environments_apart():
 def test_a_horizon_that_is_held_equals_one_that_is_set(horizon):
     algorithm = SVG(dynamics="pendulum", horizon="4", hidden=(16,))
     box = Box((-2.0,), (2.0,))
-    nets = algorithm.networks(3, box, KEY)
+    nets = made(algorithm, 3, box, KEY)
     obs = jax.random.normal(KEY, (32, 3))
     tail = CriticTail(MinOverCritics())
 
@@ -426,8 +432,10 @@ def test_a_horizon_that_is_held_equals_one_that_is_set(horizon):
     fixed = of(Rollout(horizon, 0.9, tail), nets)
     if horizon == 0:  # the draws differ there: that of SVG(0) is DDPG's and SAC's own
         key = jax.random.split(KEY)
-        fixed = jax.value_and_grad(
-            lambda policy: tail(nets, policy, obs, None, (jax.random.fold_in(key[0], 0), key[1])).mean()
+        fixed = jax.jit(
+            jax.value_and_grad(
+                lambda policy: tail(nets, policy, obs, None, (jax.random.fold_in(key[0], 0), key[1])).mean()
+            )
         )(nets.policy)
     for one, other in zip(jax.tree.leaves(held), jax.tree.leaves(fixed), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6)
@@ -493,7 +501,7 @@ def test_a_model_rests_while_what_is_held_out_is_too_far_above_and_then_resumes(
     def trained(max_overfit):
         """Of each step: the overfit, and whether any parameter moved."""
         loss, optimizer = Likelihood(max_overfit), optax.adam(1e-3)
-        model = GaussianModel(2, UNIT, (8,), KEY, members=1)
+        model = built(GaussianModel, 2, UNIT, (8,), KEY, members=1)
 
         def step(carry, reward):
             model, state = carry
@@ -567,11 +575,10 @@ def test_a_bad_model_is_one_sentence(dynamics, words):
     ids=lambda settings: "-".join(settings),
 )
 def test_variants_train_save_and_load(settings, tmp_path):
+    small = {"hidden": (8,)} | ({} if {"dynamics", "model"} & settings.keys() else {"model_hidden": (8,)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        agent = fittedq.train(
-            "svg", "Pendulum-v1", steps=40, random_steps=20, batch_size=16, hidden=(8,), model_hidden=(8,), **settings
-        )
+        agent = fittedq.train("svg", "Pendulum-v1", steps=40, random_steps=20, batch_size=16, **small, **settings)
     agent.save(tmp_path / "agent")
     obs = np.array([[1.0, 0.0, 0.5]], np.float32)
     again = fittedq.load(tmp_path / "agent")
@@ -583,7 +590,7 @@ def test_variants_train_save_and_load(settings, tmp_path):
         assert np.isfinite(agent.value(obs, agent.act(obs))).all()
 
 
-@pytest.mark.parametrize("setting", ["normalize_obs", "scale_rewards"])
+@pytest.mark.parametrize("setting", ["normalize_obs", pytest.param("scale_rewards", marks=pytest.mark.slow)])
 def test_a_known_model_is_translated_in_compiled_loops_alone(setting):
     with pytest.raises(UserError, match=f"set {setting} to false, or train in one"):
         fittedq.train("svg", "Pendulum-v1", steps=20, dynamics="pendulum", **{setting: True})
@@ -618,15 +625,15 @@ def still_plane():
     return problem, gain, first, jnp.asarray(np.concatenate([obs, -obs]), jnp.float32), moments
 
 
-@pytest.mark.parametrize("end", [CriticTail(FirstCritic()), NoTail()])
+@pytest.mark.parametrize("end", [CriticTail(FirstCritic()), pytest.param(NoTail(), marks=pytest.mark.slow)])
 def test_a_rollout_in_normalized_observations_is_that_of_the_policy_that_normalizes(end):
     problem, gain, _, obs, moments = still_plane()
     model, gain, root = KnownModel(linear_quadratic(problem)), jnp.asarray(gain), 0.1 * jnp.eye(2)
     rollout = Rollout(3, problem.gamma, end)
     seen = Components(critic=Quadratic(jnp.eye(5) / 4), model=Translated(model, moments, 4.0))
     own = Components(critic=SeenQuadratic(jnp.eye(5), change=moments.normalize), model=model)
-    found = rollout(seen, Linear(gain, root), moments.normalize(obs), KEY)
-    truth = rollout(own, SeenPolicy(gain, root, change=moments.normalize), obs, KEY)
+    found = jax.jit(lambda: rollout(seen, Linear(gain, root), moments.normalize(obs), KEY))()
+    truth = jax.jit(lambda: rollout(own, SeenPolicy(gain, root, change=moments.normalize), obs, KEY))()
     np.testing.assert_allclose(4 * found, truth, rtol=1e-4)
 
 
@@ -642,11 +649,12 @@ def test_the_gradient_through_normalized_observations_is_the_closed_form():
         return jnp.mean(rollout(nets, policy, moments.normalize(obs), KEY))
 
     # a = −K̃ (z − z(0)) = −Ks with K̃ = K · deviation; rewards and q are halved.
-    slope = jax.grad(value)(jnp.asarray(gain * deviation, jnp.float32))
+    slope = jax.jit(jax.grad(value))(jnp.asarray(gain * deviation, jnp.float32))
     truth = problem.policy_gradient(gain, np.zeros((2, 2)), first, steps=4) / deviation / 2
     np.testing.assert_allclose(slope, truth, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_that_normalizes_measures_its_exact_model_as_exact():
     algorithm = SVG(dynamics="pendulum", policy="deterministic", horizon="1", health_every=20, hidden=(4,))
     settings = TrainSettings(random_steps=10, batch_size=4, replay_size=50, normalize_obs=True)

@@ -14,10 +14,12 @@ from fittedq.approx.embedding import EmbeddedMlp, RangedCritic, StateActionEncod
 from fittedq.approx.host import host_view, to_host
 from fittedq.approx.networks import DeterministicPolicy, QNetwork
 from fittedq.errors import UserError
+from fittedq.template.fqi import LearnerState
 from fittedq.template.losses import Predict, Regress
 from fittedq.template.targets import Bellman, MinOverCritics, WithinSeen
 from fittedq.trainers.state import initial_state
 from fittedq.types import Components, Greedy
+from methods import built
 from test_normalized import BOX, KEY, RNG, ROWS, batch
 
 TINY = TD7(hidden=(6, 5), embedding=4, encoder_hidden=(7,), period=2, policy_delay=1)
@@ -58,13 +60,13 @@ def test_the_critic_and_the_policy_read_both_embeddings_and_themselves():
     def make(*args, **settings):
         return EmbeddedMlp(*args, encoder=ENCODER, **settings)
 
-    critic = QNetwork(2, BOX, (6, 5), KEY, n_critics=2, activation="elu", make=make)
+    critic = built(QNetwork, 2, BOX, (6, 5), KEY, n_critics=2, activation="elu", make=make)
     for member in range(2):
         net = jax.tree.map(lambda leaf, member=member: leaf[member], (critic.net.first, critic.net.rest))
         own = normed(perceptron(net[0], np.concatenate([obs, unit], 1), elu))
         q = perceptron(net[1], np.concatenate([own, pair, z], 1), elu)[:, 0]
         np.testing.assert_allclose(critic(rows.obs, rows.action)[member], q, atol=1e-5)
-    policy = DeterministicPolicy(2, BOX, (6, 5), KEY, activation="relu", make=make)
+    policy = built(DeterministicPolicy, 2, BOX, (6, 5), KEY, activation="relu", make=make)
     own = normed(perceptron(policy.net.first, obs, elu))
     u = perceptron(policy.net.rest, np.concatenate([own, z], 1), lambda x: np.maximum(x, 0))
     normal = np.zeros((ROWS, 1), np.float32)
@@ -76,7 +78,7 @@ def test_the_critic_and_the_policy_read_both_embeddings_and_themselves():
 
 def test_the_encoder_predicts_its_own_embedding_of_the_next_state():
     rows = batch()
-    nets = Components(critic=QNetwork(2, BOX, (4,), KEY), encoder=ENCODER)
+    nets = Components(critic=built(QNetwork, 2, BOX, (4,), KEY), encoder=ENCODER)
     data = Predict().label(nets, rows, None, KEY)
     unit = (np.asarray(rows.action, float) - 1) / 2
     _, pair = embeddings(ENCODER, np.asarray(rows.obs, float), unit)
@@ -84,14 +86,24 @@ def test_the_encoder_predicts_its_own_embedding_of_the_next_state():
     assert Predict()(ENCODER, nets, data, KEY)[0] == pytest.approx(((pair - after) ** 2).mean(), rel=1e-5)
 
 
-def test_no_gradient_and_no_step_reaches_the_encoder_inside():
-    _, state = initial_state(TINY, 2, BOX, ROWS, seed=0)
-    nets, rows = state.nets, batch()
-    slope = jax.grad(lambda critic: critic(rows.obs, rows.action).sum())(nets.critic)
+@pytest.fixture(scope="module")
+def states() -> list[LearnerState]:
+    """The first one, and those after each of four calls."""
+    fqi, first = initial_state(TINY, 2, BOX, ROWS, seed=0)
+    learn, states = jax.jit(fqi.learn), [first]
+    for _ in range(4):
+        states.append(learn(states[-1], batch()))
+    return states
+
+
+def test_no_gradient_and_no_step_reaches_the_encoder_inside(states):
+    nets, rows = states[0].nets, batch()
+    slope = jax.jit(jax.grad(lambda critic: critic(rows.obs, rows.action).sum()))(nets.critic)
     assert all(not leaf.any() for leaf in jax.tree.leaves(slope.critic.net.encoder))
     assert any(leaf.any() for leaf in jax.tree.leaves(slope.critic.net.rest))
     deaf = eqx.tree_at(lambda critic: critic.critic.net.first.weights[0], nets.critic, replace_fn=jnp.zeros_like)
-    assert not np.allclose(jax.grad(lambda action: deaf(rows.obs, action).sum())(rows.action), 0.0)  # by z_sa alone
+    by_pair = jax.jit(jax.grad(lambda action: deaf(rows.obs, action).sum()))(rows.action)
+    assert not np.allclose(by_pair, 0.0)  # by z_sa alone
     own = own_arrays(nets.policy)
     assert not any(jax.tree.leaves(own.net.encoder)) and all(jax.tree.leaves((own.net.first, own.net.rest)))
     decayed, first = initial_state(TD7(**{**vars(TINY), "optimizer": "adamw"}), 2, BOX, ROWS, seed=0)
@@ -104,12 +116,8 @@ def same(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def test_frozen_copies_keep_the_embeddings_they_were_fitted_on():
+def test_frozen_copies_keep_the_embeddings_they_were_fitted_on(states):
     """Every second call: θ̄ ← θ with the encoder that it had; at the beginning of the next one θ's encoder ← φ."""
-    fqi, state = initial_state(TINY, 2, BOX, ROWS, seed=0)
-    learn, states = jax.jit(fqi.learn), [state]
-    for _ in range(4):
-        states.append(learn(states[-1], batch()))
 
     def inside(part) -> StateActionEncoder:
         return (part.critic if isinstance(part, RangedCritic) else part).net.encoder
@@ -127,7 +135,7 @@ def test_frozen_copies_keep_the_embeddings_they_were_fitted_on():
 
 def test_values_at_the_next_state_stay_within_the_labels_seen_by_the_last_copy():
     loss = Regress(Bellman(0.9, WithinSeen(MinOverCritics())))
-    rows, critic = batch(), RangedCritic(QNetwork(2, BOX, (8,), KEY, n_critics=2))
+    rows, critic = batch(), RangedCritic(built(QNetwork, 2, BOX, (8,), KEY, n_critics=2))
     greedy = Greedy(rows.action, jnp.zeros(ROWS), jnp.zeros(ROWS, bool))
     first = loss.label(Components(critic=critic), rows, greedy, KEY)
     np.testing.assert_array_equal(first.y, rows.reward)  # nothing was seen
@@ -144,10 +152,8 @@ def test_values_at_the_next_state_stay_within_the_labels_seen_by_the_last_copy()
         WithinSeen(MinOverCritics()).check_components(Components(critic=critic.critic))
 
 
-def test_what_was_seen_goes_with_the_copies():
-    fqi, state = initial_state(TINY, 2, BOX, ROWS, seed=0)
-    one = jax.jit(fqi.learn)(state, batch())
-    two = jax.jit(fqi.learn)(one, batch())
+def test_what_was_seen_goes_with_the_copies(states):
+    _, one, two, *_ = states
     assert one.nets.critic.high == batch().reward.max() and one.frozen.critic.low > one.frozen.critic.high
     assert two.frozen.critic.high == two.nets.critic.high
 

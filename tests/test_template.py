@@ -20,6 +20,7 @@ from fittedq.template.greedy import AbstractGreedy, merged
 from fittedq.template.losses import AbstractLoss, Imitate, Imitated, Regress
 from fittedq.template.targets import Bellman, FirstCritic, Labelled, MinOverCritics, Quadrature, SmoothBellman
 from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition
+from methods import built
 
 KEY = jax.random.key_data(jax.random.key(0))
 WIDE = Box([-10.0], [30.0])
@@ -193,7 +194,7 @@ def test_every_member_of_an_ensemble_has_a_loss_of_its_own():
 def test_what_lies_outside_a_polytope_is_no_part_of_the_integral():
     """q ≡ 0 over the half of a square below its diagonal: v = β log 2, where the square's would be β log 4."""
     half = Polytope([-1.0, -1.0], [1.0, 1.0], [[1.0, 1.0]], [1e-6])
-    critic = QNetwork(1, half, (2,), KEY)
+    critic = built(QNetwork, 1, half, (2,), KEY)
     critic = jax.tree.map(jnp.zeros_like, critic)
     state, off = jnp.zeros((1, 1)), jnp.zeros(1, bool)
     batch = Transition(state, jnp.zeros((1, 2)), jnp.zeros(1), state, off, off)

@@ -20,8 +20,8 @@ from fittedq.runs.schedule import Schedule
 
 pytestmark = pytest.mark.slow  # many runs; a method composed of slots is resumed in test_slots
 
-TINY: dict[str, Any] = {"hidden": (8, 8), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
-FIT: dict[str, Any] = {"hidden": (8, 8), "epochs": 1, "minibatch": 32}
+TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 8, "replay_size": 1000, "random_steps": 20}
+FIT: dict[str, Any] = {"hidden": (8,), "epochs": 1, "minibatch": 32}
 SCHEDULE = Schedule(steps=60, report_every=20, checkpoint_every=20)
 RNG = np.random.default_rng(0)
 OBS = RNG.normal(size=(64, 3)).astype(np.float32)
@@ -52,7 +52,7 @@ def assert_same(one: Any, other: Any) -> None:
 def test_a_run_begins_with_the_agents_networks_to_the_bit(agent: Agent) -> None:
     small = TINY | {"normalize_obs": False}
     settings = {name: small[name] for name in ("hidden", "batch_size", "normalize_obs")}
-    grown = {"hidden": (8, 8), "n_critics": 1, "normalize_obs": False}
+    grown = {"hidden": (8,), "n_critics": 1, "normalize_obs": False}
     for run in (
         Run("ddpg", "Pendulum-v1", SCHEDULE, seed=1, settings=TINY, start=agent),
         Run("td3", "Pendulum-v1", SCHEDULE, settings=TINY | {"n_critics": 1, "n_target_critics": 1}, start=agent),
@@ -99,7 +99,7 @@ def test_a_run_killed_at_its_start_still_begins_there(agent: Agent, tmp_path: Pa
 def test_normalization_comes_along(agent: Agent) -> None:
     offline = fittedq.fit("nfqca", DATA, steps=1, **FIT, n_critics=1)
     assert offline.moments is not None
-    settings = {"hidden": (8, 8), "n_critics": 1, "normalize_obs": True}
+    settings = {"hidden": (8,), "n_critics": 1, "normalize_obs": True}
     for source in ({"env": "Pendulum-v1"}, {"env": None, "data": DATA}):
         run = Run("nfqca", schedule=SCHEDULE, settings=settings, start=offline, **source)
         np.testing.assert_array_equal(run.agent().act(OBS), offline.act(OBS))

@@ -1,6 +1,6 @@
 """Fitted Q-iteration for continuous actions: from transitions, logged or collected, to a controller.
 
-The names in `__all__` are the stable surface: the six functions, every slot that a method is made of, and what stands
+The names in `__all__` are the stable surface: the functions, every slot that a method is made of, and what stands
 in their signatures; beside them `fittedq.testing.conforms`, and what `fittedq.baselines` exports. All else, modules and
 the names in them, is internal and may change. What stands here is imported when it is first used: `import fittedq`
 alone costs nothing.
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fittedq.acting.familiar import Familiarity
     from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck, OwnNoise
     from fittedq.acting.status import ActingStatus
     from fittedq.actions.base import AbstractActionSet, Box
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from fittedq.algorithms.td7 import TD7
     from fittedq.algorithms.tqc import TQC
     from fittedq.algorithms.xqc import XQC
-    from fittedq.api import fit, load, resume, stream, train
+    from fittedq.api import familiarity, fit, load, resume, stream, train
     from fittedq.approx.batch_norm import BatchNormMlp
     from fittedq.approx.embedding import EmbeddedMlp, RangedCritic, StateActionEncoder
     from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics
     from fittedq.envs.registry import NamedEnv
     from fittedq.errors import EnvError, UserError
+    from fittedq.estimates.estimate import estimate, select
+    from fittedq.estimates.result import Estimate
+    from fittedq.estimates.truth import true_returns
     from fittedq.maximize.base import AbstractMaximizer, Chunked, Effort, Solution, Status, exact, misfit, proven
     from fittedq.maximize.exact.grid import Grid
     from fittedq.maximize.exact.integer import Exhaustive, IntegerArgmax
@@ -81,8 +85,13 @@ if TYPE_CHECKING:
     from fittedq.maximize.local.cem import CrossEntropy
     from fittedq.maximize.local.lbfgs import ProjectedLBFGS
     from fittedq.maximize.proofs.proven import CertifiedArgmax
+    from fittedq.pages.film import render
+    from fittedq.pages.page import Page
+    from fittedq.pages.report import report
     from fittedq.runs.compare import Comparison, compare
+    from fittedq.runs.listing import RunRecord, list_runs
     from fittedq.runs.report import Report
+    from fittedq.runs.robustness import Perturbation, Robustness, robustness
     from fittedq.runs.run import Run
     from fittedq.runs.schedule import Schedule
     from fittedq.settings import code_setting, setting
@@ -118,6 +127,7 @@ if TYPE_CHECKING:
         Solved,
     )
     from fittedq.template.losses import (
+        AbstractError,
         AbstractLoss,
         AbstractPenalty,
         AbstractRegression,
@@ -129,6 +139,7 @@ if TYPE_CHECKING:
         Regress,
         RegressReturns,
         RegressTogether,
+        Squared,
         TuneTemperature,
     )
     from fittedq.template.near import Clone, ImitateByAdvantage, ImproveNear
@@ -206,6 +217,7 @@ __all__ = [
     "AbstractCritic",
     "AbstractDensityPolicy",
     "AbstractEncoder",
+    "AbstractError",
     "AbstractExploration",
     "AbstractFeatures",
     "AbstractFit",
@@ -263,9 +275,11 @@ __all__ = [
     "Effort",
     "EmbeddedMlp",
     "EnvError",
+    "Estimate",
     "Exhaustive",
     "Expectile",
     "ExplicitFQI",
+    "Familiarity",
     "FirstCritic",
     "Fitted",
     "FittedAlgorithm",
@@ -308,8 +322,10 @@ __all__ = [
     "OneValue",
     "OrnsteinUhlenbeck",
     "OwnNoise",
+    "Page",
     "PartlySolved",
     "Periodic",
+    "Perturbation",
     "PolicyAction",
     "Polyak",
     "Polynomial",
@@ -330,9 +346,11 @@ __all__ = [
     "RegressTogether",
     "Report",
     "ResidualMlp",
+    "Robustness",
     "Rollout",
     "RolloutBellman",
     "Run",
+    "RunRecord",
     "SACValue",
     "Schedule",
     "SimBa",
@@ -344,6 +362,7 @@ __all__ = [
     "Solution",
     "Solved",
     "SolvingAlgorithm",
+    "Squared",
     "StateActionEncoder",
     "StateBox",
     "Status",
@@ -370,20 +389,29 @@ __all__ = [
     "WithinSeen",
     "code_setting",
     "compare",
+    "estimate",
     "exact",
+    "familiarity",
     "fit",
+    "list_runs",
     "load",
     "misfit",
     "needed",
     "proven",
+    "render",
+    "report",
     "resume",
+    "robustness",
     "scheduled",
+    "select",
     "setting",
     "stream",
     "train",
+    "true_returns",
 ]
 
 _HOMES = {
+    "fittedq.acting.familiar": "Familiarity",
     "fittedq.acting.noise": "AbstractExploration Gaussian OrnsteinUhlenbeck OwnNoise",
     "fittedq.acting.status": "ActingStatus",
     "fittedq.actions.base": "AbstractActionSet Box",
@@ -415,7 +443,7 @@ _HOMES = {
     "fittedq.algorithms.td7": "TD7",
     "fittedq.algorithms.tqc": "TQC",
     "fittedq.algorithms.xqc": "XQC",
-    "fittedq.api": "fit load resume stream train",
+    "fittedq.api": "familiarity fit load resume stream train",
     "fittedq.approx.batch_norm": "BatchNormMlp",
     "fittedq.approx.embedding": "EmbeddedMlp RangedCritic StateActionEncoder",
     "fittedq.approx.heads": "AbstractHead Categorical OneValue Quantiles",
@@ -433,6 +461,9 @@ _HOMES = {
     "fittedq.envs.native": "AbstractJaxEnv AbstractPhysics",
     "fittedq.envs.registry": "NamedEnv",
     "fittedq.errors": "EnvError UserError",
+    "fittedq.estimates.estimate": "estimate select",
+    "fittedq.estimates.result": "Estimate",
+    "fittedq.estimates.truth": "true_returns",
     "fittedq.maximize.base": "AbstractMaximizer Chunked Effort Solution Status exact misfit proven",
     "fittedq.maximize.exact.grid": "Grid",
     "fittedq.maximize.exact.integer": "Exhaustive IntegerArgmax",
@@ -444,7 +475,12 @@ _HOMES = {
     "fittedq.maximize.local.cem": "CrossEntropy",
     "fittedq.maximize.local.lbfgs": "ProjectedLBFGS",
     "fittedq.maximize.proofs.proven": "CertifiedArgmax",
+    "fittedq.pages.film": "render",
+    "fittedq.pages.page": "Page",
+    "fittedq.pages.report": "report",
     "fittedq.runs.compare": "Comparison compare",
+    "fittedq.runs.listing": "RunRecord list_runs",
+    "fittedq.runs.robustness": "Perturbation Robustness robustness",
     "fittedq.runs.report": "Report",
     "fittedq.runs.run": "Run",
     "fittedq.runs.schedule": "Schedule",
@@ -453,8 +489,8 @@ _HOMES = {
     "fittedq.template.fqi": "FQI AbstractFollow Copy LearnerState Periodic Polyak Sync Tick Trailing Update",
     "fittedq.template.greedy": "AbstractGreedy AbstractSolving Ascended PartlySolved PolicyAction Smoothed Solved",
     "fittedq.template.losses": (
-        "AbstractLoss AbstractPenalty AbstractRegression Expectile Huber Imitate Improve Predict Regress "
-        "RegressReturns RegressTogether TuneTemperature"
+        "AbstractError AbstractLoss AbstractPenalty AbstractRegression Expectile Huber Imitate Improve Predict Regress "
+        "RegressReturns RegressTogether Squared TuneTemperature"
     ),
     "fittedq.template.near": "Clone ImitateByAdvantage ImproveNear",
     "fittedq.template.penalties": "Conservative Diverse",

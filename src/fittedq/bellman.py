@@ -45,6 +45,15 @@ def value_range(
     return (reward[0] + steps * low if gamma else reward[0]), reward[1] + steps * high
 
 
+def return_range(reward: tuple[float, float], gamma: float, horizon: int) -> tuple[float, float]:
+    """[r_min + (S − 1) min(0, r_min), r_max + (S − 1) max(0, r_max)],  S = Σ_{t<H} γᵗ: every return of 1 to H samples.
+
+    An episode has one sample at least, and may end before it earns or pays more.
+    """
+    more = sum(gamma**sample for sample in range(1, horizon))
+    return reward[0] + more * min(0.0, reward[0]), reward[1] + more * max(0.0, reward[1])
+
+
 def soft_value(q: Float[Arr, "*b"], log_prob: Float[Arr, "*#b"], temperature: Scalar) -> Float[Arr, "*b"]:
     """q(s, a) − β log π(a | s), whose mean over a ~ π is the soft value of π at s.
 

@@ -211,8 +211,13 @@ def find_code(name: str, called: str) -> object:
         raise UserError(f"{called}: expected 'module:Name' or 'file.py:Name'.")
     module = import_code(part, called)
     if not hasattr(module, attribute):
-        raise UserError(f"{called}: {part} has no {attribute!r}; {nearest(attribute, vars(module))}")
+        raise UserError(f"{called}: {part} has no {attribute!r}; {nearest(attribute, _made_in(module))}")
     return getattr(module, attribute)
+
+
+def _made_in(module: ModuleType) -> list[str]:
+    """What a user may mean by a name of the module: no module that it imports, and nothing of Python's own."""
+    return [name for name, held in vars(module).items() if not (name.startswith("__") or isinstance(held, ModuleType))]
 
 
 def import_code(part: str, called: str) -> ModuleType:

@@ -154,7 +154,7 @@ class Expression:
         sound = np.logical_and.reduce([np.ones(count, bool), *(np.isfinite(array) for array in values.values())])
         bad = sound & ~np.isfinite(result)
         if bad.any():
-            divided = bad & np.logical_or.reduce([np.zeros(count, bool), *given.zeros])
+            divided = bad & np.logical_or.reduce([np.broadcast_to(zero, (count,)) for zero in (False, *given.zeros)])
             worst, what = (divided, "divides by zero") if divided.any() else (bad, "is not finite")
             first, number = int(np.argmax(worst)), int(worst.sum())
             at = ", ".join(f"{name} = {array[first]:.6g}" for name, array in values.items())

@@ -19,6 +19,8 @@ import re
 import secrets
 import shutil
 import stat
+import tomllib
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -29,7 +31,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fittedq import memory
+from fittedq import ending, memory
 from fittedq.errors import UserError, in_one_line
 
 Json: TypeAlias = Any
@@ -44,6 +46,8 @@ AGENT, CHECKPOINT, DATASET, RUN = "agent", "checkpoint", "dataset", "run"
 BLOCK_BYTES = 2**24
 MOST_JSON = 2**26
 """Bytes of the largest JSON file that is read: ours have some thousands."""
+MOST_TOML = 2**20
+"""Bytes of the largest TOML file that is read: what a user writes by hand has some thousands."""
 
 _TEMPORARY = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
 _PART = re.compile(r"(tensors|rows-[\w-]+)-[0-9a-f]{16}\.(safetensors|f32)")
@@ -105,6 +109,43 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_blocks(path, (data,))
 
 
+def check_parent(path: Path, argument: str) -> None:
+    """A UserError where the folder of a file that is to be made is not there."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"found no folder {path.parent}; make it first.", argument=argument)
+
+
+def write_table(path: Path, text: str, head_lines: int = 1) -> None:
+    """Write a table, whole or not there; a UserError where `path` is anything but one with the same first lines."""
+    head = "\n".join(text.split("\n")[:head_lines]).encode()
+    try:
+        if os.path.lexists(path) and (path.is_symlink() or path.read_bytes()[: len(head)] != head):
+            raise UserError(f"{path} is none of fittedq's, and is not replaced; move it away.")
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+
+
+def check_marked(path: Path, mark: bytes, called: str) -> None:
+    """A UserError where `write_marked` could not write: for before the work whose result it is to hold."""
+    try:
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or mark not in path.read_bytes()[:4096]):
+            raise UserError(f"{path} is not a {called} that fittedq made, and is not replaced; move it away.")
+        _check_writable(path.parent)
+    except OSError as error:
+        raise UserError(f"{called} {path} cannot be written ({error.strerror}).") from None
+
+
+def write_marked(path: Path, data: bytes, mark: bytes, called: str) -> None:
+    """Write a file that says with `mark`, near its beginning, that it is ours, whole or not there; a UserError where
+    `path` is anything but an earlier one."""
+    check_marked(path, mark, called)
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise UserError(f"{called} {path} cannot be written ({error.strerror}).") from None
+
+
 def write_json(path: Path, value: Json) -> None:
     """`write_bytes` of readable JSON."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
@@ -129,6 +170,20 @@ def read_json(path: Path) -> Json:
         raise UserError(
             f"{path} could not be read as JSON ({in_one_line(error)}); it is damaged or not one of ours."
         ) from None
+
+
+def read_toml(path: Path, argument: str | None = None) -> dict[str, Any]:
+    """What a user wrote into a file of TOML, or a UserError that names it."""
+    try:
+        with path.open("rb") as file:  # a pipe, too
+            text = file.read(MOST_TOML + 1)
+        if len(text) > MOST_TOML:
+            raise ValueError(f"it has more than {MOST_TOML:,} bytes")
+        return tomllib.loads(text.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.", argument=argument) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no TOML ({in_one_line(error)}); mend it there.", argument=argument) from None
 
 
 def write_signed(path: Path, value: Mapping[str, Any]) -> None:
@@ -199,11 +254,11 @@ def fsync_folder(path: Path) -> None:
 class Lock:
     """An exclusive lock on a file or folder; the kernel releases it when this process ends, however it ends."""
 
-    _held: ClassVar[set[int]] = set()
+    _all: ClassVar[weakref.WeakSet[Lock]] = weakref.WeakSet()
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
-        Lock._held.add(descriptor)
+        Lock._all.add(self)
 
     @staticmethod
     def take(path: Path, *, wait: bool = False, make: bool = False) -> Lock | None:
@@ -243,10 +298,10 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Give it back; once is enough."""
-        if self._descriptor in Lock._held:
-            Lock._held.remove(self._descriptor)
-            os.close(self._descriptor)
+        """Give it back; once is enough, and the number of its descriptor may be another's from then on."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __del__(self) -> None:
         self.release()
@@ -254,9 +309,8 @@ class Lock:
     @staticmethod
     def let_go() -> None:
         """In a forked child: locks are its parent's, and end with it."""
-        for descriptor in Lock._held:
-            os.close(descriptor)
-        Lock._held.clear()
+        for lock in Lock._all:
+            lock.release()
 
 
 os.register_at_fork(after_in_child=Lock.let_go)
@@ -285,17 +339,24 @@ class Scratch:
             # One who sweeps at this very moment may have been faster.
             if lock is not None and lock.holds(self.folder):
                 self._lock = lock
+                ending.begun.add(self.folder)
                 return
 
     def publish(self) -> None:
         """Give the folder its name; `path` is absent or an empty folder."""
         fsync_folder(self.folder)
-        os.replace(self.folder, self.path)
+        with ending.unbroken:
+            os.replace(self.folder, self.path)
         fsync_folder(self.path.parent)
+
+    def keep(self) -> None:
+        """From now on it stays where the process ends at once: it holds `UNFINISHED`."""
+        ending.begun.discard(self.folder)
 
     def discard(self) -> None:
         """Remove what was not published."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        ending.begun.discard(self.folder)
         self._lock.release()
 
     def __enter__(self) -> Scratch:
@@ -459,12 +520,25 @@ def make_folder(path: Path) -> Path:
     """`path` as a writable folder, or a UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = temporary(path)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        _check_writable(path)
     except OSError as error:
         raise UserError(f"folder {path} cannot be written ({error.strerror}); choose another.") from None
     return path
+
+
+def check_folder(path: Path) -> None:
+    """A UserError where `make_folder` would fail; nothing is made."""
+    try:
+        _check_writable(next(one for one in (path, *path.absolute().parents) if os.path.lexists(one)))
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be written ({error.strerror}); choose another.") from None
+
+
+def _check_writable(folder: Path) -> None:
+    """An OSError where no file can be made in it."""
+    probe = temporary(folder)
+    probe.touch(exist_ok=False)
+    probe.unlink()
 
 
 def versions() -> dict[str, str]:

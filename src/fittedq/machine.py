@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def cores() -> list[int]:
+    """The cores that this process may use; all there are, where the system (macOS) does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def pin(process: int, on: Iterable[int]) -> None:
+    """Keep the process (0: this one) on these cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process, on)
 
 
 def processor() -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from fittedq.code import again, shortened, sketch, told
 from fittedq.errors import UserError, nearest
+from fittedq.ranges import Among, SearchRange, Span
 
 MOST_SEED = 2**32 - 1
 """Beyond it JAX's seeds repeat."""
@@ -45,13 +46,14 @@ def setting(
     kinds: tuple[type, ...] = (),
     words: Mapping[str, type] | None = None,
     to_act: bool = True,
+    search: SearchRange | None = None,
 ) -> Any:
     """A dataclass field with its meaning and range: low ≤ x ≤ high, above < x < below, or one of `choices`.
 
     In place of the word or number, an object that is a `takes`, such as `such`; a function takes the `arguments`. Files
     hold those of our own classes `kinds` as data, {"kind": name, field: number, …}; others are code, which agents need
     too unless it is not `to_act`. A command line has them as their name and numbers, `linear:3e-4:0`; `words` are other
-    names.
+    names. `search` is where `fittedq tune` looks for it unless told otherwise; None: only where it is named.
     """
     metadata = {
         "about": about,
@@ -66,6 +68,7 @@ def setting(
         "kinds": kinds,
         "words": words or {},
         "to_act": to_act,
+        "search": search,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -85,6 +88,16 @@ def whole(value: object, argument: str, low: int = 0, high: int | None = None) -
     return number
 
 
+def once(pairs: Iterable[tuple[str, Any]], argument: str) -> dict[str, Any]:
+    """The settings and what is said of them, or a UserError where one is given twice."""
+    found: dict[str, Any] = {}
+    for name, said in pairs:
+        if name in found:
+            raise UserError(f"found {name} twice, expected it once; leave one of them out.", argument=argument)
+        found[name] = said
+    return found
+
+
 def real(value: object, argument: str, expected: str, low: float = 0.0, high: float = math.inf) -> float:
     """`value`, Python's or NumPy's, as a number in [low, high], or a UserError that says what is `expected`."""
     number = _python(value)
@@ -98,14 +111,36 @@ def _huge(number: object) -> bool:
     return isinstance(number, int) and abs(number) > MOST_COUNT
 
 
+NUMPYS = np.generic | np.ndarray
+
+
 def _python(value: object) -> Any:
     """NumPy's scalars and arrays as Python's numbers and lists."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return value.tolist() if isinstance(value, NUMPYS) else value
 
 
 def setting_fields(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields made by `setting`: those that files and command lines hold. What is left is code."""
     return [field for field in _fields(cls) if "about" in field.metadata]
+
+
+def ranges_of(cls: type) -> dict[str, SearchRange | None]:
+    """Where each setting may be looked for: as it declares, else among its words, or on and off, or between its bounds
+    where it has both; None: nobody can say."""
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: field.metadata["search"] or _usual_range(field.metadata, hints[field.name])
+        for field in setting_fields(cls)
+    }
+
+
+def _usual_range(metadata: Mapping[str, Any], hint: object) -> SearchRange | None:
+    low, high = metadata["low"], metadata["high"]
+    if metadata["choices"] is not None:
+        return Among(metadata["choices"])
+    if hint is bool:
+        return Among((False, True))
+    return Span(low, high) if hint in (int, float) and None not in (low, high) and low < high else None
 
 
 def as_dict(settings: object) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.acting.status import Act
+from fittedq.actions.base import AbstractActionSet, Box, described_apart
 from fittedq.actions.limits import inside
 from fittedq.arrays import Arr, Tree
 from fittedq.control.state import AugmentedState
@@ -35,7 +36,6 @@ MOST_STEPS = 1_000_000
 
 Memory = TypeVar("Memory")
 """What a controller keeps from one sample to the next."""
-Act = Callable[[Float[np.ndarray, "b s"]], Float[np.ndarray, "b m"]]
 
 
 class Step(NamedTuple):
@@ -59,10 +59,8 @@ def check_spaces(env: FlatEnv, obs_size: int, action_set: AbstractActionSet, who
         )
     # A box is the environment's own; any other set only has to lie in it.
     if env.box != action_set if isinstance(action_set, Box) else not inside(action_set, env.box):
-        raise UserError(
-            f"environment: its actions lie in [{env.box.low}, {env.box.high}], {whose}'s in "
-            f"[{action_set.low}, {action_set.high}]; evaluate where it came from."
-        )
+        its, own = described_apart(env.box, action_set)
+        raise UserError(f"environment: its actions lie in {its}, {whose}'s in {own}; evaluate where it came from.")
 
 
 class AbstractController(abc.ABC, Generic[Memory]):
@@ -187,26 +185,36 @@ def returns(
 
 
 def episodes(
-    controller: AbstractController[Memory], plant: AbstractPlant, seed: int
+    controller: AbstractController[Memory], plant: AbstractPlant, seed: int, stop: Callable[[], bool] = lambda: False
 ) -> Generator[Transition, None, None]:
     """The transitions of one episode after another, without end; episode e is reset with a seed of (seed, e).
 
-    On an environment of its own, which closes with the iterator.
+    On an environment of its own, which closes with the iterator. Asked after each step, `stop()` ends them.
     """
     for steps in _played(controller, plant, seed):
-        yield Transition(*(np.array(column) for column in zip(*steps, strict=True)))
+        taken: list[Step] = []
+        for step in steps:
+            taken.append(step)
+            if stop():
+                return
+        yield Transition(*(np.array(column) for column in zip(*taken, strict=True)))
 
 
 def _played(controller: AbstractController[Memory], plant: AbstractPlant, seed: int) -> Iterator[Iterator[Step]]:
     """The steps of one episode after another; each is to be taken to its end before the next."""
     made = plant.make()
     try:
-        controller.check(made)
-        for episode in count():
-            sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
-            yield _episode(controller, made, episode, int(sequence.generate_state(1)[0]))
+        yield from played_in(controller, made, seed)
     finally:
         made.close()
+
+
+def played_in(controller: AbstractController[Memory], env: FlatEnv, seed: int) -> Iterator[Iterator[Step]]:
+    """The steps of `episodes` in an environment that is there; each is to be taken to its end before the next."""
+    controller.check(env)
+    for episode in count():
+        sequence = np.random.SeedSequence([EVALUATION_SEED + seed, episode])
+        yield _episode(controller, env, episode, int(sequence.generate_state(1)[0]))
 
 
 def _episode(controller: AbstractController[Memory], env: FlatEnv, episode: int, seed: int) -> Iterator[Step]:

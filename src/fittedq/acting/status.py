@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -11,17 +12,24 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.envs.spaces import Numbers, refuse_not_finite
 from fittedq.errors import UserError
 
+Act = Callable[[Float[np.ndarray, "b s"]], Float[np.ndarray, "b m"]]
+
 NEAR = 1e-5
 """In half-widths: how far outside the set a fallback may lie and still be taken for the admissible point next to it."""
 
+HELD_BACK = 1e-4
+"""In half-widths: an action that is so near to a limit is held back by it."""
+
 
 class ActingStatus(IntEnum):
-    """What became of one call of `Agent.step`; `sentence` says it in words. All but OK give the fallback."""
+    """What became of one call of `Agent.step`; `sentence` says it in words, `is_fallback` whose the action is."""
 
     OK = 0
     NOT_FINITE = 1
     MALFORMED = 2
     FAILED = 3
+    UNFAMILIAR = 4
+    LIMITED = 5
 
     def __str__(self) -> str:
         return self.name
@@ -30,6 +38,11 @@ class ActingStatus(IntEnum):
     def sentence(self) -> str:
         return SENTENCES[self]
 
+    @property
+    def is_fallback(self) -> bool:
+        """Whether the action is the fallback, and not the policy's."""
+        return self not in (ActingStatus.OK, ActingStatus.LIMITED)
+
 
 SENTENCES = {
     ActingStatus.OK: "The action is the policy's.",
@@ -37,6 +50,9 @@ SENTENCES = {
     ActingStatus.MALFORMED: "The observation is not one of this agent's shape and of numbers; the action is the "
     "fallback.",
     ActingStatus.FAILED: "The policy gave no finite action for this observation; the action is the fallback.",
+    ActingStatus.UNFAMILIAR: "The observation is not familiar by the data that were learned from; the action is the "
+    "fallback.",
+    ActingStatus.LIMITED: "The action is the policy's, held back by a rate, an inequality or bounds at this state.",
 }
 
 
@@ -86,3 +102,20 @@ def safe_action(
         # Bounds are the user's code, and the observation may be anything.
         return fallback
     return near if np.isfinite(near).all() else fallback
+
+
+def held_back(action_set: AbstractActionSet, action: Float[np.ndarray, "1 m"], obs: Float[np.ndarray, "1 s"]) -> bool:
+    """Whether an inequality holds the action back, or, where A depends on s (as a limited rate does), an end of A(s).
+
+    The ends of a constant box do not count: standing there is what good controllers do.
+    """
+    if action_set.separable and not action_set.reads_obs:
+        return False
+    region = action_set.region(obs)
+    if region is None:
+        return False
+    near = HELD_BACK * np.asarray(action_set.half_width)
+    if (region.matrix @ action[0] >= region.bound - np.abs(region.matrix) @ near).any():
+        return True
+    ends = (action[0] <= region.low[0] + near) | (action[0] >= region.high[0] - near)
+    return action_set.reads_obs and bool((ends & ~region.integer).any())

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from fittedq.actions.region import Region
-from fittedq.arrays import Arr, inwards, namespace
+from fittedq.arrays import Arr, inwards, namespace, shortest, told_apart
 from fittedq.errors import UserError
 
 
@@ -118,6 +118,14 @@ class AbstractActionSet(eqx.Module):
         """The set as JSON, with its `kind`, from which `actions.saved.action_set_of` makes it again."""
 
 
+def described_apart(one: AbstractActionSet, other: AbstractActionSet) -> tuple[str, str]:
+    """Two sets as a sentence compares them."""
+    if (one.low, one.high) == (other.low, other.high):
+        return str(one), str(other)
+    (low, least), (high, most) = told_apart(one.low, other.low), told_apart(one.high, other.high)
+    return f"{type(one).__name__} {low} … {high}", f"{type(other).__name__} {least} … {most}"
+
+
 LARGEST = float(np.finfo(np.float32).max)
 """Of numbers in single precision, which actions have."""
 
@@ -154,20 +162,20 @@ class Box(AbstractActionSet):
             )
         least, most = inwards(np.asarray(self.low), np.asarray(self.high), np.float32)
         for axis, (low_bound, high_bound) in enumerate(zip(self.low, self.high, strict=True)):
+            ends = f"[{shortest(low_bound)}, {shortest(high_bound)}]"
             if not (abs(low_bound) <= LARGEST and abs(high_bound) <= LARGEST):
                 raise UserError(
-                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], expected finite numbers "
+                    f"action bounds: dimension {axis} is {ends}, expected finite numbers "
                     f"of size at most {LARGEST:.3g}; rescale the action in the environment "
                     "(gymnasium.wrappers.RescaleAction) or give finite bounds."
                 )
             if not low_bound < high_bound:
                 raise UserError(
-                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is empty or one point; "
-                    "expected low < high."
+                    f"action bounds: dimension {axis} is {ends}, which is empty or one point; expected low < high."
                 )
             if not float(most[axis]) - float(least[axis]) > NARROWEST:
                 raise UserError(
-                    f"action bounds: dimension {axis} is [{low_bound}, {high_bound}], which is too narrow for numbers "
+                    f"action bounds: dimension {axis} is {ends}, which is too narrow for numbers "
                     "of single precision; rescale the action in the environment (gymnasium.wrappers.RescaleAction)."
                 )
 

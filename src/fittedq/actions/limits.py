@@ -12,7 +12,7 @@ from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.mixed import Mixed
 from fittedq.actions.polytope import Polytope
 from fittedq.actions.saved import check_kind
-from fittedq.arrays import inwards
+from fittedq.arrays import inwards, told_apart
 from fittedq.errors import UserError
 
 TERM = re.compile(r"(?P<number>\d+\.?\d*(e[+-]?\d+)?|\.\d+)?\*?(?P<bar>\|?)a(?P<axis>\d*)(?P=bar)")
@@ -96,8 +96,11 @@ def narrowed(box: Box, wanted: AbstractActionSet | Limits | None, label: str) ->
     action_set = wanted.within(box) if isinstance(wanted, Limits) else wanted
     check_kind(action_set)
     if not inside(action_set, box):
+        (low, least), (high, most) = (
+            told_apart(*ends) for ends in ((action_set.low, box.low), (action_set.high, box.high))
+        )
         raise UserError(
-            f"action set: found one between {action_set.low} and {action_set.high}, expected it inside {label}'s box "
-            f"between {box.low} and {box.high}."
+            f"action set: found one between {low} and {high}, expected it inside {label}'s box between {least} and "
+            f"{most}."
         )
     return action_set

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -20,6 +20,18 @@ Coefficients = tuple[tuple[float, ...], ...]
 
 HULL_ERROR = 2e-6
 """In half-widths: how far a hull may be off, for it comes from linear programs."""
+
+
+class InUnits(NamedTuple):
+    """A polytope around its center, in units of `scale`: what a projection onto it reads."""
+
+    scale: float
+    low: Float[np.ndarray, "m"]
+    high: Float[np.ndarray, "m"]
+    rows: Float[np.ndarray, "p m"]
+    bound: Float[np.ndarray, "p"]
+    margin: Float[np.ndarray, "p"]
+    inner: Float[np.ndarray, "m"]
 
 
 class Polytope(AbstractActionSet):
@@ -98,33 +110,41 @@ class Polytope(AbstractActionSet):
         xp = namespace(action)
         if xp is np and np.all(self._holds(action)):
             return action
-        scale = max(self.half_width)
-        center, low, high = np.asarray(self.center), np.asarray(self.low), np.asarray(self.high)
-        matrix, bound = np.asarray(self.matrix), np.asarray(self.bound)
-        length = np.linalg.norm(matrix, axis=1)
-        # The rows are moved inwards by what rounding can undo: what is found then satisfies them without a tolerance.
-        largest = np.abs(matrix) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(bound)
-        margin = max(4, self.size) * float(np.finfo(action.dtype).eps) * largest
+        units, center = self.in_units(action.dtype), np.asarray(self.center)
 
         def constant(array: np.ndarray | float) -> Arr:
             return xp.asarray(array, action.dtype)
 
-        dual = Dual(
-            point=(action - constant(center)) / constant(scale),
-            low=constant((low - center) / scale),
-            high=constant((high - center) / scale),
-            rows=constant(matrix / length[:, None]),
-            bound=constant((bound - margin - matrix @ center) / (length * scale)),
-            margin=constant(margin / (length * scale)),
-        )
-        inner = constant((np.asarray(self.inner) - center) / scale)
+        scale, inner = constant(units.scale), constant(units.inner)
+        dual = Dual((action - constant(center)) / scale, *(constant(array) for array in units[1:-1]))
         # Acting asks for one action at a time: some thirty rounds of tiny NumPy calls would take milliseconds.
         one = action.size == self.size and action.dtype == np.float32
         unit = dual.nearest(inner) if xp is np and not one else compiled_nearest(dual, inner)
-        nearest = constant(center) + constant(scale) * (np.asarray(unit) if xp is np else unit)
+        nearest = constant(center) + scale * (np.asarray(unit) if xp is np else unit)
         # Rounding of the units must not undo what the pull towards the inside made sure of.
         nearest = self.box.project(nearest, nearest)
         return xp.where(xp.expand_dims(self._holds(action), -1), action, nearest)
+
+    def in_units(self, dtype: DTypeLike) -> InUnits:
+        """The set around its center, in its greatest half-width, the rows of length one.
+
+        The rows are moved inwards by what rounding to `dtype` can undo: what is found then satisfies them without a
+        tolerance.
+        """
+        scale, center, low, high = max(self.half_width), *map(np.asarray, (self.center, self.low, self.high))
+        matrix, bound = np.asarray(self.matrix), np.asarray(self.bound)
+        length = np.linalg.norm(matrix, axis=1)
+        largest = np.abs(matrix) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(bound)
+        margin = max(4, self.size) * float(np.finfo(dtype).eps) * largest
+        return InUnits(
+            scale=scale,
+            low=(low - center) / scale,
+            high=(high - center) / scale,
+            rows=matrix / length[:, None],
+            bound=(bound - margin - matrix @ center) / (length * scale),
+            margin=margin / (length * scale),
+            inner=(np.asarray(self.inner) - center) / scale,
+        )
 
     def contains(self, action: Float[Arr, "*b m"], obs: Float[Arr, "*b s"]) -> Bool[Arr | np.bool_, "*b"]:
         del obs

@@ -19,8 +19,8 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import Rules, shared
-from fittedq.algorithms.fitted import BUDGET, SolvingAlgorithm
+from fittedq.algorithms.base import Rules
+from fittedq.algorithms.fitted import BUDGET, SolvingAlgorithm, Usual
 from fittedq.errors import UserError
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
@@ -28,6 +28,8 @@ from fittedq.template.greedy import PartlySolved
 from fittedq.template.losses import Imitate, Improve
 from fittedq.template.targets import Bellman, MinOverCritics
 from fittedq.types import Components
+
+IMITATING = Usual(3, 40)
 
 
 def _support_is_imitated(method: AmortizedFQI) -> None:
@@ -57,7 +59,7 @@ class AmortizedFQI(SolvingAlgorithm):
         5, "iterations for which a solved action stays a label of the policy; 0: only the one that solved it", low=0
     )
     policy_loss: str = setting("imitate", "how the policy learns", choices=("imitate", "improve"))
-    policy_epochs: int = shared("policy_epochs", 3)
+    policy_epochs: int | None = setting(None, IMITATING.about("the policy"), low=1)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
@@ -70,6 +72,7 @@ class AmortizedFQI(SolvingAlgorithm):
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
         policy_loss = Imitate() if self.policy_loss == "imitate" else Improve(MinOverCritics())
+        policy_fit = self.descend(self.policy_learning_rate, self.budget(self.policy_epochs, IMITATING))
         return FQI(
             greedy=PartlySolved(
                 self.solved(action_set), self.solve_share, self.solve_count, self.solve_rule, self.max_age
@@ -77,7 +80,7 @@ class AmortizedFQI(SolvingAlgorithm):
             updates=(
                 *self.cloning(),
                 Update("critic", self.regression(target), self.critic_fit()),
-                Update("policy", policy_loss, self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))),
+                Update("policy", policy_loss, policy_fit),
             ),
             sync=Sync(critic=Copy(), policy=Copy()),
         )

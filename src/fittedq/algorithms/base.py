@@ -22,11 +22,12 @@ from fittedq.approx.host import host_view
 from fittedq.approx.networks import ACTIVATIONS, Activation, Mlp, QNetwork
 from fittedq.code import told
 from fittedq.errors import UserError
+from fittedq.ranges import LOG, NEAR_ONE, Among, Span
 from fittedq.settings import check_settings, code_fields, setting, setting_fields, settle
 from fittedq.template.fits import Budget, Descend
 from fittedq.template.fqi import FQI
 from fittedq.template.greedy import Solved, SolvedPolicy
-from fittedq.template.rates import Adam, Linear, Optimizer, Rate, at_rate
+from fittedq.template.rates import Adam, Linear, Optimizer, Rate, at_rate, over_a_run
 from fittedq.template.targets import AbstractCombine, FirstCritic, MeanOverCritics, MinOverCritics
 from fittedq.types import AbstractCritic, Components, HostPolicy, Transition, needed
 
@@ -48,15 +49,22 @@ OPTIMIZERS: dict[str, Optimizer] = {
 """`adamw` takes the share 1e-2 · rate off every array at each step, and nothing off a number such as log β."""
 
 SHARED: dict[str, dict[str, Any]] = {
-    "alpha": {"about": "weight α of q beside the distance to the logged actions", "low": 0.0},
-    "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0},
-    "hidden": {"about": "widths of the hidden layers", "low": 1},
+    "alpha": {
+        "about": "weight α of q beside the distance to the logged actions",
+        "low": 0.0,
+        "search": Span(0.5, 10.0, LOG),
+    },
+    "gamma": {"about": "discount γ", "low": 0.0, "below": 1.0, "search": Span(0.9, 0.998, NEAR_ONE)},
+    "hidden": {
+        "about": "widths of the hidden layers",
+        "low": 1,
+        "search": Among(((64, 64), (128, 128), (256, 256), (512, 512))),
+    },
     "policy_hidden": {"about": "widths of the policy's hidden layers; none means half the critics'", "low": 1},
     "n_critics": {"about": "size of the critic ensemble", "low": 1},
     "n_target_critics": {"about": "critics in the target's minimum, drawn anew for each batch", "low": 1},
     "policy_critic": {"about": "critic that the policy climbs", "choices": POLICY_CRITICS},
-    "policy_delay": {"about": "critic updates per policy update, d", "low": 1, "high": 2**31 - 1},
-    "policy_epochs": {"about": "passes over its data in each fit of the policy", "low": 1},
+    "policy_delay": {"about": "critic updates per policy update, d", "low": 1, "high": 2**31 - 1, "search": Span(1, 4)},
     "initial_temperature": {"about": "β at the start, where it is tuned", "above": 0.0},
     "target_entropy": {"about": "H̄ in nats; none means −m nats in the unit box"},
     "half_entropy": {"about": "H̄ in nats; none means −m/2 nats in the unit box"},
@@ -72,16 +80,20 @@ SHARED: dict[str, dict[str, Any]] = {
         "kinds": (Adam,),
         "to_act": False,
     },
-    "tau": {"about": "Polyak rate τ of the frozen copies", "above": 0.0, "high": 1.0},
+    "tau": {"about": "Polyak rate τ of the frozen copies", "above": 0.0, "high": 1.0, "search": Span(0.001, 0.05, LOG)},
     "activation": {
         "about": "activation of the hidden layers",
         "choices": ACTIVATIONS,
         "takes": Callable,
         "arguments": ("x",),
     },
-    "smoothing_sigma": {"about": "target smoothing σ, in half-widths of the box", "low": 0.0},
+    "smoothing_sigma": {
+        "about": "target smoothing σ, in half-widths of the box",
+        "low": 0.0,
+        "search": Span(0.05, 0.5),
+    },
     "smoothing_clip": {"about": "clip c of the smoothing noise, in half-widths", "low": 0.0},
-    "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0},
+    "noise_sigma": {"about": "exploration σ, in half-widths of the box", "low": 0.0, "search": Span(0.05, 0.5, LOG)},
 }
 """The meaning and the range of settings that several methods have."""
 
@@ -94,7 +106,16 @@ def shared(name: str, default: object) -> Any:
 def learning_rate(default: Rate, whose: str) -> Any:
     """A setting that is a learning rate: a number, or a schedule over the run."""
     about = f"learning rate of {whose}, or linear:FIRST:LAST over the run"
-    return setting(default, about, above=0.0, takes=Callable, arguments=("update",), kinds=(Linear,), to_act=False)
+    return setting(
+        default,
+        about,
+        above=0.0,
+        takes=Callable,
+        arguments=("update",),
+        kinds=(Linear,),
+        to_act=False,
+        search=Span(1e-5, 3e-3, LOG),
+    )
 
 
 def target_entropy(asked: float | None, action_set: AbstractActionSet, per_action: float = -1.0) -> float:
@@ -139,8 +160,9 @@ def check_saves_whole(cls: type[AbstractAlgorithm]) -> None:
 
 def refuse_unread(method: GradientAlgorithm, names: Set[str], reader: str) -> None:
     """A UserError for the first of these settings that is otherwise than by default, which `reader` does not read."""
-    for field in setting_fields(type(method)):
-        if field.name in names and (value := getattr(method, field.name)) != field.default:
+    for field in (field for field in setting_fields(type(method)) if field.name in names):
+        value = getattr(method, field.name)
+        if value != field.default and not over_a_run(value, field.default):
             raise UserError(f"setting {field.name}: found {told(value)}, which {reader} does not read; leave it out.")
 
 

@@ -29,6 +29,7 @@ from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import NetworkAlgorithm, learning_rate, shared, target_entropy
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction
@@ -52,7 +53,9 @@ class CQL(NetworkAlgorithm):
     initial_temperature: float = shared("initial_temperature", 1.0)
     temperature_learning_rate: Rate = learning_rate(3e-4, "log β")
     target_entropy: float | None = shared("target_entropy", None)
-    alpha: float = setting(10.0, "weight α of the penalty on actions that the log has not", low=0.0)
+    alpha: float = setting(
+        10.0, "weight α of the penalty on actions that the log has not", low=0.0, search=Span(0.5, 20.0, LOG)
+    )
     n_actions: int = setting(10, "actions of each kind that the penalty takes: uniform, π at s, π at s'", low=1)
     calibrated: bool = setting(False, "push no action below the value of the log's own policy (Cal-QL)")
     soft_targets: bool = setting(False, "targets have the entropy of π, as SAC's")

@@ -20,6 +20,7 @@ from fittedq.algorithms.base import shared
 from fittedq.algorithms.soft import NetworkKind, SoftAlgorithm, Widths
 from fittedq.approx.heads import OneValue
 from fittedq.approx.networks import Mlp
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync
 from fittedq.template.losses import Regress
@@ -38,7 +39,7 @@ class EDAC(SoftAlgorithm):
     policy_hidden: Widths | None = shared("policy_hidden", (256, 256, 256))
     n_critics: int = shared("n_critics", 50)
     tau: float = shared("tau", 0.005)
-    eta: float = setting(1.0, "weight η of the likeness of the critics' slopes", low=0.0)
+    eta: float = setting(1.0, "weight η of the likeness of the critics' slopes", low=0.0, search=Span(0.1, 10.0, LOG))
 
     @property
     def network_kind(self) -> NetworkKind:

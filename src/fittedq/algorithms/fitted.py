@@ -43,10 +43,13 @@ from fittedq.template.fqi import Update
 from fittedq.template.greedy import Solved
 from fittedq.template.losses import Regress
 from fittedq.template.near import Clone
-from fittedq.template.rates import Optimizer, Rate, words
+from fittedq.template.rates import Linear, Optimizer, Rate, words
 from fittedq.template.support import Support
 from fittedq.template.targets import AbstractTarget, Clipped
 from fittedq.types import AbstractCritic, needed
+
+FALLING = Linear(1e-3, 1e-4)
+"""The rate of fits: what the last ones still change is noise."""
 
 MOST_STARTS = 16
 """Random starts per state for the settings of whole-numbered actions."""
@@ -64,6 +67,21 @@ MAXIMIZERS: dict[str, AbstractMaximizer] = {
 MAXIMIZER_WORDS = {word: type(maximizer) for word, maximizer in MAXIMIZERS.items()} | {"certified": CertifiedArgmax}
 
 
+class Usual(NamedTuple):
+    """What a fit takes where nobody says: passes over the data, and gradient steps at least, for a small log has few in
+    a pass."""
+
+    passes: int
+    least: int
+
+    def about(self, whose: str) -> str:
+        """What the setting says of itself."""
+        return f"passes over the data in each fit of {whose}; none: {self.passes}, and {self.least} steps at least"
+
+
+CRITIC, POLICY = Usual(5, 100), Usual(2, 40)
+
+
 def _rprop_takes_all_rows(method: FittedAlgorithm) -> None:
     if method.optimizer != "rprop" or method.minibatch is None:
         return
@@ -77,7 +95,11 @@ def _rprop_takes_all_rows(method: FittedAlgorithm) -> None:
 
 def _rprop_takes_no_schedule(method: FittedAlgorithm) -> None:
     for name in ("critic_learning_rate", "policy_learning_rate"):
-        if method.optimizer == "rprop" and callable(getattr(method, name)):
+        if method.optimizer != "rprop":
+            continue
+        if getattr(method, name) == FALLING:
+            settle(method, name, FALLING.first)
+        if callable(getattr(method, name)):
             raise UserError(
                 f"setting {name}: found {words(getattr(method, name))} with optimizer = 'rprop', which finds the "
                 "size of its steps itself from the first on; give a number, or choose adam."
@@ -107,10 +129,10 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     gamma: float = shared("gamma", 0.98)
     hidden: tuple[int, ...] = shared("hidden", (128, 128))
     n_critics: int = setting(2, "size of the critic ensemble (networks); targets take its minimum", low=1)
-    critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
-    policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
+    critic_learning_rate: Rate = learning_rate(FALLING, "the critics")
+    policy_learning_rate: Rate = learning_rate(FALLING, "the policy")
     optimizer: str | Optimizer = setting("adam", **dict(SHARED["optimizer"], choices=OPTIMIZERS))
-    epochs: int = setting(5, "passes over the data in each fit of the critics", low=1)
+    epochs: int | None = setting(None, CRITIC.about("the critics"), low=1)
     minibatch: int | None = setting(256, "rows in a gradient step; none: all of them (as Rprop needs)", low=1)
     held_out: float = setting(
         0.0, "share of rows that each fit keeps aside, to stop early by their loss", low=0.0, below=1.0
@@ -120,9 +142,11 @@ class FittedAlgorithm(NetworkAlgorithm, abc.ABC):
     clip_targets: bool = setting(True, "keep targets within the values that the rewards seen allow")
     noise_sigma: float = shared("noise_sigma", 0.1)
 
-    def budget(self, epochs: int) -> Budget:
-        """What one fit of a network may take."""
-        return Budget(epochs, self.minibatch, held_out=self.held_out, patience=self.patience, reset=self.reset)
+    def budget(self, epochs: int | None, usual: Usual) -> Budget:
+        """What one fit of a network may take; without `epochs` it is the usual."""
+        passes, least = usual if epochs is None else (epochs, 1)
+        stops = {"held_out": self.held_out, "patience": self.patience}
+        return Budget(passes, self.minibatch, **stops, reset=self.reset, least=least)
 
     def regression(self, target: AbstractTarget) -> Regress:
         """The critics' loss."""
@@ -165,7 +189,7 @@ def _radial(method: SolvingAlgorithm, obs_size: int, action_set: AbstractActionS
 
 
 def _descending(method: SolvingAlgorithm) -> AbstractFit:
-    return method.descend(method.critic_learning_rate, method.budget(method.epochs))
+    return method.descend(method.critic_learning_rate, method.budget(method.epochs, CRITIC))
 
 
 BUDGET = frozenset({"optimizer", "minibatch", "held_out", "patience", "reset"})
@@ -251,6 +275,12 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         words=MAXIMIZER_WORDS,
     )
     random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
+    search_tolerance: float = setting(
+        1e-3,
+        "search anew at all of many states only where it gains more than this, on average and in deviations of max q, "
+        "over going on from the last answers; 0: always",
+        low=0.0,
+    )
     support: float | None = setting(
         None, "search within so many deviations of what the log did at s; none: all of A(s)", above=0.0
     )
@@ -274,7 +304,9 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         """The update that fits it."""
         if self.support is None:
             return ()
-        return (Update("behaviour", Clone(), self.descend(self.critic_learning_rate, self.budget(self.epochs))),)
+        return (
+            Update("behaviour", Clone(), self.descend(self.critic_learning_rate, self.budget(self.epochs, CRITIC))),
+        )
 
     def approximation(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> AbstractCritic:
         """q as these settings represent it."""
@@ -300,6 +332,6 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         # Small steps do not change a whole number: each setting of them needs a start of its own.
         settings = len(action_set.whole.settings) or MOST_STARTS if action_set.integer else 1
         starts = max(self.random_starts, min(settings, MOST_STARTS))
-        if isinstance(self.maximizer, AbstractMaximizer):
-            return Solved(self.maximizer, starts, support=self.supported())
-        return Solved(MAXIMIZERS.get(self.maximizer), starts, RULES.get(self.maximizer, auto), self.supported())
+        word = self.maximizer if isinstance(self.maximizer, str) else ""
+        maximizer = self.maximizer if isinstance(self.maximizer, AbstractMaximizer) else MAXIMIZERS.get(word)
+        return Solved(maximizer, starts, RULES.get(word, auto), self.supported(), self.search_tolerance)

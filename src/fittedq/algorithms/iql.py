@@ -24,6 +24,7 @@ from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import NetworkAlgorithm, shared
 from fittedq.approx.networks import ClippedGaussianPolicy, VNetwork
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Expectile, Regress
@@ -40,8 +41,12 @@ class IQL(NetworkAlgorithm):
     title: ClassVar[str] = "Implicit Q-learning"
 
     n_critics: int = shared("n_critics", 2)
-    expectile: float = setting(0.7, "expectile τ of the logged actions' values that v learns", above=0.0, below=1.0)
-    inverse_temperature: float = setting(3.0, "k: imitation weighs a logged action by exp(k · advantage)", low=0.0)
+    expectile: float = setting(
+        0.7, "expectile τ of the logged actions' values that v learns", above=0.0, below=1.0, search=Span(0.5, 0.95)
+    )
+    inverse_temperature: float = setting(
+        3.0, "k: imitation weighs a logged action by exp(k · advantage)", low=0.0, search=Span(0.5, 10.0, LOG)
+    )
     weight_clip: float = setting(100.0, "the most that a logged action weighs", above=0.0)
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:

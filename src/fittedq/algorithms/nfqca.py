@@ -18,8 +18,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
-from fittedq.algorithms.base import shared
-from fittedq.algorithms.fitted import FittedAlgorithm
+from fittedq.algorithms.fitted import CRITIC, POLICY, FittedAlgorithm
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import PolicyAction
@@ -36,7 +35,7 @@ class NFQCA(FittedAlgorithm):
     name: ClassVar[str] = "nfqca"
     title: ClassVar[str] = "Neural fitted Q-iteration with continuous actions"
 
-    policy_epochs: int = shared("policy_epochs", 2)
+    policy_epochs: int | None = setting(None, POLICY.about("the policy"), low=1)
     alpha: float | None = setting(
         None, "weight α of q beside the distance to the logged actions, as td3_bc has it; none: q alone", low=0.0
     )
@@ -50,11 +49,11 @@ class NFQCA(FittedAlgorithm):
 
     def template(self, action_set: AbstractActionSet) -> FQI:
         target = Bellman(self.gamma, MinOverCritics())
-        critic_fit = self.descend(self.critic_learning_rate, self.budget(self.epochs))
+        critic_fit = self.descend(self.critic_learning_rate, self.budget(self.epochs, CRITIC))
         improve = Improve(MinOverCritics())
         if self.alpha is not None:
             improve = ImproveNear(MinOverCritics(), self.alpha, 1 / action_set.size)
-        policy_fit = self.descend(self.policy_learning_rate, self.budget(self.policy_epochs))
+        policy_fit = self.descend(self.policy_learning_rate, self.budget(self.policy_epochs, POLICY))
         return FQI(
             greedy=PolicyAction(),
             updates=(

@@ -20,11 +20,15 @@ from typing import Any, ClassVar
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, learning_rate, shared
 from fittedq.algorithms.twin import TwinDelayedAlgorithm
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI
 from fittedq.template.near import ImproveNear
 from fittedq.template.rates import Rate
 from fittedq.template.targets import BellmanNear, MinOverCritics
+
+BY_LOG = Span(1e-3, 0.3, LOG)
+"""Where both weights are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,10 @@ class ReBRAC(TwinDelayedAlgorithm):
     policy_critic: str = shared("policy_critic", "min")
     critic_learning_rate: Rate = learning_rate(1e-3, "the critics")
     policy_learning_rate: Rate = learning_rate(1e-3, "the policy")
-    policy_near: float = setting(0.01, "weight β_π of the policy's distance to the logged action", low=0.0)
-    critic_near: float = setting(0.01, "weight β_q of the same distance in the targets", low=0.0)
+    policy_near: float = setting(
+        0.01, "weight β_π of the policy's distance to the logged action", low=0.0, search=BY_LOG
+    )
+    critic_near: float = setting(0.01, "weight β_q of the same distance in the targets", low=0.0, search=BY_LOG)
     normalize_q: bool = setting(True, "the policy climbs q / mean |q|, whatever the unit of reward")
 
     def template(self, action_set: AbstractActionSet) -> FQI:

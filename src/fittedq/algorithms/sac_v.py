@@ -23,6 +23,7 @@ from fittedq.acting.noise import AbstractExploration, OwnNoise
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import POLICY_CRITICS, NetworkAlgorithm, shared
 from fittedq.approx.networks import TanhGaussianPolicy, VNetwork
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.losses import Improve, Regress
@@ -40,7 +41,9 @@ class SACValue(NetworkAlgorithm):
     n_critics: int = shared("n_critics", 2)
     n_target_critics: int = shared("n_target_critics", 2)
     policy_critic: str = shared("policy_critic", "min")
-    temperature: float = setting(0.2, "temperature β (1 / the paper's reward scale)", above=0.0)
+    temperature: float = setting(
+        0.2, "temperature β (1 / the paper's reward scale)", above=0.0, search=Span(0.02, 1.0, LOG)
+    )
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key, value_key = jax.random.split(key, 3)

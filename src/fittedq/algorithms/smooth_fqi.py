@@ -15,8 +15,10 @@ from typing import ClassVar
 from jaxtyping import PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.algorithms.base import refuse_unread
 from fittedq.algorithms.fitted import SolvingAlgorithm
 from fittedq.errors import UserError
+from fittedq.ranges import LOG, Span
 from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Copy, Sync, Update
 from fittedq.template.greedy import SolvedPolicy
@@ -33,7 +35,7 @@ class SmoothFQI(SolvingAlgorithm):
     online: ClassVar[bool] = False
     ignores: ClassVar[frozenset[str]] = SolvingAlgorithm.ignores | {"policy_learning_rate", "noise_sigma"}
 
-    temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0)
+    temperature: float = setting(0.1, "temperature β, in units of reward", above=0.0, search=Span(0.01, 1.0, LOG))
     integration: str = setting(
         "auto", "how the integral over the actions is computed", choices=("auto", "quadrature", "sampling")
     )
@@ -59,6 +61,8 @@ class SmoothFQI(SolvingAlgorithm):
                 "take integration=sampling."
             )
         by_samples = self.integration == "sampling" or not small
+        unread, reader = ({"points"}, "sampling") if by_samples else ({"samples"}, "quadrature")
+        refuse_unread(self, unread, f"integration by {reader}")
         nodes = UniformSamples(self.samples) if by_samples else Quadrature(self.points)
         target = SmoothBellman(self.gamma, self.temperature, nodes, self.supported())
         return FQI(

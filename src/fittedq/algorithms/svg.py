@@ -77,6 +77,9 @@ def _check_horizon(svg: SVG) -> None:
 def _reads_of_its_horizon(svg: SVG) -> None:
     if svg.horizon != "auto":
         refuse_unread(svg, {"max_horizon", "max_model_error", "max_gradient_growth"}, f"horizon = {svg.horizon}")
+    if svg.dynamics != "learned":
+        of_learning = {"n_models", "model_hidden", "model_learning_rate", "max_overfit"}
+        refuse_unread(svg, of_learning, f"dynamics = {svg.dynamics}")
     if svg.policy == "gaussian":
         refuse_unread(svg, {"noise_sigma"}, "a gaussian policy, its own noise,")
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import PRNGKeyArray
 
-from fittedq.acting.noise import AbstractExploration, Gaussian
+from fittedq.acting.noise import AbstractExploration, Gaussian, OrnsteinUhlenbeck
 from fittedq.actions.base import AbstractActionSet
 from fittedq.algorithms.base import NetworkAlgorithm, shared
 from fittedq.approx.networks import DeterministicPolicy
+from fittedq.settings import setting
 from fittedq.template.fqi import FQI, Polyak, Sync, Update
 from fittedq.template.greedy import PolicyAction, Smoothed
 from fittedq.template.losses import Loss, Regress
@@ -30,6 +31,12 @@ class TwinDelayedAlgorithm(NetworkAlgorithm, abc.ABC):
     smoothing_sigma: float = shared("smoothing_sigma", 0.2)
     smoothing_clip: float = shared("smoothing_clip", 0.5)
     noise_sigma: float = shared("noise_sigma", 0.1)
+    noise_reversion: float = setting(
+        1.0,
+        "ρ of the exploration noise η ← (1 − ρ) η + σ ε; 1: white; a smaller one drifts, for plants that are slow",
+        above=0.0,
+        high=1.0,
+    )
 
     def networks(self, obs_size: int, action_set: AbstractActionSet, key: PRNGKeyArray) -> Components:
         critic_key, policy_key = jax.random.split(key)
@@ -51,4 +58,6 @@ class TwinDelayedAlgorithm(NetworkAlgorithm, abc.ABC):
         )
 
     def exploration(self) -> AbstractExploration:
-        return Gaussian(self.noise_sigma)
+        if self.noise_reversion == 1.0:
+            return Gaussian(self.noise_sigma)
+        return OrnsteinUhlenbeck(self.noise_reversion, sigma=self.noise_sigma)

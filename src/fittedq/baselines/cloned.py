@@ -54,7 +54,7 @@ class Cloned(AbstractController[None]):
         fit = Descend(optax.adam(learning_rate), budget)
         rows = Imitated(np.asarray(obs), action, np.ones(len(dataset), np.float32))
         rng, nets = np.random.default_rng(seed), Components(policy=policy)
-        start = WholeFit(policy, fit.init(policy), policy, nets, rows, rng, key, False, 1)
+        start = WholeFit(policy, fit.init(policy), policy, nets, rows, rng, key, 1)
         *_, last = fit.over(Imitate())(start)
         return Cloned(host_view(last.component), moments, dataset.action_set)
 

@@ -65,11 +65,19 @@ def baseline(name: str, given: Circumstances) -> AbstractController[Any]:
     Such code is a controller, a class of one without arguments, or a function or object that is called with one
     observation.
     """
+    return BASELINES[name](given) if name in BASELINES else ready(name)
+
+
+def ready(name: str) -> AbstractController[Any]:
+    """The baseline that needs no plant to be made: constant:NUMBER,…, or code of the user's."""
     word, _, rest = name.partition(":")
-    if name in BASELINES:
-        return BASELINES[name](given)
-    if word == "constant":
+    if word == "constant" and name not in BASELINES:
         return Constant(_numbers(name, rest))
+    if name in BASELINES:
+        raise UserError(
+            f"baseline {name!r} is made for a plant, and there is none; write it into a file with its numbers, and "
+            "name it FILE.py:NAME, or give constant:NUMBER."
+        )
     if ":" not in name:
         raise UserError(f"baseline {name!r} is neither a word nor code (file.py:Name); {nearest(name, BASELINES)}")
     return of_object(find_code(name, f"baseline {name!r}"), name)
@@ -116,7 +124,7 @@ def _pid(given: Circumstances) -> AbstractController[Any]:
 def _lqr(given: Circumstances) -> AbstractController[Any]:
     """Of a linear model fitted to the log, or to samples under random actions; R is chosen over episodes."""
     tracked, box = given.tracks("lqr"), given.box
-    data = given.data or _recorded(given)
+    data = given.data or recorded(given.plant, RECORDED, given.seed)
     setpoints = {one.setpoint for one in tracked}
     states = [row for row in range(data.obs_size) if row not in setpoints]
     model = LinearModel.of_data(data, states)
@@ -129,13 +137,14 @@ def _lqr(given: Circumstances) -> AbstractController[Any]:
     return tries[int(np.argmax(scores))]
 
 
-def _recorded(given: Circumstances) -> Dataset:
-    """Transitions under uniform actions, each held for some samples."""
-    rng, box, taken = np.random.default_rng(given.seed), given.box, list[Transition]()
-    source = given.plant.source(seed=given.seed + SEED)
+def recorded(plant: AbstractPlant, samples: int, seed: int) -> Dataset:
+    """Transitions under actions that are uniform in the box, each held for some samples."""
+    rng, taken = np.random.default_rng(seed), list[Transition]()
+    box = Box(plant.action_set.low, plant.action_set.high)
+    source = plant.source(seed=seed + SEED)
     try:
         action = np.asarray(box.center, np.float32)[None]
-        for sample in range(RECORDED):
+        for sample in range(samples):
             if sample % HELD == 0:
                 action = rng.uniform(box.low, box.high, (1, box.size)).astype(np.float32)
             obs, step = source.obs, source.step(action)

@@ -72,7 +72,7 @@ class PID(AbstractController[PIDMemory]):
         return f"PID(kp={self.kp:.4g}, ki={self.ki:.4g}, kd={self.kd:.4g})"
 
     @property
-    def _filter_time(self) -> float:
+    def filtering(self) -> float:
         if self.filter_time is not None:
             return self.filter_time
         return abs(self.kd / (10 * self.kp)) if self.kp else 0.0
@@ -83,7 +83,7 @@ class PID(AbstractController[PIDMemory]):
     def step(self, memory: PIDMemory, obs: Float[np.ndarray, "b s"]) -> tuple[Float[np.ndarray, "b 1"], PIDMemory]:
         y, r = self.tracked.signals(obs)
         change = y - np.where(np.isnan(memory.measured), y, memory.measured)
-        derivative = (self._filter_time * memory.derivative - self.kd * change) / (self._filter_time + self.dt)
+        derivative = (self.filtering * memory.derivative - self.kd * change) / (self.filtering + self.dt)
         integral = memory.integral + self.ki * self.dt * (r - y)
         wanted = self.bias + self.kp * (self.setpoint_weight * r - y) + integral + derivative
         u = np.clip(wanted, self.low, self.high)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.acting.episodes import AbstractController
+from fittedq.actions.base import AbstractActionSet
 from fittedq.envs.flat import FlatEnv
 from fittedq.errors import UserError
 
@@ -35,8 +36,18 @@ class Constant(AbstractController[None]):
         return np.tile(np.asarray(self.action, np.float64), (len(obs), 1)), memory
 
     def check(self, env: FlatEnv) -> None:
-        if len(self.action) != env.box.size:
-            raise UserError(f"{self}: found {len(self.action)} numbers, the environment takes {env.box.size} actions.")
+        self.check_in(env.box, "the environment")
+
+    def check_in(self, box: AbstractActionSet, whose: str) -> None:
+        """A UserError unless it is an action of `whose` box: outside another one would be executed."""
+        if len(self.action) != box.size:
+            raise UserError(f"{self}: found {len(self.action)} numbers, {whose} takes {box.size} actions.")
+        for place, (value, low, high) in enumerate(zip(self.action, box.low, box.high, strict=True)):
+            if not np.float32(low) <= np.float32(value) <= np.float32(high):
+                raise UserError(
+                    f"{self}: found {value:g} for action [{place}], which {whose} takes between {low:g} and {high:g}; "
+                    "give one in between."
+                )
 
 
 @final

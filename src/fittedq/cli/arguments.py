@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args, get_type_hints
 
@@ -23,15 +24,19 @@ MaybeTime = Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hi
 StopCondition = Annotated[str | None, tyro.conf.arg(metavar="CONDITION", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 
+Trackers = Annotated[str | None, tyro.conf.arg(metavar="NAME,…", help_behavior_hint="")]
+
 Parsed = TypeVar("Parsed")
 
 _, APPENDS = get_args(tyro.conf.UseAppendAction[str])
 """The mark of an option that may be given often."""
+_, POSITIONAL = get_args(tyro.conf.Positional[str])
+"""The mark of an argument without a name."""
 EXPECTED = {"INT": "a whole number", "[INT [INT ...]]": "whole numbers", "FLOAT": "a number"}
 """What an option's metavar asks for, in words."""
 
 
-WITH_MINUS = ("--reward", "--terminated", "--truncated")
+WITH_MINUS = ("--reward", "--terminated", "--truncated", "--fallback")
 """Options whose value may begin with a minus sign."""
 
 
@@ -47,21 +52,28 @@ def parse(command: type[Parsed], prog: str, arguments: list[str]) -> Parsed:
     """An instance of `command`, or a UserError."""
     arguments = list(_with_formulas(arguments))
     _refuse_repeated(command, arguments)
+    plain = io.StringIO()  # to which tyro writes help without boxes
     try:
-        with _refusing():
+        with _refusing(), redirect_stdout(sys.stdout if sys.stdout.isatty() else plain):
             return tyro.cli(command, prog=prog, args=arguments)
+    except SystemExit:
+        print(plain.getvalue(), end="")
+        raise
     except _Refused as refused:
         event = refused.event
     argument = getattr(event, "argument", None)
     missing = [one.arg.display_name().rpartition(".")[2] for one in getattr(event, "missing_arguments", ())]
     name = prog.removeprefix("fittedq ")
     unknown = (getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None) or [None])[0]
+    choices = getattr(event, "choices", None)
+    if choices is not None and argument is not None and argument.is_positional():
+        raise UserError(f"{name}: found {getattr(event, 'value', '')!r}; valid names: {', '.join(sorted(choices))}.")
     if argument is not None and argument.is_positional():
         missing = [argument.display_name().rpartition(".")[2]]
     elif argument is not None:
         raise UserError(_wrong_value(argument.display_name(), str(argument.lowered.metavar), arguments))
     offered = _help(command, prog, arguments[:1]) or _help(command, prog, [])
-    subcommands = re.search(r"\{([a-z]+(?:,[a-z]+)+)\}", offered)
+    subcommands = re.search(r"\{([a-z]+(?:,[a-z]+)+)\}", offered) if "subcommands" in offered else None
     if unknown is not None and unknown.startswith("-"):
         flag = unknown.partition("=")[0]
         raise UserError(f"option {flag} is unknown; {nearest(flag, re.findall(r'--[a-z][a-z-]*', offered))}")
@@ -72,6 +84,27 @@ def parse(command: type[Parsed], prog: str, arguments: list[str]) -> Parsed:
         raise UserError(f"{name}: found {unknown!r}, expected no further word; `{prog} --help` shows what it takes.")
     what = " and no ".join(missing) or "a part of the command"
     raise UserError(f"{name}: found no {what}; `{prog} --help` shows what it takes.")
+
+
+def words_of(command: object) -> list[str]:
+    """The words of which `parse` makes an equal instance: all arguments that are not at their defaults."""
+    hints = get_type_hints(type(command), include_extras=True)
+    positional, named = list[str](), list[str]()
+    for field in fields(command):  # pyright: ignore[reportArgumentType]
+        value, flag = getattr(command, field.name), f"--{field.name.replace('_', '-')}"
+        if value == field.default:
+            continue
+        if POSITIONAL in get_args(hints[field.name]):
+            positional.append(str(value))
+        elif value is True:
+            named.append(flag)
+        elif not isinstance(value, tuple):
+            named.append(f"{flag}={value}")
+        elif APPENDS in get_args(hints[field.name]):
+            named += [f"{flag}={one}" for one in value]
+        else:
+            named += [flag, *map(str, value)]
+    return [*positional, *named]
 
 
 def _with_formulas(arguments: list[str]) -> Iterator[str]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.table import Table
 
 from fittedq.cli.arguments import MaybePath
+from fittedq.cli.tables import print_rows
 from fittedq.data.checks.base import LOOK_HERE, AbstractCheck
 from fittedq.data.checks.lessons import checks_of
 from fittedq.data.checks.sample import MOST_ROWS
@@ -71,23 +71,21 @@ def _show(path: Path, quality: Quality, checks: Sequence[AbstractCheck]) -> None
     ends = f"{quality.terminated:,} terminated, {quality.truncated:,} truncated"
     if quality.unfinished:
         ends += ", the last unfinished"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row(
-        "transitions", f"{quality.rows:,} ({quality.obs_size} observation, {quality.action_size} action numbers)"
-    )
-    table.add_row("episodes", f"{quality.episodes:,}: {ends}")
-    table.add_row("length", _spread(quality.length))
-    table.add_row("return", _spread(quality.returns))
-    table.add_row("reward", _spread(quality.reward))
+    rows = [
+        ["transitions", f"{quality.rows:,} ({quality.obs_size} observation, {quality.action_size} action numbers)"],
+        ["episodes", f"{quality.episodes:,}: {ends}"],
+        ["length", _spread(quality.length)],
+        ["return", _spread(quality.returns)],
+        ["reward", _spread(quality.reward)],
+    ]
     columns = (quality.action_low, quality.action_high, quality.action_min, quality.action_max, quality.at_bounds)
     for axis, (low, high, least, greatest, share) in enumerate(zip(*columns, strict=True)):
-        table.add_row(
-            quality.action_names[axis] if quality.action_names else f"action {axis}",
-            f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]; {100 * share:.1f} % on its bounds",
-        )
+        name = quality.action_names[axis] if quality.action_names else f"action {axis}"
+        tried = f"{least:.4g} to {greatest:.4g} in the box [{low:.4g}, {high:.4g}]"
+        rows.append([name, f"{tried}; {100 * share:.1f} % on its bounds"])
     terminal = console(to_errors=False)
     terminal.print(f"{path}", soft_wrap=True)
-    terminal.print(table)
+    print_rows(rows, head=False)
     if quality.rows > MOST_ROWS:
         note = f"The checks below, the rewards' excepted, look at some {MOST_ROWS:,} rows, in pieces from everywhere."
         terminal.print(note, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`fittedq data collect | describe | import | check | export`."""
+"""`fittedq data collect | describe | import | check | split | export`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import tyro
 from fittedq.acting.collect import Policy, collect
 from fittedq.acting.episodes import check_spaces
 from fittedq.agent import Agent
+from fittedq.cli.arguments import MaybeFloat
 from fittedq.cli.check import Check
 from fittedq.cli.environments import LimitsActions, NamesEnv, TrustsFile
 from fittedq.cli.imports import Describe, Import, told_dataset
 from fittedq.cli.signals import INTERRUPTED, interruptible
 from fittedq.code import check_needed
+from fittedq.data.blocks import FEWEST_BLOCKS, split
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.data.exporters import export
 from fittedq.data.rescue import rescued
 from fittedq.envs.plant import AbstractPlant, resolve
-from fittedq.errors import EnvError, UserError
-from fittedq.runs.progress import counted
+from fittedq.errors import EnvError, UserError, plural
+from fittedq.runs.progress import console, counted
 from fittedq.runs.saved import find_agent
 
 
@@ -116,15 +118,15 @@ class Collect(NamesEnv, LimitsActions, TrustsFile):
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportRows:
     """Write a dataset for others to read."""
 
     path: tyro.conf.Positional[Path]
     """A dataset folder."""
     out: Path
-    """The file (.npz, .parquet) or folder (Minari) to make."""
+    """The file (.csv, .npz, .parquet) or folder (Minari) to make."""
     format: str = "auto"
-    """minari, npz or parquet; by default the name tells."""
+    """csv, minari, npz or parquet; by default the name tells."""
     json: bool = False
     """Print one JSON object, for machines."""
 
@@ -138,18 +140,55 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True)
+class SplitBlocks:
+    """Hold blocks of a log out of training, so that they can tell what a controller is worth (fittedq estimate).
+
+    Blocks are episodes; of a log that is one long episode, stretches of at least one settling time."""
+
+    path: tyro.conf.Positional[Path]
+    """A dataset folder."""
+    out: Path
+    """The folder to make, to learn from."""
+    held_out: Path
+    """The folder to make, of the blocks that are held out."""
+    share: float = 0.3
+    """The share of the blocks that are held out, from everywhere in the log."""
+    settling: MaybeFloat = None
+    """Rows in which the plant settles (default: as described, or as a linear model of the log tells)."""
+    json: bool = False
+    """Print one JSON object, for machines."""
+
+    def run(self) -> int:
+        data = Dataset.open(self.path)
+        learn, held_out = split(data, self.out, self.held_out, share=self.share, settling=self.settling)
+        if self.json:
+            print(json.dumps({"dataset": str(self.out), "rows": len(learn), "held_out": len(held_out)}))
+        else:
+            print(f"{self.out}: {len(learn):,} transitions. {self.held_out}: {len(held_out):,} held out.")
+        if (blocks := len(held_out.episodes())) < FEWEST_BLOCKS:
+            console().print(
+                f"note: {plural(blocks, 'block is', 'blocks are')} held out, too few for fittedq estimate, which needs "
+                f"{FEWEST_BLOCKS}: hold out a larger --share, say in how many rows the plant settles, if it is sooner "
+                "(--settling), or judge by another log.",
+                soft_wrap=True,
+            )
+        return 0
+
+
 DataCommand = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Describe, tyro.conf.subcommand("describe")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[SplitBlocks, tyro.conf.subcommand("split")]
+    | Annotated[ExportRows, tyro.conf.subcommand("export")]
 )
 
 
 @dataclass(frozen=True)
 class Data:
-    """Datasets of logged transitions: collect, describe, import, check, export."""
+    """Datasets of logged transitions: collect, describe, import, check, split, export."""
 
     command: Annotated[DataCommand, tyro.conf.arg(name="")]
 

@@ -58,7 +58,8 @@ class LimitsActions:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentsState:
-    """A command on which the user says what a controller sees and does beyond an observation and an action."""
+    """A command on which the user says what a controller sees and does beyond an observation and an action, and how
+    far the plants that it learns on differ."""
 
     history: MaybeInt = None
     """Observations that the controller sees: the newest and those before it, with the actions between them."""
@@ -76,6 +77,10 @@ class AugmentsState:
     """The time in which the plant settles, such as 60s or 5min. The discount gamma follows from it and --sample."""
     sample: MaybeTime = None
     """The time between samples, such as 1s or 20ms. Integrals count in it (default: 1s)."""
+    randomize: MaybeFloat = None
+    """Learn on plants whose parameters are off by up to this share, drawn anew for each episode (JAX environments)."""
+    vary: tuple[str, ...] = ()
+    """With --randomize: the parameters that are off (default: those that the environment names)."""
 
     def assignments(self, words: Iterable[str]) -> dict[str, Any]:
         """The settings that `--set` gives, and those that have flags of their own."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +16,32 @@ from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.cli.arguments import MaybePath, MaybeWord
 from fittedq.cli.environments import GivesCode, NamesEnv
-from fittedq.cli.train import EXPLODING
+from fittedq.cli.export import say_export
+from fittedq.cli.follow import EXPLODING
 from fittedq.data.dataset import Dataset
 from fittedq.diagnose.gap import Gap
-from fittedq.diagnose.residuals import critic_residual
-from fittedq.diagnose.values import policy_drift, promise_figures
-from fittedq.diagnose.verdicts import by_horizon, verdict_lines, verdicts
+from fittedq.diagnose.pictures import draw_state, drawing
+from fittedq.diagnose.verdicts import verdict_lines, verdicts, worst_grade
 from fittedq.envs.registry import NamedEnv
 from fittedq.errors import MissingCode, UserError
-from fittedq.files import make_folder, read_json
+from fittedq.export.folder import differences, is_export, read_export
+from fittedq.files import check_folder, make_folder, read_json
 from fittedq.maximize.base import Status
 from fittedq.runs.folder import RunFolder
+from fittedq.runs.health import departure_of, drift_figures, health_figures
 from fittedq.runs.progress import console, counted
 from fittedq.runs.saved import about_agent, learned_from, without_env
+from fittedq.settings import MOST_SEED, real, whole
 from fittedq.types import Transition
 
 AT_ONCE = 10
 """States certified between two looks at the clock."""
+BELONG_TO = {
+    ("--gap",): ("tol", "within", "state_seconds", "pictures", "worst"),
+    ("--gap", "--health"): ("states", "seed"),
+    ("--gap", "--health", "--support"): ("data",),
+}
+"""Which of them an option goes with."""
 SUMMARIES = {"median": "median", "p95": "95th percentile", "worst": "worst"}
 """Of the states' gaps, by their names in `Gap.summary`."""
 
@@ -42,12 +53,15 @@ class Inspect(NamesEnv, GivesCode):
     are."""
 
     path: tyro.conf.Positional[Path]
-    """A run folder (its best agent) or an agent folder (such as RUN/last)."""
+    """A run folder (its best agent), an agent folder (such as RUN/last), or an export."""
     gap: bool = False
     """Measure the amortization gap, max_a q(s, a) − q(s, π(s)), on real states."""
     health: bool = False
-    """Measure first-order residuals, overestimation, the change from the best agent to the last, and the model's error
-    by horizon."""
+    """Measure first-order residuals, overestimation, saturation, dead units, how familiar the states are, the change
+    from the best agent to the last, and the model's error by horizon; on a log, also how far the policy leaves it."""
+    support: MaybePath = None
+    """A folder for pictures of how far the policy leaves the log, what the critic promises if it stayed, and where its
+    promise comes from. With --data, or the data that the run learned from."""
     states: int = 100
     """States to look at. With --health: steps, in at least three whole episodes."""
     data: MaybePath = None
@@ -71,39 +85,87 @@ class Inspect(NamesEnv, GivesCode):
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
+        if is_export(self.path):
+            return self._export()
+        self._check()
         agent = self._agent()
+        self._check_pictures()
         about = _about(self.path, agent)
-        if self.states < 1 or self.worst < 0 or not self.tol > 0 or not self.within > 0:
-            raise UserError(
-                f"inspect: found --states {self.states}, --worst {self.worst}, --tol {self.tol}, --within "
-                f"{self.within}; expected at least one state and shares above 0."
-            )
-        findings: dict[str, Any] = {}
-        if agent is not None and self.health:
-            findings["health"] = self._health(agent)
-        if agent is not None and self.gap:
-            findings |= self._gap(agent)
-        judged = findings.get("health", {}) | findings.get("gap", {})
+        findings = {} if agent is None else self._findings(agent)
+        judged = findings.get("health", {}) | findings.get("gap", {}) | findings.get("support", {})
         if judged:
             findings["verdict"] = verdicts(judged)
+            findings["grade"] = worst_grade(findings["verdict"])
         if self.json:
             print(json.dumps(about | findings))
             return 0
-        _say(about)
+        _say(about if not judged else {name: value for name, value in about.items() if name != "settings"})
         if "health" in findings:
             _say_health(findings["health"])
         if "gap" in findings:
             _say_gap(findings["gap"], findings["statuses"], findings["worst"])
-        for line in verdict_lines(judged):
+        if "support" in findings:
+            _say_support(findings["support"])
+        in_all = [f"{'in all':>16}  {findings['grade']}"] if judged else []
+        for line in verdict_lines(judged) + in_all:
             console(to_errors=False).print(line, soft_wrap=True)
         return 0
+
+    def _check(self) -> None:
+        """A UserError for a number that is none of its option, or an option that would have no effect."""
+        whole(self.states, "states", 1)
+        whole(self.worst, "worst")
+        whole(self.seed, "seed", high=MOST_SEED)
+        for name in ("tol", "within"):
+            real(getattr(self, name), name, "a share above 0 and at most 1", math.ulp(0.0), 1.0)
+        real(self.state_seconds, "state_seconds", "seconds of at least 0")
+        looks = {"--gap": self.gap, "--health": self.health, "--support": self.support is not None}
+        for options, names in BELONG_TO.items():
+            for name in names:
+                if getattr(self, name) != getattr(Inspect, name) and not any(looks[one] for one in options):
+                    raise UserError(f"found no {' or '.join(options)} that it belongs to; give both.", argument=name)
+
+    def _check_pictures(self) -> None:
+        """A UserError, before anything is looked at, where no picture could be drawn."""
+        for folder in (self.pictures, self.support):
+            if folder is not None:
+                drawing()
+                check_folder(folder)
+
+    def _export(self) -> int:
+        """What an exported controller says of itself."""
+        if self.gap or self.health or self.support is not None:
+            raise UserError(f"{self.path} is an export, which has no critic to ask; inspect the run that it is of.")
+        told = read_export(self.path)
+        if self.json:
+            print(json.dumps({"path": str(self.path), **told}))
+        else:
+            _say({"path": self.path, **told["about"], **told["options"]})
+            say_export(self.path, told)
+        for changed in differences(self.path)[:1]:
+            print(f"warning: it is not the export that was verified ({changed}); export it anew.", file=sys.stderr)
+        return 0
+
+    def _findings(self, agent: Agent) -> dict[str, Any]:
+        """What was asked for."""
+        findings: dict[str, Any] = {}
+        if self.health:
+            findings["health"] = self._health(agent)
+        if self.gap:
+            findings |= self._gap(agent)
+        if self.support is not None:
+            log = self._log(agent) or self._learned_from()
+            departure = departure_of(agent, log)
+            departure.draw(self.support)
+            findings["support"] = departure.told()
+        return findings
 
     def _agent(self) -> Agent | None:
         """The agent; None where it takes code that was not given, and what is asked for needs none."""
         try:
             agent = self.agent(self.path)
         except MissingCode as missing:
-            if self.gap or self.health or self.code or self.trust_code:
+            if self.gap or self.health or self.support is not None or self.code or self.trust_code:
                 raise
             console().print(f"note: {missing}", soft_wrap=True)
             return None
@@ -137,25 +199,18 @@ class Inspect(NamesEnv, GivesCode):
         return {"gap": summary, "statuses": gap.statuses, "worst": worst}
 
     def _health(self, agent: Agent) -> dict[str, float]:
-        rows, figures = self._trajectory(agent), {}
-        if agent.nets.critic is not None:
-            seen = np.asarray(agent.as_seen(rows).obs)
-            residual = critic_residual(agent.nets.critic, seen, agent.act_flat(np.asarray(rows.obs)), agent.action_set)
-            if np.isfinite(residual).all():
-                figures |= {"residual_median": float(np.median(residual)), "residual_worst": float(residual.max())}
-            reward = np.asarray(rows.reward, float)
-            bounds = agent.value_range((float(reward.min()), float(reward.max())))
-            q = agent.critic_value(seen, np.asarray(rows.action))
-            figures |= promise_figures(q, rows, agent.algorithm.discount, bounds)
+        rows = self._trajectory(agent)
+        figures = health_figures(agent, rows, self._log(agent))
         best, last = self.path / "best", self.path / "last"
         if best.is_dir() and last.is_dir():
-            before, after = (
-                self.agent(best).act_flat(np.asarray(rows.obs)),
-                self.agent(last).act_flat(np.asarray(rows.obs)),
-            )
-            drift = policy_drift(before, after, agent.action_set)
-            figures |= {"drift_mean": float(drift.mean()), "drift_worst": float(drift.max())}
-        return figures | by_horizon(agent.measure(rows))
+            figures |= drift_figures(self.agent(best), self.agent(last), np.asarray(rows.obs))
+        return figures
+
+    def _learned_from(self) -> Dataset:
+        path = learned_from(self.path)
+        if path is None:
+            raise UserError(f"found no log: {self.path} learned from none; name one with --data.", argument="support")
+        return Dataset.open(path)
 
     def _trajectory(self, agent: Agent) -> Transition:
         """Consecutive transitions in the environment's units: the dataset's first, else the agent's own."""
@@ -171,6 +226,11 @@ class Inspect(NamesEnv, GivesCode):
         return env
 
     def _dataset(self, agent: Agent) -> Dataset | None:
+        """`_log` as the agent sees it."""
+        log = self._log(agent)
+        return None if log is None else log.augmented(agent.augmented)
+
+    def _log(self, agent: Agent) -> Dataset | None:
         """Where states come from: --data; without any environment, what the run learned from."""
         path = self.data
         if path is None and self.env is None and agent.env is None:
@@ -184,7 +244,7 @@ class Inspect(NamesEnv, GivesCode):
                 f"dataset {path}: its observations have {data.obs_size} numbers, the agent's have "
                 f"{expected}; take states of the agent's own plant."
             )
-        return data.augmented(agent.augmented)
+        return data
 
     def _states(self, agent: Agent) -> np.ndarray:
         """Observations in the environment's units, or what an agent that remembers sees."""
@@ -197,8 +257,6 @@ class Inspect(NamesEnv, GivesCode):
         return obs[np.linspace(0, len(obs) - 1, self.states).astype(int)]
 
     def _draw(self, agent: Agent, gap: Gap) -> None:
-        from fittedq.diagnose.pictures import draw_state
-
         assert self.pictures is not None
         make_folder(self.pictures)
         for rank, row in enumerate(gap.worst(self.worst).tolist()):
@@ -207,6 +265,24 @@ class Inspect(NamesEnv, GivesCode):
                 for bound in agent.action_set.bounds(gap.obs[row : row + 1])
             )
             draw_state(gap, row, agent.critic_value, low, high, self.pictures / f"worst-{rank + 1}.png")
+
+
+def _say_support(found: dict[str, Any]) -> None:
+    away = "; ".join(f"{one['median']:.2g}, {one['p95']:.2g}" for one in found["per_action"])
+    where, radius = found["where"], found["support_radius"]
+    lines = [
+        f"         support  within {radius:.3g} half-widths of an action tried in a like state: so are 95 % of its own",
+        f"          leaves  the nearest one tried is so many half-widths away, by action (median, 95 %): {away}",
+        f"           stays  mean q {found['q_policy']:.4g} of the policy, {found['q_stayed']:.4g} if it stayed, "
+        f"{found['q_log']:.4g} of the log's actions",
+        f"            gain  observation {where['coordinate']} explains {where['explains']:.0%} of it; by its fifths:",
+        *(
+            f"{'':>18}{part['from']:.4g} to {part['to']:.4g}: {part['gain']:.4g}, {part['unsupported']:.0%} unsupported"
+            for part in where["parts"]
+        ),
+    ]
+    for text in lines:
+        console(to_errors=False).print(text, soft_wrap=True)
 
 
 def _about(path: Path, agent: Agent | None) -> dict[str, Any]:
@@ -224,6 +300,8 @@ def _about(path: Path, agent: Agent | None) -> dict[str, Any]:
         "action_set": saved.get("action_set") if agent is None else through_json(agent.action_set.describe()),
         "normalized": saved.get("normalized"),
         "augmented": saved.get("augmented"),
+        "threshold": saved.get("threshold"),
+        "fallback": None if agent is None or not agent.threshold else agent.fallback_in_words,
     }
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
@@ -244,26 +322,46 @@ def _say(about: dict[str, Any]) -> None:
         if name == "settings" and isinstance(value, dict):
             terminal.print(f"{name:>16}")
             for setting, given in value.items():
-                terminal.print(f"{'':>16}  {setting} = {given}", soft_wrap=True)
+                terminal.print(f"{'':>16}  {setting} = {_in_words(given)}", soft_wrap=True)
         elif value is not None:
-            terminal.print(f"{name:>16}  {value}", soft_wrap=True)
+            terminal.print(f"{name:>16}  {_in_words(value)}", soft_wrap=True)
+
+
+def _in_words(value: object) -> str:
+    """JSON as one reads it: the parts of an object by their names, numbers to six digits."""
+    match value:
+        case None:
+            return "none"
+        case bool() | int():
+            return str(value).lower()
+        case float():
+            return f"{value:.6g}"
+        case dict():
+            parts = [f"{name} {_in_words(part)}" for name, part in value.items() if part is not None]
+            return "; ".join(parts) or "none"
+        case list() | tuple():
+            rows = all(isinstance(part, list | tuple) for part in value)
+            return ", ".join(f"[{_in_words(part)}]" if rows else _in_words(part) for part in value) or "none"
+        case _:
+            return str(value)
 
 
 def _say_health(figures: dict[str, float]) -> None:
     terminal = console(to_errors=False)
     lines = []
     if "residual_median" in figures:
-        lines.append(
-            f"        residual  ‖a − Π(a + ∇q)‖ in half-widths: median {figures['residual_median']:.3g}, worst "
-            f"{figures['residual_worst']:.3g}"
-        )
+        lines.append(f"  worst residual  ‖a − Π(a + ∇q)‖ {figures['residual_worst']:.3g} half-widths")
     if "overestimation_mean" in figures:
         lines.append(
             f"  overestimation  q(s, a) less the return that followed: mean {figures['overestimation_mean']:.4g}, "
             f"most {figures['overestimation_worst']:.4g}"
         )
+    elif "unsupported" in figures:
+        lines.append(
+            "  overestimation  not told: another policy earned the log's returns; what rewards allow is judged"
+        )
     elif "residual_median" in figures:
-        lines.append("  overestimation  not seen: episodes are cut off while the discount is still above 0.05")
+        lines.append("  overestimation  not seen: episodes are cut off with more than half of the return to come")
     if "drift_mean" in figures:
         lines.append(
             f"    policy drift  from best to last, in half-widths: mean {figures['drift_mean']:.3g}, most "

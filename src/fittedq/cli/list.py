@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
-from rich.table import Table
 
 from fittedq.algorithms import AUTO, REGISTRY, Asked, class_of, made, plugins
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.presets import Preset, presets, presets_of
+from fittedq.cli.tables import beside, print_rows, terminal_width
 from fittedq.control.augmentation import Augmentation
-from fittedq.runs.progress import console
 from fittedq.settings import in_python, in_words, setting_fields
 from fittedq.template.fqi import ABSENT
-from fittedq.trainers.choose import settings_of
+from fittedq.trainers.choose import ranges_in, settings_of, tuned
+
+INDENT = 15
+"""Where the texts beside names begin."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class List:
         if algorithm is None:
             installed, faults = plugins()
             for cls in (*REGISTRY.values(), *installed.values()):
-                print(json.dumps(_about(cls) | _presets(cls)) if self.json else f"{cls.name:<14} {cls.title}")
+                print(json.dumps(_about(cls) | _presets(cls)) if self.json else beside(cls.name, cls.title, INDENT))
             if not self.json:
-                print(f"\n{_columns(AUTO, _evidence(presets()[AUTO]))}")
+                print(f"\n{beside(AUTO, _evidence(presets()[AUTO]), INDENT)}")
                 print("\nPresets, for --preset NAME:", *map(_preset, presets().values()), sep="\n")
             for fault in faults:
                 print(f"warning: {fault}", file=sys.stderr)
         elif self.json:
-            print("\n".join(map(json.dumps, _settings(algorithm))))
+            print("\n".join(map(json.dumps, settings_table(algorithm))))
         else:
             _show(algorithm)
         return 0
@@ -61,12 +62,8 @@ def _presets(cls: type[AbstractAlgorithm]) -> dict[str, Any]:
 
 
 def _preset(preset: Preset) -> str:
-    return f"{_columns(preset.name, f'{preset.algorithm}: {preset.title}')}\n{_columns('', preset.source)}"
-
-
-def _columns(name: str, text: str) -> str:
-    """A name and what it is, in lines of a terminal's width."""
-    return textwrap.fill(f"{name:<14} {text}", 80, subsequent_indent=" " * 15, break_on_hyphens=False)
+    title = beside(preset.name, f"{preset.algorithm}: {preset.title}", INDENT)
+    return f"{title}\n{beside('', preset.source, INDENT)}"
 
 
 def _evidence(preset: Preset) -> str:
@@ -75,13 +72,14 @@ def _evidence(preset: Preset) -> str:
     return f"{preset.algorithm} with {settings}: {preset.because} ({preset.evidence})"
 
 
-def _settings(algorithm: str) -> list[dict[str, Any]]:
+def settings_table(algorithm: str) -> list[dict[str, Any]]:
     """Each setting with its default where data are collected and where they are given; null where it has no meaning."""
     cls = class_of(algorithm)
     collecting = settings_of(cls, "host")
     read = [field for field in setting_fields(cls) if field.name not in cls.ignores]
     own = {field.name: field for field in (*read, *setting_fields(Augmentation))}
     online = own | {field.name: field for field in setting_fields(collecting)} if cls.online else {}
+    ranges = {name: found for where in ("host", "dataset") for name, found in ranges_in(cls, where).items()}
     from_data = own | {field.name: field for field in setting_fields(settings_of(cls, "dataset"))}
     return [
         {
@@ -92,6 +90,8 @@ def _settings(algorithm: str) -> list[dict[str, Any]]:
             "meaning": field.metadata["about"],
             "words": None if field.metadata["choices"] is None else list(field.metadata["choices"]),
             "in_python": in_python(field.metadata),
+            "range": None if (range := ranges.get(name)) is None else str(range),
+            "tuned": name in tuned(cls, "host") or name in tuned(cls, "dataset"),
         }
         for name, field in (online | from_data).items()
     ]
@@ -107,20 +107,18 @@ def _show(algorithm: str) -> None:
     about = _about(algorithm)
     for name, text in about.items():
         for line in text.split("; "):
-            print(f"{name:>8}  {line}")
+            print(beside(f"{name:>8}", f" {line}", 10) if terminal_width() else f"{name:>8}  {line}")
             name = ""
     print()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    table.add_column("online", overflow="fold")
-    table.add_column("from data", overflow="fold")
-    table.add_column("meaning")
-    for row in _settings(algorithm):
+    rows = [["setting", "online", "from data", "meaning"]]
+    for row in settings_table(algorithm):
         shown = (_word(row[where]) if where in row["has"] else ABSENT for where in ("online", "from_data"))
         words = "" if row["words"] is None else f": {', '.join(row['words'])}"
         objects = "" if row["in_python"] is None else f"; in Python also {row['in_python']}"
-        table.add_row(row["setting"], *shown, f"{row['meaning']}{words}{objects}")
-    console(to_errors=False).print(table)
+        tuning = f" [{row['range']}]" if row["tuned"] else ""
+        rows.append([row["setting"], *shown, f"{row['meaning']}{words}{objects}{tuning}"])
+    print_rows(rows)
+    print("\n[…]: where `fittedq tune` looks for a setting.")
     for preset in presets_of(class_of(algorithm)):
         words = " ".join(f"{name}={_word(value)}" for name, value in preset.settings.items())
         differs = "" if preset.differs is None else f" Not as published: {preset.differs}."

@@ -23,23 +23,38 @@ class Command(NamedTuple):
 
     name: str
     about: str
+    kind: str = ""
+    """Its class, where that is not named as the command is."""
 
     def load(self) -> Any:
-        """The command's class, named as the command is."""
-        return getattr(importlib.import_module(f"fittedq.cli.{self.name}"), self.name.capitalize())
+        """The command's class."""
+        return getattr(importlib.import_module(f"fittedq.cli.{self.name}"), self.kind or self.name.capitalize())
 
 
 COMMANDS = {
     command.name: command
     for command in (
+        Command("advise", "Measure an environment or a log, and say which method fits it."),
         Command("train", "Train a controller in an environment or from a dataset."),
+        Command("sweep", "Train every combination of settings with several seeds, side by side."),
+        Command("tune", "Look for settings: trials of several seeds, the winner as a preset's file."),
         Command("resume", "Continue a run from its last whole checkpoint."),
         Command("eval", "Play episodes with a saved agent and print their returns."),
         Command("compare", "Play the same episodes with runs and baselines, and show who is ahead."),
+        Command("runs", "List the runs in a folder: how far each came, and what it reached."),
+        Command("estimate", "Tell from a log what a controller would earn, before it is tried.", "EstimateWorth"),
         Command("inspect", "Show what a run or an agent is, and how good its policy is by its critic."),
+        Command("report", "Write one page about a run, to send to somebody.", "WriteReport"),
+        Command("render", "Film an episode of a controller, as a GIF or an MP4."),
+        Command("guard", "Save an agent with a fallback for what its data do not know."),
+        Command("export", "Write a controller in the language of a plant, verified beside the agent."),
+        Command("shadow", "Tell from a log what a controller would have done beside the present one.", "ShadowLog"),
+        Command("push", "Write a run as a folder for a model hub: tensors, a card, a film."),
         Command("list", "List the algorithms, or the settings of one."),
-        Command("verify", "Check every file of a run, an agent, a checkpoint or a dataset."),
+        Command("verify", "Check every file of a run, an agent, a checkpoint, a dataset or an export."),
+        Command("doctor", "Say what this machine and this installation have, and what is missing."),
         Command("data", "Collect, import, check and export datasets of transitions."),
+        Command("completion", "Print a script by which a shell completes the words of fittedq."),
     )
 }
 
@@ -99,17 +114,19 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    width = max(map(len, COMMANDS))
+    from fittedq.cli.tables import beside, folded
+
+    indent = max(map(len, COMMANDS)) + 4
     return "\n".join(
         [
             "usage: fittedq COMMAND …",
             "",
-            "Learn controllers for continuous actions from transitions, logged or collected.",
+            "Learn controllers for continuous actions from transitions.",
             "",
-            *(f"  {command.name:<{width}}  {command.about}" for command in COMMANDS.values()),
+            *(beside(f"  {command.name} ", command.about, indent) for command in COMMANDS.values()),
             "",
-            "`fittedq COMMAND --help` shows what it takes; `fittedq --version` shows the version.",
-            f"`{TRACEBACK}` on any command shows where an error came from.",
+            folded("`fittedq COMMAND --help` shows what it takes; `fittedq --version` shows the version."),
+            folded(f"`{TRACEBACK}` on any command shows where an error came from."),
         ]
     )
 

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import tyro
 
-from fittedq.cli.arguments import MaybeInt, StopCondition
+from fittedq.cli.arguments import MaybeInt, StopCondition, Trackers
 from fittedq.cli.environments import GivesCode, Words
-from fittedq.cli.train import follow
+from fittedq.cli.follow import follow
 from fittedq.errors import UserError
 from fittedq.runs.resume import reopened
+from fittedq.runs.trackers import named_trackers
 from fittedq.settings import parse_assignments
 
 
@@ -32,15 +33,18 @@ class Resume(GivesCode):
     stop_when: StopCondition = None
     """Save and stop once this holds, as for `fittedq train`; at once where it holds already. A later resume does not
     know of it."""
+    track: Trackers = None
+    """Tell the figures of metrics.jsonl to trackers too: tensorboard (RUN/tensorboard), wandb."""
     json: bool = False
     """Print a JSON object per report, for machines."""
 
     def run(self) -> int:
-        changes = parse_assignments(self.set)
+        changes, track = parse_assignments(self.set), named_trackers(self.track)
         run = reopened(self.run_folder, steps=self.steps, changes=changes, code=self.code, trust_code=self.trust_code)
         if run.trainer.step < run.schedule.steps:
             at = f"at step {run.trainer.step:,} of {run.schedule.steps:,}"
-            return follow(run, self.stop_when, as_json=self.json, first=f"Continuing {self.run_folder} {at}.")
+            first = f"Continuing {self.run_folder} {at}."
+            return follow(run, self.stop_when, as_json=self.json, first=first, track=track)
         try:
             completed = run.complete()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -19,6 +20,7 @@ from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset
 from fittedq.data.description import Description
 from fittedq.diagnose.control import Tracked
+from fittedq.diagnose.followed import called, told_to_follow
 from fittedq.diagnose.trajectories import Trajectories, check_name
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError, nearest
@@ -81,10 +83,8 @@ class JudgesControl:
     def tracked(self, told: Sequence[Augmentation] = (), described: Description | None = None) -> tuple[Tracked, ...]:
         """What is to follow what: as the user says, else as is described, else as the agents were `told`."""
         names = () if described is None else described.obs
-        if self.measured or self.setpoint or self.target:
-            found = self._said(names)
-        else:
-            found = _set_points(described) or _errors(told, names)
+        says = self.measured or self.setpoint or self.target
+        found = self._said(names) if says else told_to_follow(told, described)
         for argument in ("band", "sample", "plant", "trajectories"):
             if getattr(self, argument) not in (None, ()) and not found:
                 raise UserError(
@@ -109,12 +109,12 @@ class JudgesControl:
         measured = [_coordinate(word, names, "measured") for word in self.measured]
         setpoints = [_coordinate(word, names, "setpoint") for word in self.setpoint]
         triples = zip_longest(measured, setpoints, self.target)
-        return [Tracked(*triple, name=_name(triple[0], names)) for triple in triples]
+        return [Tracked(*triple, name=called(triple[0], names)) for triple in triples]
 
     def seconds(self, told: Sequence[Augmentation] = (), described: Description | None = None) -> float | None:
         """Seconds between samples: as the user says, else as is described or `told`; None where nobody says."""
-        if self.sample is not None and not self.sample > 0:
-            raise UserError(f"found {self.sample:g}, expected a number of seconds above 0.", argument="sample")
+        if self.sample is not None and not 0 < self.sample < math.inf:
+            raise UserError(f"found {self.sample:g}, expected a finite number of seconds above 0.", argument="sample")
         said = (self.sample, (described and described.sample) or None, *(one.sample for one in told))
         return next((sample for sample in said if sample is not None), None)
 
@@ -135,45 +135,9 @@ class JudgesControl:
         if self.trajectories is None:
             return
         said = () if described is None else described.action
-        actions = [_name(place, said) or f"action {place}" for place in range(plant.action_set.size)]
+        actions = [called(place, said) or f"action {place}" for place in range(plant.action_set.size)]
         limits, figures = (plant.action_set.low, plant.action_set.high), control_of(comparison)
         Trajectories(comparison.episodes, tracked, actions, limits, figures, seconds).write(self.trajectories)
-
-
-def _set_points(described: Description | None) -> list[Tracked]:
-    """The columns that have a set-point in a description."""
-    if described is None:
-        return []
-    found = []
-    for place, name in enumerate(described.obs):
-        column = described.columns.get(name)
-        if column is None or column.set_point is None:
-            continue
-        label = f"{name} in {column.unit}" if column.unit else name
-        if isinstance(column.set_point, str):
-            found.append(Tracked(place, described.obs.index(column.set_point), name=label))
-        else:
-            found.append(Tracked(place, target=float(column.set_point), name=label))
-    return found
-
-
-def _errors(told: Sequence[Augmentation], names: Sequence[str]) -> list[Tracked]:
-    """What agents see follows what."""
-    seen = dict.fromkeys(error for one in told for error in (*one.errors, *one.integrals))
-    aims = [(one.set_point, one.value if one.set_point is None else None) for one in seen]
-    return [Tracked(one.measured, *aim, name=_name(one.measured, names)) for one, aim in zip(seen, aims, strict=True)]
-
-
-def _name(place: int, names: Sequence[str]) -> str:
-    """What a coordinate is called, where that is known."""
-    return names[place] if place < len(names) else ""
-
-
-def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Cells under one another, however wide the terminal is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def control_of(comparison: Comparison) -> Mapping[str, Mapping[str, Any]]:

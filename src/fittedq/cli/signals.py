@@ -3,7 +3,7 @@
 Python runs a signal's handler in the main thread, between two of its instructions: not while that thread compiles or
 waits in a compiled program, and what a handler raises may be swallowed by a module that is being imported. So a thread
 reads the numbers of the signals from a pipe, which the interpreter fills at once, and it decides. Only the standard
-library is imported here, so that the thread stands before anything slow is imported.
+library is imported here, and `ending`, so that the thread stands before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO, final
+
+from fittedq.ending import end
 
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
@@ -135,7 +137,7 @@ def _asked(number: int) -> None:
         _say(f"\nStopping: {stop.first}. (Ctrl-C again stops at once.)\n")
     elif stop is None or number != signal.SIGHUP:  # a terminal that closes may hang up twice
         _say(f"\nfittedq: interrupted; {stop.then}\n" if stop and stop.then else "\nfittedq: interrupted.\n")
-        os._exit(INTERRUPTED)
+        end(INTERRUPTED)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from fittedq.errors import UserError
+from fittedq.export.folder import EXPORT, differences, is_export
 from fittedq.files import AGENT, CHECKPOINT, DATASET, MANIFEST, article, faults, read_json, read_manifest
 from fittedq.runs.checkpoint import check_run, newest_first
 from fittedq.runs.folder import RunFolder
@@ -18,8 +19,8 @@ from fittedq.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Verify:
-    """Read every file of a run, an agent, a checkpoint or a dataset, and name all that is wrong. The exit code is 1 if
-    anything is."""
+    """Read every file of a run, an agent, a checkpoint, a dataset or an export, and name all that is wrong. The exit
+    code is 1 if anything is."""
 
     path: tyro.conf.Positional[Path]
     """A folder that fittedq made. A run may go on meanwhile."""
@@ -36,11 +37,15 @@ class Verify:
 
 
 def verify(path: Path) -> tuple[str, list[str]]:
-    """(run, agent, checkpoint or dataset; all that is wrong with it, a sentence each)."""
+    """(run, agent, checkpoint, dataset or export; all that is wrong with it, a sentence each)."""
+    if is_export(path):
+        return "export", differences(path)
     if (path / "config.json").is_file():
         return "run", _run(path)
     if not (path / MANIFEST).is_file():
-        raise UserError(f"{path} is no run, agent, checkpoint or dataset: it holds neither config.json nor {MANIFEST}.")
+        raise UserError(
+            f"{path} is no run, agent, checkpoint, dataset or export: it holds no config.json, {MANIFEST} or {EXPORT}."
+        )
     try:
         manifest = read_json(path / MANIFEST)
     except UserError as error:

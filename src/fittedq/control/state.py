@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.increments import Increments
@@ -89,6 +89,18 @@ class AugmentedState:
         integrals = errors + len(self.augmentation.integral)
         observations = integrals + (self.augmentation.history - 1) * self.obs_size
         return self.obs_size, errors, integrals, observations, observations + self.lags * self.limits.size
+
+    @property
+    def measured(self) -> Int[np.ndarray, "y"]:
+        """Where in z the newest observation is, without the set-points that errors are taken to."""
+        set_points = [error.set_point for error in (*self.augmentation.errors, *self.augmentation.integrals)]
+        return np.array([place for place in range(self.obs_size) if place not in set_points], int)
+
+    @property
+    def earlier(self) -> Int[np.ndarray, "x"]:
+        """Where in z earlier observations and the actions between them are; empty without earlier observations."""
+        first, end = self._ends[2], self._ends[-1]
+        return np.arange(first, end if self.augmentation.history > 1 else first)
 
     @property
     def size(self) -> int:

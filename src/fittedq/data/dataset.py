@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from fittedq.actions.saved import action_set_of
 from fittedq.control.episodes import AugmentedRows
 from fittedq.control.state import AugmentedState
 from fittedq.data.description import Description
+from fittedq.data.times import Times
 from fittedq.errors import UserError, in_one_line, plural
 from fittedq.files import (
     DATASET,
@@ -81,6 +83,8 @@ class Dataset:
         """The folder it was opened from."""
         self.description: Description | None = None
         """What its columns are, and what a controller sees of them, where a log or a user said so."""
+        self.times: Times | None = None
+        """What the clock of its log was like, where the log had one."""
         self._seen: AugmentedRows | None = None
 
     def limited(self, action_set: AbstractActionSet | Limits | None) -> Dataset:
@@ -90,6 +94,17 @@ class Dataset:
         box = Box(self.action_set.low, self.action_set.high)
         other = Dataset(self.columns, narrowed(box, action_set, "the dataset"), self.origin)
         other.path, other.description = self.path, self.description
+        return other
+
+    def described(self, plant: Description) -> Dataset:
+        """The same rows under another description of their plant, its limits and what its controller sees; a UserError
+        where it would make other rows of the log."""
+        plant.check_sizes("the dataset", self.obs_size, self.action_size)
+        made = self.description or Description()
+        plant.check_rows(made)
+        known = {"obs": made.obs or plant.obs, "action": made.action or plant.action, "reward": made.reward}
+        other = self.limited(plant.limits()) if plant.limits() is not None else self.limited(self.action_set)
+        other.description = plant.but(sample=made.sample or plant.sample, **{k: v for k, v in known.items() if v})
         return other
 
     def augmented(self, state: AugmentedState | None) -> Dataset:
@@ -177,6 +192,8 @@ class Dataset:
             action_set, origin = _declared(manifest), dict(manifest["origin"])
             said = manifest.get("description")
             description = None if said is None else Description.of(said, f"{path / MANIFEST}: description")
+            clock = manifest.get("times")
+            times = None if clock is None else Times.read(clock, f"{path / MANIFEST}: times")
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -200,7 +217,7 @@ class Dataset:
                 )
             columns[name] = np.asarray(column)
         dataset = Dataset(columns, action_set, origin)
-        dataset.path, dataset.description = str(path), description
+        dataset.path, dataset.description, dataset.times = str(path), description, times
         return dataset
 
     def save(self, path: str | Path) -> None:
@@ -208,7 +225,7 @@ class Dataset:
         with Writer(path, action_set=self.action_set) as writer:
             for part in self.chunks():
                 writer.append(self.transitions(part))
-            writer.finish(self.origin, self.description)
+            writer.finish(self.origin, self.description, self.times)
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else f"from {self.path}"
@@ -243,6 +260,14 @@ class Dataset:
     def rows(self, rows: RowIndex) -> Float[np.ndarray, "k width"]:
         """The same as packed rows [s, a, s', r, terminated, truncated] (`Transition.pack`)."""
         return np.asarray(self.transitions(rows).pack())
+
+    def forget(self) -> None:
+        """Give back the memory of what was read of mapped columns; where there is room, the kernel keeps it."""
+        for column in self.columns.values():
+            while isinstance(column, np.ndarray):
+                column = column.base
+            if isinstance(column, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                column.madvise(mmap.MADV_DONTNEED)
 
     def episodes(self) -> list[tuple[int, int]]:
         """(start, stop) of each episode; a last one that is not finished counts."""
@@ -362,8 +387,14 @@ class Writer:
             ends = ends[stops[-1] :]
         self._running += len(ends)
 
-    def finish(self, origin: Mapping[str, Any] | None = None, description: Description | None = None) -> Dataset:
-        """Hash, name and open the folder; `origin` (JSON) says where the data came from, `description` what it is."""
+    def finish(
+        self,
+        origin: Mapping[str, Any] | None = None,
+        description: Description | None = None,
+        times: Times | None = None,
+    ) -> Dataset:
+        """Hash, name and open the folder; `origin` (JSON) says where the data came from, `description` what it is, and
+        `times` what its clock was like."""
         try:
             if not self._drop_bad:
                 self._faults.refuse()
@@ -384,6 +415,7 @@ class Writer:
                 "action_set": action_set.describe(),
                 "origin": dict(origin or {}),
                 **({} if description is None else {"description": description.described()}),
+                **({} if times is None else {"times": times.described()}),
             }
             write_manifest(self._scratch.folder, DATASET, files, meta)
             self._scratch.publish()
@@ -424,6 +456,7 @@ class Writer:
                 assert self.action_set is not None
                 meta = {"action_set": self.action_set.describe(), "origin": dict(self._rescuable)}
                 write_signed(self._scratch.folder / UNFINISHED, {"of": self.path.name, **meta})
+                self._scratch.keep()
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,11 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from fittedq.actions.base import AbstractActionSet, Box
+from fittedq.arrays import told_apart
 from fittedq.control.augmentation import Augmentation
-from fittedq.errors import UserError, in_one_line, nearest, plural
+from fittedq.errors import UserError, nearest, plural
+from fittedq.expressions import FOLLOWING, Expression
+from fittedq.files import read_toml
 from fittedq.settings import as_dict
 
 WAYS = ("hold", "line")
@@ -91,6 +93,8 @@ class Description:
     """Numbers for words, beside those for ON, OFF and their like."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """More on some of the columns."""
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the log lacks: name → a formula of its columns and of those above."""
     history: int = 1
     """Observations that the controller sees: the newest and those before it, with the actions between them."""
     error: tuple[str, ...] = ()
@@ -143,10 +147,23 @@ class Description:
         """The same but for these fields; what is said of other columns is kept for formulas."""
         return dataclasses.replace(self, **said)
 
+    def formulas(self) -> dict[str, Expression]:
+        """The derived columns, in order."""
+        return {name: Expression(text, f"derived {name}") for name, text in self.derived.items()}
+
     @property
     def whole(self) -> bool:
         """Whether rows are put in order or filled, for which all of them are needed at once."""
         return bool(self.time or self.fill or self.length)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What each number of an observation, then of an action, is: a column, and its unit where it has one. Empty
+        where either is not said."""
+        if not (self.obs and self.action):
+            return ()
+        units = {name: column.unit for name, column in self.columns.items()}
+        return tuple(f"{name} [{units[name]}]" if units.get(name) else name for name in (*self.obs, *self.action))
 
     # ------------------------------------------------------------------ what it says of a controller
 
@@ -250,26 +267,64 @@ class Description:
         """A UserError where columns and the controller's settings contradict one another. Formulas wait for a log."""
         for name, column in self.columns.items():
             aim = column.set_point
-            if isinstance(aim, str) and (aim not in self.columns or self.columns[aim].role not in SEEN):
+            seen = [one for one, other in self.columns.items() if other.role in SEEN and one != name]
+            if isinstance(aim, str) and aim not in seen:
                 raise UserError(
                     f"the set_point of {name!r} is {aim!r}, which is no column of the role set-point; "
-                    f"{nearest(aim, [one for one, other in self.columns.items() if other.role in SEEN])}"
+                    f"{nearest(aim, seen)}"
                 )
         for name in (*self.error, *self.integral):
             self._error(name)
+        self._check_derived()
         if self.sample or all(column.rate is None for column in self.columns.values()):
             said = self.augmentation()
             Augmentation(**{name: value for name, value in said.items() if self.sample or name != "settling"})
 
-    def check_controller(self, whose: str, obs_size: int, limits: AbstractActionSet, sees: Augmentation) -> None:
-        """A UserError where the plant is described otherwise than `whose` controller has learned it: `obs_size` numbers
-        observed, actions within `limits`, and what it `sees` beside."""
-        for what, names, size in (("observes", self.obs, obs_size), ("decides on", self.action, limits.size)):
+    def _check_derived(self) -> None:
+        for name, formula in self.formulas().items():
+            role = self.columns.get(name, Column("ignored")).role
+            if role == "action":
+                raise UserError(f"[derived] {name} has the role action; a controller decides on columns of the log.")
+            if role in SEEN and any(one.startswith(FOLLOWING) for one in formula.names):
+                raise UserError(f"[derived] {name} is observed, and {formula.text} reads the row that follows.")
+
+    def check_sizes(self, whose: str, obs_size: int, action_size: int) -> None:
+        """A UserError where `whose` observations or actions have another number of columns."""
+        for what, names, size in (("observes", self.obs, obs_size), ("decides on", self.action, action_size)):
             if names and len(names) != size:
                 raise UserError(
                     f"the plant's description has {', '.join(names)}, and {whose} {what} "
-                    f"{plural(size, 'number', 'numbers')}; give the description that it learned with."
+                    f"{plural(size, 'number', 'numbers')}; give the description that belongs to it."
                 )
+
+    def check_limits(self, own: AbstractActionSet) -> None:
+        """A UserError where an environment's actions have other limits."""
+        said = self.limits()
+        if said is None or (said.low, said.high) == (own.low, own.high):
+            return
+        (low, least), (high, most) = told_apart(said.low, own.low), told_apart(said.high, own.high)
+        raise UserError(
+            f"the plant's description has actions between {low} and {high}, and the environment's lie between {least} "
+            f"and {most}; correct the description, or say what is allowed of the environment's with --limit."
+        )
+
+    def check_rows(self, made: Description) -> None:
+        """A UserError where rows that were imported by `made` would be others by this description."""
+        for name in MAKES_ROWS:
+            said, found = getattr(self, name), getattr(made, name)
+            if said == _usual(name) or found == _usual(name) or said == found:
+                continue
+            if name == "sample" and abs(said - found) <= 0.01 * found:
+                continue
+            raise UserError(
+                f"the plant's description says {name} = {_shown(said)}, and the data were imported with "
+                f"{_shown(found)}; give the one that they were imported with, or import the log again."
+            )
+
+    def check_controller(self, whose: str, obs_size: int, limits: AbstractActionSet, sees: Augmentation) -> None:
+        """A UserError where the plant is described otherwise than `whose` controller has learned it: `obs_size` numbers
+        observed, actions within `limits`, and what it `sees` beside."""
+        self.check_sizes(whose, obs_size, limits.size)
         box = self.limits() or limits
         bounds = zip(self.action, limits.low, limits.high, box.low, box.high, strict=False)
         for name, low, high, least, most in bounds:
@@ -289,26 +344,31 @@ class Description:
     @staticmethod
     def read(path: Path) -> Description:
         """The description in a file of TOML."""
-        try:
-            return Description.of(tomllib.loads(path.read_text(encoding="utf-8-sig")), str(path))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is no TOML ({in_one_line(error)}).") from None
+        return Description.of(read_toml(path), str(path))
 
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "": ("time", "sample", "settling", "reward"),
+    "": ("time", "sample", "settling", "reward", "derived"),
     "episode": ("episode", "terminated", "truncated", "gap", "length"),
     "controller": ("history", "error", "integral", "integral_limit", "increments", "change_penalty"),
     "log": ("names", "words", "date_order", "resample", "fill", "next_obs"),
 }
 """Which table of a file holds which field; those of "" stand above the first table."""
 
+MAKES_ROWS = ("obs", "action", "reward", "derived", "sample", *TABLES["episode"])
+"""What an import has read already: another value makes other rows."""
+
+
+SUCH = {"derived": '{ mean = "(t1 + t2)/2" }', "words": "{ Auto = 1 }"}
+
 
 def _usual(name: str) -> Toml:
     one = next(one for one in dataclasses.fields(Description) if one.name == name)
     return {} if one.default is dataclasses.MISSING else one.default
+
+
+def _shown(value: Toml) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 def _width(name: str, column: Column) -> float:
@@ -360,9 +420,10 @@ def _typed(value: Toml, name: str, label: str) -> Toml:
     """A field's value, of the kind of its usual one."""
     usual = _usual(name)
     if isinstance(usual, dict):
-        if isinstance(value, dict) and all(map(_is_number, value.values())):
+        texts = name == "derived"
+        if isinstance(value, dict) and all(isinstance(v, str) if texts else _is_number(v) for v in value.values()):
             return value
-        expected = "words and their numbers, as in { Auto = 1 }"
+        expected = f"a table of {'formulas' if texts else 'numbers'}, as in {SUCH[name]}"
     elif isinstance(usual, tuple):
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             return tuple(value)

@@ -1,7 +1,8 @@
-"""Datasets in formats that others read: Minari, .npz, Parquet. Each is streamed, and whole or not there."""
+"""Datasets in formats that others read: Minari, .npz, Parquet, CSV. Each is streamed, and whole or not there."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -28,7 +29,7 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
     """
     path = place(path, "path")
     if format == "auto":
-        formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", "": "minari"}
+        formats = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", "": "minari"}
         if path.suffix not in formats:
             raise UserError(
                 f"no format ends in {path.suffix!r}, as {path} does; name one ({', '.join(WRITERS)}).",
@@ -107,6 +108,22 @@ def _write_parquet(dataset: Dataset, path: Path, name: str) -> None:
             writer.write_table(pa.table([pa.array(np.asarray(column)) for column in columns], schema=schema))
 
 
+def _write_csv(dataset: Dataset, path: Path, name: str) -> None:
+    """The columns of Parquet, true and false as 1 and 0; every number is the shortest text of its float32."""
+    stops = np.array([stop for _, stop in dataset.episodes()])
+    flags = ("terminated", "truncated")
+    names = [f"{column}_{axis}" for column in VECTORS for axis in range(dataset.columns[column].shape[1])]
+    with path.open("x", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow([*names, "reward", *flags, "episode"])
+        for part in dataset.chunks():
+            batch = dataset.transitions(part)._asdict()
+            numbers = np.concatenate([*(batch[one] for one in VECTORS), np.asarray(batch["reward"])[:, None]], axis=1)
+            ends = [np.searchsorted(stops, np.arange(part.start, part.stop), side="right")]
+            ends = np.stack([*(np.asarray(batch[one], int) for one in flags), *ends], axis=1)
+            rows.writerows(np.concatenate([numbers.astype(np.float32).astype(str), ends.astype(str)], axis=1).tolist())
+
+
 def _write_minari(dataset: Dataset, path: Path, name: str) -> None:
     """data/main_data.hdf5 with a group per episode, T + 1 observations and T of all else; data/metadata.json.
 
@@ -181,6 +198,7 @@ def _dataset_id(name: str) -> str:
 
 
 WRITERS: dict[str, Callable[[Dataset, Path, str], None]] = {
+    "csv": _write_csv,
     "minari": _write_minari,
     "npz": _write_npz,
     "parquet": _write_parquet,

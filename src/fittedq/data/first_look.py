@@ -111,7 +111,7 @@ def _glance(name: str, cells: ArrowArray, dialect: Dialect) -> Glance:
             values, found, dated = times, rest, True
     words = [str(cells[int(row)].as_py()).strip() for row in found.bad[:50]]
     words = [] if dated and not len(found.bad) else list(dict.fromkeys(words))
-    return Glance(name, dialect.unit(name), values, words, bool(found.switches), dated)
+    return Glance(name, dialect.unit(name) or found.unit, values, words, bool(found.switches), dated)
 
 
 def _clock(glances: Sequence[Glance]) -> Glance | None:
@@ -160,6 +160,9 @@ def _lines(
     if "action" not in roles.values():
         lines.append("# No column looks like an action: give one of them the role action, with low and high.")
     lines += [
+        "",
+        "[derived]                # columns that the log lacks: formulas of those that it has",
+        '# mean = "(t1 + t2)/2"   # with a role in [columns] it is observed',
         "",
         "[episode]                # an episode ends where rows are missing, and by what is said here",
         "# gap = 60               # seconds without a row that end it (with resample)",

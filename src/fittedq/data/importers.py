@@ -19,6 +19,7 @@ from fittedq.actions.base import Box
 from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset, Writer
 from fittedq.data.description import Description, resolved
+from fittedq.data.readers.cells import same_unit
 from fittedq.data.readers.columns import Source, listed_numbers, readable
 from fittedq.data.readers.csv import read_csv
 from fittedq.data.readers.d4rl import read_d4rl
@@ -28,6 +29,7 @@ from fittedq.data.readers.npz import read_npz
 from fittedq.data.readers.parquet import read_parquet
 from fittedq.data.readers.replay import read_replay
 from fittedq.data.shaping import LogReading
+from fittedq.data.times import Times
 from fittedq.errors import UserError, nearest, plural
 from fittedq.files import place
 from fittedq.memory import amount
@@ -82,7 +84,9 @@ def import_dataset(
                 writer.append(batch, keep)
             _check_alike(source, one, label)
         description = _described(source, writer)
-        dataset = writer.finish({"import": label}, description)
+        clocks = [one.reading.times for one in (source, *more) if one.reading is not None and one.reading.times]
+        dataset = writer.finish({"import": label}, description, Times.together(clocks))
+    source.notes += _notes_on_units(source)
     for one in more:
         source.notes += [note for note in one.notes if note not in source.notes]
     if writer.dropped:
@@ -115,6 +119,18 @@ def _described(source: Source, writer: Writer) -> Description | None:
     return found
 
 
+def _notes_on_units(source: Source) -> list[str]:
+    """A sentence for each column of which file and description say different units."""
+    reading = source.reading
+    said = {} if reading is None else {name: one.unit for name, one in reading.description.columns.items() if one.unit}
+    return [
+        f"Column {name!r} is in {reading.units[name]} by the file and in {unit} by the description: its numbers are "
+        "taken as they are."
+        for name, unit in said.items()
+        if reading is not None and name in reading.units and not same_unit(reading.units[name], unit)
+    ]
+
+
 def matching(patterns: Sequence[Path]) -> list[Path]:
     """The files that are named, those of a pattern in the order of their names; a UserError where there are none."""
     found: list[Path] = []
@@ -130,7 +146,14 @@ def matching(patterns: Sequence[Path]) -> list[Path]:
 
 
 def _check_alike(first: Source, other: Source, label: str) -> None:
-    """Refuse files of different sample times."""
+    """Refuse files of different units or sample times."""
+    units, others = (one.reading.units if one.reading is not None else {} for one in (first, other))
+    for name in units.keys() & others.keys():
+        if not same_unit(units[name], others[name]):
+            raise UserError(
+                f"{label}: column {name!r} is in {units[name]} in one file and in {others[name]} in another; import "
+                "them apart, or convert one of them."
+            )
     times = [one.reading.sample for one in (first, other) if one.reading is not None]
     if len(times) == 2 and times[0] and times[1] and abs(times[0] - times[1]) > 0.01 * times[0]:
         raise UserError(

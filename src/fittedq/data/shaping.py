@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fittedq.data.description import Description
+from fittedq.data.times import Times
 from fittedq.errors import UserError, in_one_line, plural
 from fittedq.expressions import INCREMENT, Expression
 from fittedq.memory import require
@@ -48,6 +49,8 @@ FEW_OFF = 0.01
 """Share of rows that may lie further off."""
 ONE = 1.75
 """Times the middle step: up to there a step is of one sample, though a late one."""
+MOST_MADE = 20
+"""Rows of a grid for each that was logged."""
 GAP = 3.0
 """Samples without a row that begin another episode, where nobody says how many."""
 
@@ -66,25 +69,32 @@ class LogReading:
     sample: float | None = None
     """Seconds between rows; found while reading."""
     found: Places = field(default_factory=dict)
-    """Which columns are what; found at the beginning."""
+    """Which columns are what, derived ones too; found at the beginning."""
+    derived: dict[str, Expression] = field(default_factory=dict)
+    """Those that are read, each made of columns and of those above it."""
+    units: dict[str, str] = field(default_factory=dict)
+    """The units that the file says of its columns; complete when it has been read."""
+    times: Times | None = None
+    """What its clock was like; found while reading."""
 
     @property
     def name(self) -> str:
         """The file's name, without its folder."""
         return Path(self.label).name
 
-    def formulas(self, found: Places) -> dict[str, Expression]:
+    def formulas(self) -> dict[str, Expression]:
         """What stands in the description as a formula of columns."""
-        return {name: Expression(getattr(self.description, name), name) for name in FORMULAS if f"of_{name}" in found}
+        said = self.description
+        return {name: Expression(getattr(said, name), name) for name in FORMULAS if f"of_{name}" in self.found}
 
 
 def shaped(chunked: Iterable[Columns], found: Places, reading: LogReading, notes: list[str]) -> Iterator[Columns]:
     """A file's columns as ours, with formulas evaluated; in order and without gaps where that is asked for."""
-    formulas = reading.formulas(found)
+    formulas, shifting = reading.formulas(), [*reading.derived.values(), *reading.formulas().values()]
     numbered = _numbered(chunked)
-    if not (reading.description.whole or any(formula.shifts for formula in formulas.values())):
+    if not (reading.description.whole or any(formula.shifts for formula in shifting)):
         for chunk in numbered:
-            yield _finished(chunk, found, formulas, reading)
+            yield _finished(_derived(chunk, reading), formulas, reading)
         return
     columns = _together(numbered, reading.label)
     if not columns:
@@ -95,7 +105,8 @@ def shaped(chunked: Iterable[Columns], found: Places, reading: LogReading, notes
     log.fill()
     log.resample()
     log.cut()
-    finished = _finished(log.columns, found, formulas, reading, log.episode) | {"episode": log.episode}
+    columns = _derived(log.columns, reading, log.episode)
+    finished = _finished(columns, formulas, reading, log.episode) | {"episode": log.episode}
     for start in range(0, len(log.episode), SLICE):
         yield {name: values[start : start + SLICE] for name, values in finished.items()}
 
@@ -121,33 +132,45 @@ def _together(chunked: Iterable[Columns], label: str) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
+def _derived(columns: Columns, reading: LogReading, episode: np.ndarray | None = None) -> Columns:
+    """The columns and those that follow from them."""
+    columns = dict(columns)
+    for name, formula in reading.derived.items():
+        columns[name] = _evaluated(formula, columns, reading, episode)
+    return columns
+
+
+def _evaluated(formula: Expression, columns: Columns, reading: LogReading, episode: np.ndarray | None) -> np.ndarray:
+    """A formula at every row."""
+    lines = columns[LINE]
+    values = {
+        identifier: _shifted(columns[column], shift, episode)
+        for identifier, (column, shift) in formula.columns(columns).items()
+    }
+    wide = next((one for one, array in values.items() if array.ndim != 1), None)
+    if wide is not None:
+        raise UserError(
+            f"{reading.label}: {wide} holds vectors, and a formula takes columns of numbers.", argument=formula.argument
+        )
+    return np.broadcast_to(formula.checked(values, lambda row: f"{reading.unit} {lines[row]}"), lines.shape)
+
+
 def _finished(
     columns: Columns,
-    found: Places,
     formulas: dict[str, Expression],
     reading: LogReading,
     episode: np.ndarray | None = None,
 ) -> Columns:
     """Our columns of the file's."""
     result = {}
-    for name, keys in found.items():
+    for name, keys in reading.found.items():
         if name in ALIASES:
             parts = [columns[key] for key in keys]
             vector = name in ("obs", "action", "next_obs")
             sided = [part[:, None] if vector and part.ndim == 1 and reading.table else part for part in parts]
             result[name] = joined(sided, name, reading.label)
-    lines = columns[LINE]
     for name, formula in formulas.items():
-        values = {
-            identifier: _shifted(columns[column], shift, episode)
-            for identifier, (column, shift) in formula.columns(columns).items()
-        }
-        wide = next((one for one, array in values.items() if array.ndim != 1), None)
-        if wide is not None:
-            raise UserError(
-                f"{reading.label}: {wide} holds vectors, and a formula takes columns of numbers.", argument=name
-            )
-        value = np.broadcast_to(formula.checked(values, lambda row: f"{reading.unit} {lines[row]}"), lines.shape)
+        value = _evaluated(formula, columns, reading, episode)
         result[name] = value if name == "reward" else value != 0
     return result
 
@@ -181,6 +204,7 @@ class _Log:
         marks = self._marks("episode")
         self.episode = np.zeros(len(columns[LINE]), int) if marks is None else _changes(marks)
         """The number of each row's episode."""
+        self._doubles = 0
 
     def drop(self) -> None:
         """Leave rows with missing cells out where that is asked for, and refuse them where nobody fills them."""
@@ -192,7 +216,8 @@ class _Log:
                 raise self._wrong(
                     missing,
                     f"no number in column {name!r}",
-                    "fill it by --fill hold or --fill line, or leave such rows out with --drop-bad",
+                    "fill it by --fill hold or --fill line (in a plant's file: fill, under [log]), or leave such rows "
+                    "out with --drop-bad",
                 )
             bad |= missing
         if bad.any():
@@ -230,6 +255,16 @@ class _Log:
                 f"first after {self._place(int(np.argmax(late)))}) split its episodes."
             )
         self._check_even(steps[same & ~late], sample, wanted, same & ~late, steps)
+        lost = same & (steps > ONE * sample) if self._description.resample else late
+        self._reading.times = Times.of(
+            steps[same & ~lost],
+            sample,
+            len(time),
+            gaps=int(lost.sum()),
+            longest_gap=float(steps[lost].max(initial=0.0)),
+            doubles=self._doubles,
+            resample=self._description.resample,
+        )
 
     def _sort(self, time: np.ndarray) -> np.ndarray:
         """Rows in order of time, and their times; a clock that starts again begins an episode."""
@@ -268,6 +303,7 @@ class _Log:
                 "in all; correct the times, or name a column that tells episodes apart with --episode."
             )
         self._take(np.flatnonzero(np.concatenate([[True], ~doubles])))
+        self._doubles = int(doubles.sum())
         self._notes.append(
             f"{plural(int(doubles.sum()), 'row', 'rows')} of {self._label} stood there twice: left out once."
         )
@@ -331,6 +367,7 @@ class _Log:
             return
         step, (clock,) = self._reading.sample, self._found["time"]
         assert step is not None
+        self._check_grid(step, self.columns[clock])
         # A flag ends its episode: it stays on the last row.
         self.episode[1:] += np.cumsum(self._flags()[:-1])
         measured = self._numbers() if self._description.resample == "line" else []
@@ -350,6 +387,23 @@ class _Log:
             self._notes.append(
                 f"The action changes within {plural(changed, 'sample', 'samples')} of {step:g} s: its mean over the "
                 "sample is taken."
+            )
+
+    def _check_grid(self, step: float, time: np.ndarray) -> None:
+        """Refuse a grid that leaves one row of each episode, or that makes nearly all rows up."""
+        spans = [float(time[part.stop - 1] - time[part.start]) for part in self._parts()]
+        if max(spans) < step:
+            raise UserError(
+                f"a sample of {step:g} s is longer than the longest episode of {self._label}, {max(spans):.6g} s; give "
+                "a shorter one.",
+                argument="sample",
+            )
+        rows, count = sum(int(span / step) + 1 for span in spans), len(time)
+        if rows > MOST_MADE * count:
+            raise UserError(
+                f"a sample of {step:g} s makes {rows:,} rows of {count:,} in {self._label}, of which nearly none was "
+                "logged; give one about as long as the time between its rows.",
+                argument="sample",
             )
 
     def cut(self) -> None:
@@ -380,7 +434,7 @@ class _Log:
 
     def _marks(self, name: str) -> np.ndarray | None:
         """The one column of this name."""
-        return self.columns[self._found[name][0]] if name in self._found else None
+        return self.columns[self._found[name][0]] if self._found.get(name) else None
 
     def _numbers(self) -> list[str]:
         """The columns that hold what is measured and done."""

@@ -43,6 +43,11 @@ class RunningMoments(eqx.Module):
         """s of what `normalize` made of it; what was clipped comes back as the nearest that is not."""
         return self._but_kept(seen, (self.mean + self._deviation(seen) * seen).astype(seen.dtype))
 
+    @property
+    def deviation(self) -> Float[Arr, "s"]:
+        """What is divided by."""
+        return self._deviation(self.mean)
+
     def _deviation(self, like: Arr) -> Float[Arr, "s"]:
         xp = namespace(like)
         count = xp.maximum(self.count, 1)

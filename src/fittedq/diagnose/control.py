@@ -40,8 +40,10 @@ class Tracked:
         if (self.setpoint is None) == (self.target is None):
             found = "neither a coordinate `setpoint` nor a number `target`" if self.target is None else "both"
             raise UserError(f"set-point of measured value {self.measured}: found {found}; give one of them.")
-        if self.band is not None and not self.band > 0:
-            raise UserError(f"found {self.band:g}, expected a number above 0.", argument="band")
+        if self.target is not None and not math.isfinite(self.target):
+            raise UserError(f"found {self.target:g}, expected a finite number.", argument="target")
+        if self.band is not None and not 0 < self.band < math.inf:
+            raise UserError(f"found {self.band:g}, expected a finite number above 0.", argument="band")
 
     @property
     def label(self) -> str:

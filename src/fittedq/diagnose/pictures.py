@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import io
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +17,11 @@ from jaxtyping import Float
 from fittedq.data.checks.base import AbstractCheck
 from fittedq.diagnose.gap import Gap
 from fittedq.errors import UserError
-from fittedq.files import make_folder, write_bytes
+from fittedq.files import check_marked, make_folder, write_marked
 
 POINTS, CELLS, PAIRS = 201, 41, 6
+MARK_OF_PICTURE = b"Software\x00fittedq"
+"""By which a picture of ours is known."""
 NUMBERS_SHOWN = 8
 """Numbers of a state that its picture shows."""
 
@@ -100,12 +101,12 @@ def drawing() -> ModuleType:
 
 def save_picture(figure: Any, path: Path) -> None:
     """Write a figure as PNG, whole or not there; a UserError where `path` is anything but an earlier one of ours."""
-    signature = b"Software\x00fittedq"
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": "fittedq"})
-    try:
-        if os.path.lexists(path) and (path.is_symlink() or signature not in path.read_bytes()[:4096]):
-            raise UserError(f"{path} is not a picture that fittedq made, and is not replaced; move it away.")
-        write_bytes(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"picture {path} cannot be written ({error.strerror}).") from None
+    write_marked(path, buffer.getvalue(), MARK_OF_PICTURE, "picture")
+
+
+def check_picture(path: Path) -> None:
+    """A UserError where no picture could be saved under that name: for before it is known what to draw."""
+    drawing()
+    check_marked(path, MARK_OF_PICTURE, "picture")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from fittedq.diagnose.control import BAND_SHARE, Tracked, constant_stretches, observed
-from fittedq.diagnose.pictures import drawing, save_picture
+from fittedq.diagnose.pictures import check_picture, drawing, save_picture
 from fittedq.errors import UserError
-from fittedq.files import write_bytes
+from fittedq.files import check_parent, write_table
 from fittedq.types import Transition
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ def check_name(path: Path) -> None:
     """A UserError where nothing can be written under that name."""
     if path.suffix not in (".png", ".csv"):
         raise UserError(f"found {path}, expected a name that ends in .png or .csv.", argument="trajectories")
-    if path.suffix == ".csv" and path.exists():
+    if path.suffix == ".png":
+        check_picture(path)
+    elif path.exists():
         raise UserError(f"{path} exists, and is not replaced; choose another name.")
+    check_parent(path, "trajectories")
 
 
 def _draw(shown: Trajectories, path: Path) -> None:
@@ -163,7 +166,4 @@ def _write_table(shown: Trajectories, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["controller", "episode", "sample", time, *names, *shown.actions, "reward"])
     writer.writerows(_samples(shown))
-    try:
-        write_bytes(path, text.getvalue().encode())
-    except OSError as error:
-        raise UserError(f"table {path} cannot be written ({error.strerror}).") from None
+    write_table(path, text.getvalue())

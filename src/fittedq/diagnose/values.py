@@ -6,10 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from fittedq.actions.base import AbstractActionSet
+from fittedq.diagnose.control import AT_LIMIT
 from fittedq.types import Transition
 
 UNSEEN = 0.05
 """Of a return whose episode was cut off, the most that may lie after the cut, as the discount there."""
+
+MOST_CONTINUED = 0.5
+"""Of a return whose rest is the critic's own, the most that may be."""
 
 
 def discounted_returns(rows: Transition, gamma: float) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]:
@@ -42,23 +46,56 @@ def overestimation(q: Float[np.ndarray, "t"], rows: Transition, gamma: float) ->
     return np.asarray(q, np.float64)[seen] - returns[seen]
 
 
+def continued_overestimation(
+    q: Float[np.ndarray, "t"], after: Float[np.ndarray, "t"], rows: Transition, gamma: float
+) -> Float[np.ndarray, "n"]:
+    """(q(s_t, a_t) − G_t − b_t q(s_T, π(s_T))) / (1 − b_t), where b_t = γ^(T−t), the discount at the cut, is at most ½.
+
+    What lies after the cut is taken from the critic itself: `after` is q(s', π(s')) of each row. A critic that promises
+    c too much everywhere is off by c here too; one whose error has died out before the cut is not seen to err more than
+    it does.
+    """
+    returns, beyond = discounted_returns(rows, gamma)
+    seen = beyond <= MOST_CONTINUED
+    ends = np.asarray(rows.terminated, bool) | np.asarray(rows.truncated, bool)
+    ends[-1] = True
+    places = np.flatnonzero(ends)
+    last = places[np.searchsorted(places, np.arange(len(ends)))]
+    over = np.asarray(q, np.float64) - returns - beyond * np.asarray(after, np.float64)[last]
+    return over[seen] / (1 - beyond[seen])
+
+
 def promise_figures(
-    q: Float[np.ndarray, "t"], rows: Transition, gamma: float, bounds: tuple[float, float]
+    q: Float[np.ndarray, "t"],
+    rows: Transition,
+    gamma: float,
+    bounds: tuple[float, float],
+    after: Float[np.ndarray, "t"] | None = None,
 ) -> dict[str, float]:
     """`overestimation`, and how far q leaves the `bounds` of what the rewards seen allow, in both units and shares.
 
-    The unit of shares is max_t |G_t|, or 1 where every reward is 0. Where no return was seen to its end, only the
-    bounds are judged.
+    The unit of shares is max_t |G_t|, or 1 where every reward is 0. Where no return was seen to its end, it is
+    `continued_overestimation` with `after`, and where that sees none, only the bounds are judged.
     """
     scale = float(np.abs(discounted_returns(rows, gamma)[0]).max()) or 1.0
     beyond = max(float(np.max(q)) - bounds[1], bounds[0] - float(np.min(q)), 0.0)
     figures = {"beyond_rewards": beyond, "beyond_rewards_share": beyond / scale}
     over = overestimation(q, rows, gamma)
+    if not len(over) and after is not None:
+        over = continued_overestimation(q, after, rows, gamma)
     if len(over):
         mean = float(over.mean())
         figures |= {"overestimation_mean": mean, "overestimation_worst": float(over.max())}
         figures["overestimation_share"] = mean / scale
     return figures
+
+
+def at_one_limit(
+    action: Float[np.ndarray, "b m"], low: Float[np.ndarray, "b m"], high: Float[np.ndarray, "b m"]
+) -> float:
+    """The largest share of states in which one action stands at one and the same limit of it."""
+    near = AT_LIMIT * (high - low)
+    return float(max((action <= low + near).mean(axis=0).max(), (action >= high - near).mean(axis=0).max()))
 
 
 def policy_drift(

@@ -154,6 +154,11 @@ class Gymnax(AbstractJaxEnv[GymnaxState]):
             raise self._wrong(f"its {name} raised {type(error).__name__}: {in_one_line(error)}") from error
 
     @property
+    def params(self) -> object:
+        """The parameters that it was made with."""
+        return self._held.params
+
+    @property
     def obs_size(self) -> int:
         return self._held.obs_size
 
@@ -166,10 +171,7 @@ class Gymnax(AbstractJaxEnv[GymnaxState]):
         return self.steps
 
     def begin(self, key: PRNGKeyArray) -> GymnaxState:
-        obs, own = self._held.start(_plain(key), self._held.params)
-        leaves, tree = jax.tree.flatten(own)
-        own = tree.unflatten([jnp.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._held.dtypes, strict=True)])
-        return GymnaxState(own, _flat(obs), jnp.zeros((), jnp.int32))
+        return self.begin_with(self.params, key)
 
     def observe(self, inner: GymnaxState) -> Float[Array, "s"]:
         return inner.obs
@@ -177,13 +179,57 @@ class Gymnax(AbstractJaxEnv[GymnaxState]):
     def transition(
         self, inner: GymnaxState, action: Float[Array, "m"], key: PRNGKeyArray
     ) -> tuple[GymnaxState, Float[Array, ""], Bool[Array, ""]]:
+        return self.transition_with(self.params, inner, action, key)
+
+    def begin_with(self, params: object, key: PRNGKeyArray) -> GymnaxState:
+        """`begin` under other parameters."""
+        obs, own = self._held.start(_plain(key), params)
+        leaves, tree = jax.tree.flatten(own)
+        own = tree.unflatten([jnp.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self._held.dtypes, strict=True)])
+        return GymnaxState(own, _flat(obs), jnp.zeros((), jnp.int32))
+
+    def transition_with(
+        self, params: object, inner: GymnaxState, action: Float[Array, "m"], key: PRNGKeyArray
+    ) -> tuple[GymnaxState, Float[Array, ""], Bool[Array, ""]]:
+        """`transition` under other parameters."""
         held = self._held
-        obs, own, reward, done = held.step(_plain(key), inner.own, action.reshape(held.shape), held.params)[:4]
+        obs, own, reward, done = held.step(_plain(key), inner.own, action.reshape(held.shape), params)[:4]
         steps = inner.steps + 1
         terminated = jnp.asarray(done, bool)
         if held.ends is not None:
             terminated &= steps < held.ends
         return GymnaxState(own, _flat(obs), steps), jnp.asarray(reward, jnp.float32), terminated
+
+
+@final
+class GymnaxWith(AbstractJaxEnv[GymnaxState]):
+    """`env` under other parameters, which may be numbers inside a compiled program; its actions and times stay."""
+
+    env: Gymnax
+    params: object = eqx.field(static=True)
+
+    @property
+    def obs_size(self) -> int:
+        return self.env.obs_size
+
+    @property
+    def action_set(self) -> Box:
+        return self.env.action_set
+
+    @property
+    def episode_length(self) -> int:
+        return self.env.episode_length
+
+    def begin(self, key: PRNGKeyArray) -> GymnaxState:
+        return self.env.begin_with(self.params, key)
+
+    def observe(self, inner: GymnaxState) -> Float[Array, "s"]:
+        return inner.obs
+
+    def transition(
+        self, inner: GymnaxState, action: Float[Array, "m"], key: PRNGKeyArray
+    ) -> tuple[GymnaxState, Float[Array, ""], Bool[Array, ""]]:
+        return self.env.transition_with(self.params, inner, action, key)
 
 
 def found_gymnax(name: str, kwargs: Mapping[str, Any]) -> Gymnax:

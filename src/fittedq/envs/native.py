@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet, Box
-from fittedq.arrays import Arr
+from fittedq.arrays import Arr, Scalar
 from fittedq.errors import UserError, nearest
 from fittedq.types import Dynamics
 
@@ -29,6 +29,10 @@ class EnvState(eqx.Module, Generic[Inner]):
 
 class AbstractJaxEnv(eqx.Module, Generic[Inner]):
     """One environment (not a batch); `jax.vmap` makes many. `Inner` is its state."""
+
+    varying: ClassVar[tuple[str, ...]] = ()
+    """Its fields that say what the plant is like: numbers, or tuples of them, that another plant of the kind may have
+    otherwise."""
 
     @property
     @abc.abstractmethod
@@ -127,8 +131,9 @@ def auto_reset(env: AbstractJaxEnv[Inner]) -> Callable[[EnvState[Inner], Array, 
 class Pendulum(AbstractPhysics[Array]):
     """Gymnasium's Pendulum-v1: θ̈ = 3g/(2l) sin θ + 3/(ml²) a, r = −(θ² + 0.1 θ̇² + 0.001 a²), 200 steps."""
 
+    varying: ClassVar[tuple[str, ...]] = ("gravity",)
     dt: float = eqx.field(static=True, default=0.05)
-    gravity: float = eqx.field(static=True, default=10.0)
+    gravity: Scalar = eqx.field(static=True, default=10.0)
 
     @property
     def obs_size(self) -> int:
@@ -168,8 +173,19 @@ def _mjx_cart_pole() -> AbstractJaxEnv:
     return mjx_cart_pole()
 
 
+def _process(name: str) -> Callable[..., AbstractJaxEnv]:
+    def make(**kwargs: object) -> AbstractJaxEnv:
+        from fittedq.envs import process  # which is made of this module
+
+        return getattr(process, name)(**kwargs)
+
+    return make
+
+
 JAX_ENVS: dict[str, Callable[..., AbstractJaxEnv]] = {
     "jax/Pendulum-v1": Pendulum,
+    "jax/CartPole-v1": _process("CartPole"),
+    "jax/TwoTanks-v1": _process("TwoTanks"),
     "jax/MjxCartPole-v1": _mjx_cart_pole,
 }
 

@@ -176,8 +176,8 @@ class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
 
     compiled = True
 
-    def __init__(self, env: AbstractJaxEnv | NamedEnv, wanted: Wanted = None):
-        self.name, self.wanted = name_of(env), wanted
+    def __init__(self, env: AbstractJaxEnv | NamedEnv, wanted: Wanted = None, name: NamedEnv | None = None):
+        self.name, self.wanted = name or name_of(env), wanted
         self._env = None if isinstance(env, NamedEnv) else env
 
     @property
@@ -223,7 +223,9 @@ class CompiledPlant(AbstractPlant[AbstractJaxEnv]):
         return self
 
     def _hosted(self) -> gymnasium.Env:
-        return HostedEnv(self.env, type(self.env).__name__) if self.name is None else self.name.make()
+        if self._env is None and self.name is not None:
+            return self.name.make()
+        return HostedEnv(self.env, type(self.env).__name__ if self.name is None else self.name.id)
 
 
 def resolve(env: AnyEnv | AbstractPlant, wanted: Wanted = None) -> AbstractPlant:

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
+from fittedq.arrays import all_finite
 from fittedq.errors import UserError, in_one_line
 from fittedq.files import Json
 
@@ -319,7 +320,7 @@ def spaces_between(observation: gymnasium.Space, action: gymnasium.Space) -> Spa
 
 def refuse_not_finite(rows: Float[np.ndarray, "b s"], layout: AbstractLayout, name: str, hint: str = "") -> None:
     """A UserError that names the first number of a batch that is NaN or infinite."""
-    if np.isfinite(rows).all():
+    if all_finite(rows):
         return
     row, column = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])
     each = next(itertools.islice(layout.names(name), column, None))

@@ -143,6 +143,16 @@ def misfit(maximizer: AbstractMaximizer, critic: AbstractCritic, action_set: Abs
     del maximizer, critic, action_set
 
 
+@functools.singledispatch
+def shorter(maximizer: AbstractMaximizer[Any]) -> AbstractMaximizer[Any] | None:
+    """The same search, going on from an answer that is nearly right: some fifth of the work, and nearer by. None: there
+    is none.
+
+    A local search enters itself, `@shorter.register` beside its class.
+    """
+    del maximizer
+
+
 def refuse_misfit(maximizer: AbstractMaximizer[Any], critic: AbstractCritic, action_set: AbstractActionSet) -> None:
     """A UserError where it cannot: before it is asked for an answer."""
     name, reads = type(maximizer).__name__, written_for(type(maximizer), AbstractMaximizer)
@@ -194,6 +204,47 @@ class Chunked(AbstractMaximizer[AbstractCritic]):
             (split(jnp.asarray(obs)), split(given(starts)), jax.random.split(key, chunks)),
         )
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], solution)
+
+
+@shorter.register
+def _(maximizer: Chunked) -> Chunked | None:
+    inner = shorter(maximizer.inner)
+    return None if inner is None else Chunked(inner, maximizer.rows)
+
+
+class BestStart(AbstractMaximizer[AbstractCritic]):
+    """The start of the greatest q, as it is: k values a state, and a gradient where q has one.
+
+    It is CONVERGED where a = Π_A(a + D ĝ), ĝ = D ∇q / ‖D ∇q‖_∞, D in half-widths: it lies where A(s) ends, or on a
+    plateau, and no search that climbs would move it, however small q is.
+    """
+
+    needs_starts: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
+    tolerance: float = eqx.field(static=True, default=1e-3)
+
+    def __call__(
+        self,
+        critic: AbstractCritic,
+        obs: Float[Arr, "b s"],
+        action_set: AbstractActionSet,
+        starts: Float[Arr, "b k m"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solution:
+        del key
+        starts, obs = given(starts), jnp.asarray(obs)
+        b, k, m = starts.shape
+        rows, action = search_rows(obs, starts, action_set)
+        value = critic.least(rows, action).reshape(b, k)
+        found = best(action.reshape(b, k, m), value, jnp.full((b, k), Status.ITERATION_LIMIT))
+        if not critic.has_gradient:
+            return found
+        scale = step_scale(action_set, obs)
+        ascent = value_and_gradient(critic, obs, found.action)[1]
+        ascent /= jnp.maximum(jnp.max(jnp.abs(scale * ascent), axis=-1, keepdims=True), 1e-30)
+        stays = first_order_residual(found.action, ascent, scale, action_set, obs) <= self.tolerance
+        status = jnp.where(stays & jnp.isfinite(found.value), Status.CONVERGED, found.status)
+        return Solution(found.action, found.value, None, status.astype(jnp.int32))
 
 
 @eqx.filter_jit

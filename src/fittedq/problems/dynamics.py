@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from fittedq.arrays import Arr
 from fittedq.envs.native import Pendulum, physics
+from fittedq.envs.process import CartPole
 from fittedq.problems.lqr import LinearQuadratic
-from fittedq.problems.plants import CartPole
 from fittedq.types import Dynamics
 
 

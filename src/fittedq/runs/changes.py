@@ -34,6 +34,8 @@ KEPT = {
     "optimizer": "its state is part of the checkpoint",
     "normalize_obs": "the networks read observations as they were",
     "n_envs": "their running episodes are part of the checkpoint",
+    "randomize": "the parameters of running episodes are part of the checkpoint",
+    "vary": "the parameters of running episodes are part of the checkpoint",
     "replay_size": "the replay was laid out with it",
     "replay": "what its rows' errors were is part of the checkpoint, or is not known",
     "keep": "the mean so far is part of the checkpoint, or is not known",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fittedq.diagnose.pictures import save_picture
-from fittedq.errors import UserError
+from fittedq.errors import UserError, plural
 from fittedq.files import (
     AGENT,
     PREFIX,
@@ -77,12 +77,16 @@ class RunFolder:
         self._write({"kind": RUN, **config, "history": []})
         self.rewind(0)
 
+    def continues(self, config: dict[str, Any]) -> bool:
+        """Whether it holds a run of this very configuration that came to a checkpoint."""
+        return self.config_file.exists() and self.begun and what_binds(self.config()) == what_binds(config)
+
     def _refuse_all_but(self, config: dict[str, Any]) -> None:
         """A UserError unless the folder is free, or holds a run of this configuration that came to no checkpoint."""
         if self.config_file.exists():
             same = what_binds(self.config()) == what_binds(config)
             if self.begun or not same:
-                finished = self._finished
+                finished = self.finished
                 raise UserError(
                     f"run folder {self.path} holds a run of {'the same' if same else 'another'} configuration"
                     f"{', and it is finished' * finished}; continue it with `fittedq resume {self.path}"
@@ -119,6 +123,7 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The configuration, whole and as it was written."""
         if not self.config_file.is_file():
+            refuse_runs(self.path)
             raise UserError(f"run folder {self.path} holds no config.json; give the folder that `fittedq train` made.")
         try:
             config = read_signed(self.config_file)
@@ -173,15 +178,28 @@ class RunFolder:
         return self._lock is not None
 
     @property
+    def in_use(self) -> bool:
+        """Whether a process writes there now."""
+        try:
+            lock = Lock.take(self.path / f"{PREFIX}lock")
+        except (OSError, UserError):
+            return False
+        if lock is not None:
+            lock.release()
+        return lock is None
+
+    @property
     def begun(self) -> bool:
         """Whether there is a checkpoint, or the agent that is written after the last."""
         return self.last.exists() or any(self.checkpoints.glob("step-*"))
 
     @property
-    def _finished(self) -> bool:
-        """Whether all steps were taken, and the last agent is written."""
+    def finished(self) -> bool:
+        """Whether all steps were taken, or its trainer had no more to do, and the last agent is written."""
         records = self.metrics()
-        return self.last.exists() and bool(records) and records[-1]["step"] >= self.config()["steps"]
+        if not records or not self.last.exists():
+            return False
+        return records[-1]["step"] >= self.config()["steps"] or records[-1].get("finished") is not None
 
     def _claim(self) -> None:
         """Take the lock, and remove what a process that died left."""
@@ -293,6 +311,20 @@ def what_binds(config: dict[str, Any]) -> dict[str, Any]:
     # Runs that began with networks of their own have none, in folders of all ages.
     start = {"start": config["start"]} if "start" in config else {}
     return same | {"settings": first_settings(config)} | start
+
+
+def is_runs_own(path: Path) -> bool:
+    """Whether a run keeps something of its own there."""
+    path = path.resolve()
+    run = RunFolder(path.parent)
+    return run.config_file.is_file() and path in (run.best, run.last, run.checkpoints)
+
+
+def refuse_runs(path: Path) -> None:
+    """A UserError where `path` is a folder of runs, as seeds and sweeps have one."""
+    runs = sorted(path.glob("*/config.json")) if path.is_dir() else []
+    if runs:
+        raise UserError(f"{path} holds {plural(len(runs), 'run', 'runs')}; name one, such as {runs[0].parent}.")
 
 
 @contextmanager

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from fittedq.runs.report import Report
 from fittedq.runs.run import Run
 from fittedq.runs.stop import Reports
 
+HEIGHTS, CURVE = "▁▂▃▄▅▆▇█", 16
+"""Of a curve in a line of text, and how many values it shows."""
 COMPILING = "compiling (kept for the next start)"
 
 
@@ -41,19 +45,21 @@ def _shown(reports: Reports, run: Run, terminal: Console) -> Reports:
             yield report
         return
     columns = (
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if terminal.width >= 80 else 10),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=terminal) as bar:
-        task = bar.add_task(COMPILING, total=run.schedule.steps, completed=run.trainer.step)
+    bar, below, returns = Progress(*columns, console=terminal), Text(COMPILING), list[float]()
+    task = bar.add_task("", total=run.schedule.steps, completed=run.trainer.step)
+    with Live(Group(bar, below), console=terminal, refresh_per_second=4):
         for report in reports:
             if report.eval_returns is not None:
-                bar.console.print(line(report))
-            bar.update(task, completed=report.step + report.fraction, description=_rates(report))
+                terminal.print(line(report))
+                returns.append(float(np.mean(report.eval_returns)))
+            bar.update(task, completed=report.step + report.fraction)
+            below.plain = "  ".join(one for one in (_rates(report), sparkline(returns)) if one)
             yield report
 
 
@@ -73,6 +79,14 @@ def counted(values: Iterable[Any], total: int, what: str, *, sums: bool = False)
         for value in values:
             bar.advance(task) if not sums else bar.update(task, completed=value)
             yield value
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The newest values as a small picture, from the least of them to the greatest."""
+    newest = [value for value in values if np.isfinite(value)][-CURVE:]
+    low, high = min(newest, default=0.0), max(newest, default=0.0)
+    place = (len(HEIGHTS) - 1) / (high - low) if high > low else 0.0
+    return "".join(HEIGHTS[round(place * (value - low))] for value in newest)
 
 
 def line(report: Report) -> str:

@@ -51,6 +51,8 @@ class Report:
     """Why the run ends before its last step."""
     compiling: float = 0.0
     """Seconds of compiling in this interval, in none of the figures above."""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each stage in this interval; saving is that of the checkpoint before."""
     warnings: tuple[str, ...] = ()
     """What the user should know of rewards and values, each said once."""
     acts_by: str = LAST
@@ -86,6 +88,8 @@ class Report:
                 "eval_max": max(self.eval_returns),
                 "eval_returns": self.eval_returns,
             }
+        if self.stages:
+            row["stages"] = {name: round(seconds, 3) for name, seconds in self.stages.items()}
         if self.acts_by != LAST:
             row["acts_by"] = self.acts_by
         if self.finished is not None:

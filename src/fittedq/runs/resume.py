@@ -19,6 +19,7 @@ from fittedq.algorithms.saved import Code, code_names, restored
 from fittedq.code import by_name, check_needed, refuse_unknown, told
 from fittedq.control.augmentation import Augmentation
 from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
 from fittedq.envs.plant import AnyEnv
 from fittedq.envs.registry import NamedEnv, name_of
 from fittedq.errors import UserError
@@ -74,6 +75,8 @@ def reopened(
         schedule = Schedule(**{name: config[name] for name in names if name in config} | looks)
         if steps is not None:
             schedule = dataclasses.replace(schedule, steps=steps)
+        said = config.get("plant")
+        described = None if said is None else Description.of(said, f"run folder {folder}: plant")
         algorithm, loop_settings = _saved_algorithm(config, settings, by_name(code), f"run folder {folder}", trust_code)
         run = Run(
             algorithm,
@@ -84,6 +87,7 @@ def reopened(
             action_set=_saved_set(config, by_name(code).get("action_set")),
             seed=config["seed"],
             settings=loop_settings,
+            described=described,
         )
         undone.callback(run.trainer.close)
         run.folder, run.method = opened, method
@@ -181,6 +185,7 @@ def _saved_algorithm(
     # What there was not when the run began is off, whatever its method begins with now.
     began = setting_fields(TrainSettings) if "updates_per_step" in saved else ()
     off = {field.name: field.default for field in began if field.name in algorithm.training.keys() - saved.keys()}
+    off |= {"set_point_copies": 0} if "tolerance" in saved else {}
     return algorithm, off | from_json(TrainSettings, loop, {}, where) | {
         name: value for name, value in changes.items() if name in loops
     }

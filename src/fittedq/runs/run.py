@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt
 
 from fittedq import algorithms
 from fittedq.acting.episodes import check_spaces
+from fittedq.acting.familiar import LEAST_ROWS, ROWS, Familiarity
 from fittedq.actions.base import AbstractActionSet
 from fittedq.actions.limits import Limits
 from fittedq.actions.saved import through_json
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.algorithms.named import NamedMethod
-from fittedq.algorithms.presets import chosen, preset_for
+from fittedq.algorithms.presets import chosen, preset_name
 from fittedq.algorithms.saved import as_saved, origin
 from fittedq.code import told
 from fittedq.control.augmentation import Augmentation
 from fittedq.control.state import AugmentedState
 from fittedq.data.dataset import Dataset
+from fittedq.data.description import Description
+from fittedq.data.set_points import with_set_points
+from fittedq.data.sketch import sketch_of
 from fittedq.diagnose.gap import gap_figures
 from fittedq.envs.augmented import AugmentedEnv
 from fittedq.envs.plant import AbstractPlant, AnyEnv, resolve
@@ -40,15 +46,17 @@ from fittedq.programs import compile_seconds, keep_programs
 from fittedq.runs import checkpoint
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.report import Report
-from fittedq.runs.schedule import Schedule
+from fittedq.runs.schedule import Offline, Schedule
+from fittedq.runs.settled import Settled
 from fittedq.runs.start import begin_with, origin_of
 from fittedq.runs.stop import Reports, Rule, StopWhen, until
 from fittedq.settings import MOST_SEED, as_dict, as_json, setting_fields, takes_arguments, whole
 from fittedq.template.fqi import LAST
 from fittedq.template.rates import Linear, check_schedule, over
 from fittedq.trainers.base import Progress, advance_to, never
-from fittedq.trainers.choose import Ingredients, choose, split_for
-from fittedq.trainers.settings import AbstractDrawing, in_a_run
+from fittedq.trainers.choose import Ingredients
+from fittedq.trainers.settings import AbstractDrawing, FitSettings, TrainSettings, in_a_run
+from fittedq.trainers.solutions import Where
 from fittedq.trainers.state import check_own_networks
 
 GAP_STATES = 64
@@ -59,14 +67,15 @@ class Run:
     """An algorithm, a source of data and a trainer, put together and checked; with a folder where one is wanted.
 
     The source is an environment, a dataset, or an environment whose replay starts with a dataset. `settings` override
-    those of the `preset`.
+    those of the `preset`. What a controller sees is that of the plant as it is `described`, else as the dataset is.
+    `where` says where a solver searches over the dataset, if not in this process.
     """
 
     def __init__(
         self,
         algorithm: algorithms.Asked,
         env: AnyEnv | None,
-        schedule: Schedule,
+        schedule: Schedule | Offline,
         *,
         data: Dataset | None = None,
         seed: int = 0,
@@ -76,6 +85,8 @@ class Run:
         action_set: AbstractActionSet | Limits | None = None,
         start: Agent | None = None,
         preset: str | None = None,
+        described: Description | None = None,
+        where: Where | None = None,
     ):
         keep_programs()
         if env is not None:
@@ -83,44 +94,46 @@ class Run:
         self.method = NamedMethod.of(algorithm)
         """The words that named the algorithm, where it is code."""
         algorithm = algorithms.asked_for(algorithm)
-        cls = algorithms.class_of(algorithm)
         if env is None and data is None:
             raise UserError("train: found neither an environment nor a dataset; give one of them.")
+        if described is not None:
+            data = None if data is None else data.described(described)
         self.plant: AbstractPlant | None = None if env is None else resolve(env, action_set)
         self.eval_plant = self.plant if eval_env is None else resolve(eval_env, action_set)
         self.eval_name = None if eval_env is None or self.eval_plant is None else self.eval_plant.name
-        if self.eval_plant is not None and schedule.eval_every:
+        self._plant_said = described
+        _check_described(described, self.plant, action_set)
+        said = described if data is None else data.description
+        self._described = {} if said is None else said.augmentation()
+        """What the plant's description says a controller sees; settings given beside it come first."""
+        settled = Settled.of(algorithm, self.plant, settings or {}, preset, self._described)
+        self.augmentation, method, self._preset = settled.augmentation, settled.method, preset_name(preset)
+        self.train_settings = settled.training
+        self.plant = self._trained_on()
+        self.schedule, self.seed = schedule.at(method.discount), whole(seed, "seed", high=MOST_SEED)
+        if self.eval_plant is not None and self.schedule.eval_every:
             self.eval_plant = self.eval_plant.single()
-        choice = choose(algorithm, self.plant)
-        given, loop_given, seen = split_for(settings or {}, algorithm, choice)
-        published = {} if preset is None else preset_for(preset, algorithm).settings
-        self._described = {} if data is None or data.description is None else data.description.augmentation()
-        """What the data's description says a controller sees; settings given beside it come first."""
-        _check_sample(self._described, seen)
-        self.augmentation = Augmentation(**_named(published, Augmentation) | self._described | seen)
-        given, self._preset = _settling(self.augmentation, cls, _named(published, cls), given), preset
-        # What has no meaning from a dataset, such as how data are collected, is left out.
-        usual = _named({**cls.training, **published}, choice.settings)
-        self.train_settings = choice.settings(**usual | loop_given)
-        self.schedule, self.seed = schedule, whole(seed, "seed", high=MOST_SEED)
-        self.data = None if data is None else data.limited(action_set)
-        self.updates = max(1, self.train_settings.updates(schedule.steps))
+        self.notes: list[str] = []
+        self.data = None if data is None else self._told(data.limited(action_set))
+        self.updates = max(1, self.train_settings.updates(self.schedule.steps))
         """Updates in all, or iterations: about how many it takes."""
         if isinstance(self.train_settings, AbstractDrawing):
             self.train_settings = in_a_run(self.train_settings, self.updates)
-        self.algorithm: AbstractAlgorithm = _in_a_run(algorithms.made(algorithm, given), self.updates)
+        self.algorithm: AbstractAlgorithm = _in_a_run(method, self.updates)
         self._saved = as_saved(self.algorithm)
         self.state = self._augmented_state()
         if as_dict(self.algorithm).get("dynamics") == "env" and "model" not in self._saved and self.plant is not None:
             # The environment's own physics: given again with it, so no file names it.
             own = self.plant.env if self.state is None else AugmentedEnv.over(self.plant.env, self.state)
             self.algorithm = algorithms.made(self.algorithm, {"model": physics_of(own)})
-        parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed, self.state)
-        self.trainer, self.source = choice.make(parts)
+        if where is not None:
+            settled.choice.check_searches(self.algorithm)
+        parts = Ingredients(self.algorithm, self.plant, self.data, self.train_settings, self.seed, self.state, where)
+        self.trainer, self.source = settled.choice.make(parts)
         self.spaces: Spaces | None = None if self.source is None else self.source.spaces
         """What the environment hands out and takes, where there is one on the host."""
         if self.eval_plant is None:
-            self.schedule = dataclasses.replace(schedule, eval_every=0)
+            self.schedule = dataclasses.replace(self.schedule, eval_every=0)
         self._tell_of_schedules()
         try:
             self._check_parts()
@@ -132,13 +145,27 @@ class Run:
         self.best: float | None = None
         self.changes: dict[str, Any] = {}
         """What a resume changes; it is written where the run goes on."""
-        self.notes: list[str] = []
         self.warnings: list[str] = []
         self._warned = 0
         """All that was warned of so far."""
         self._checkpoint: Path | None = None
         """The last one saved or restored."""
-        self._compiling = 0.0
+        self._compiling, self._spent = 0.0, dict[str, float]()
+
+    def _told(self, data: Dataset) -> Dataset:
+        """The rows that are learned from: with other set-points too, where data alone are learned from."""
+        if not isinstance(self.train_settings, FitSettings):
+            return data
+        copied = with_set_points(data, self.train_settings.set_point_copies)
+        self.train_settings = dataclasses.replace(self.train_settings, set_point_copies=copied.copies)
+        self.notes += copied.notes
+        return copied.data
+
+    def _trained_on(self) -> AbstractPlant | None:
+        """The plant, with other parameters in each episode where it is to be randomized."""
+        if self.plant is None or not isinstance(self.train_settings, TrainSettings):
+            return self.plant
+        return self.train_settings.trained_on(self.plant)
 
     def _augmented_state(self) -> AugmentedState | None:
         """What the learner sees and decides, where that is more than an observation and an action."""
@@ -243,6 +270,7 @@ class Run:
             "versions": versions(),
             **({} if self._origin_of_start is None else {"start": self._origin_of_start}),
             **({} if self._preset is None else {"preset": self._preset}),
+            **({} if self._plant_said is None else {"plant": self._plant_said.described()}),
         }
 
     def _augmentation_as_json(self) -> dict[str, Any]:
@@ -250,7 +278,16 @@ class Run:
         return {} if usual else as_json(self.augmentation)
 
     def agent(self) -> Agent:
-        """The live policy and critics."""
+        """The live policy and critics, and how familiar states are by the data so far."""
+        agent = self._live()
+        agent.familiarity = self._familiarity()
+        return agent
+
+    def _familiarity(self) -> Familiarity | None:
+        rows = self.trainer.seen_rows(ROWS)
+        return None if len(rows.reward) < LEAST_ROWS else Familiarity.of(rows, self.state)
+
+    def _live(self) -> Agent:
         trainer = self.trainer
         return Agent(
             self.algorithm,
@@ -263,7 +300,18 @@ class Run:
             reward_scale=trainer.reward_scale,
             method=self.method,
             augmented=self.state,
+            learned=self._learned,
+            columns=self._columns,
         )
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        described = self._plant_said if self.data is None else self.data.description
+        return () if described is None else described.called
+
+    @cached_property
+    def _learned(self) -> UInt[np.ndarray, "k"] | None:
+        return None if self.data is None else sketch_of(self.data)
 
     def __repr__(self) -> str:
         source = self.env_name or ("an environment of its own" if self.plant is not None else f"{self.data!r}")
@@ -421,7 +469,10 @@ class Run:
             and not unfinished
             and (last or _crossed(every, before[0], progress.step))
         ):
-            returns = self._evaluated(self.eval_plant, stop)
+            with self._timed("evaluating"):
+                returns = self._evaluated(self.eval_plant, stop)
+        stages = {"training": elapsed, "compiling": self._compiling, **self._spent}
+        self._spent = {} if not unfinished else self._spent
         return Report(
             step=progress.step,
             steps=self.schedule.steps,
@@ -438,13 +489,23 @@ class Run:
             finished=self.trainer.finished,
             warnings=tuple(self.warn()),
             compiling=self._compiling,
+            stages=stages,
             acts_by=self.trainer.acts_by,
             live=partial(self._agent_at, progress.step),
         )
 
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """What is done meanwhile counts as this stage's."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[stage] = self._spent.get(stage, 0.0) + time.perf_counter() - start
+
     def _evaluated(self, env: AbstractPlant, stop: Callable[[], bool]) -> list[float] | None:
         """The returns of an evaluation, whose agent is kept if it is the best so far; None where `stop()` ends it."""
-        agent, episodes = self.agent(), self.schedule.eval_episodes
+        agent, episodes = self._live(), self.schedule.eval_episodes
         returns = list(agent.episodes(env, episodes, self.seed, stop=stop))
         if len(returns) < episodes:
             self.warnings.append(f"the evaluation at step {self.trainer.step:,} was stopped before its end: left out.")
@@ -452,6 +513,7 @@ class Run:
         if self.best is None or np.mean(returns) > self.best:
             self.best = float(np.mean(returns))
             if self.folder is not None:
+                agent.familiarity = self._familiarity()
                 agent.save(self.folder.best, origin=self._origin())
         return returns
 
@@ -491,7 +553,10 @@ class Run:
     def _save(self) -> None:
         assert self.folder is not None
         about = self.folder.identity() | {"best": self.best}
-        self._checkpoint = checkpoint.save(self.folder.checkpoints, self.trainer, run=about, before=self._checkpoint)
+        with self._timed("saving"):
+            self._checkpoint = checkpoint.save(
+                self.folder.checkpoints, self.trainer, run=about, before=self._checkpoint
+            )
 
     def _origin(self) -> dict[str, Any]:
         assert self.folder is not None
@@ -499,36 +564,14 @@ class Run:
         return {"step": self.trainer.step, "settings": self.folder.identity()["settings"], **told}
 
 
-def _check_sample(described: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a time of a sample that is not the data's."""
-    found, asked = described.get("sample"), given.get("sample")
-    if found is not None and isinstance(asked, int | float) and abs(asked - found) > 0.01 * found:
-        raise UserError(
-            f"setting sample: found {asked:g} s, and the data's rows are {found:g} s apart by their description; leave "
-            "it out, or import the log on another grid."
-        )
-
-
-def _settling(
-    augmentation: Augmentation, cls: type[AbstractAlgorithm], usual: dict[str, Any], given: dict[str, Any]
-) -> dict[str, Any]:
-    """The algorithm's settings: γ follows from a settling time, where there is one."""
-    discount = augmentation.discount
-    if discount is None:
-        return usual | given
-    if "gamma" not in {field.name for field in setting_fields(cls)}:
-        raise UserError(f"setting settling: {cls.__name__} has no gamma that could follow from it; leave it out.")
-    if "gamma" in given:
-        raise UserError(
-            f"setting gamma: found {given['gamma']} beside settling, from which it follows; give one of them."
-        )
-    return usual | given | {"gamma": discount}
-
-
-def _named(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """Those of `values` that are settings of `cls`."""
-    names = {field.name for field in setting_fields(cls)}
-    return {name: value for name, value in values.items() if name in names}
+def _check_described(
+    described: Description | None, plant: AbstractPlant | None, action_set: AbstractActionSet | Limits | None
+) -> None:
+    """Refuse a description of another plant than the environment; limits that are given come before its own."""
+    if described is not None and plant is not None:
+        described.check_sizes("the environment", plant.obs_size, plant.action_set.size)
+        if action_set is None:
+            described.check_limits(plant.action_set)
 
 
 def _in_a_run(algorithm: AbstractAlgorithm, updates: int) -> AbstractAlgorithm:

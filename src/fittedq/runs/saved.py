@@ -10,8 +10,9 @@ from fittedq.agent import Agent
 from fittedq.algorithms import Asked
 from fittedq.algorithms.saved import Code, code_like
 from fittedq.errors import UserError
-from fittedq.files import AGENT, faults, read_manifest
-from fittedq.runs.folder import RunFolder
+from fittedq.export.folder import is_export
+from fittedq.files import AGENT, MANIFEST, faults, read_manifest
+from fittedq.runs.folder import RunFolder, refuse_runs
 
 
 def find_agent(path: Path, code: Code = None, trust_code: Sequence[str] = (), *, like: Asked | None = None) -> Agent:
@@ -38,7 +39,11 @@ def find_agent(path: Path, code: Code = None, trust_code: Sequence[str] = (), *,
 
 def agent_folder(path: Path) -> Path:
     """The folder itself, or that of a run's best (else its last) agent."""
+    if is_export(path):
+        raise UserError(f"{path} is an export, of which no agent can be made; give the run that it is of.")
     if not (path / "config.json").is_file():
+        if not (path / MANIFEST).is_file():
+            refuse_runs(path)
         return path
     for candidate in (path / "best", path / "last"):
         if candidate.is_dir():

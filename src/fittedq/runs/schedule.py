@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
 
 from fittedq import algorithms
 from fittedq.settings import check_counts, setting
 
-USUAL_STEPS = 100_000
-"""Steps in an environment, where nothing is said."""
+USUAL_STEPS, USUAL_UPDATES = 100_000, 50_000
+"""Steps in an environment, and updates from a dataset, where nothing is said."""
+
+HORIZONS = 5
+"""What comes so many horizons 1/(1 − γ) later counts exp(−5) = .7 %."""
+FEWEST_ITERATIONS, MOST_ITERATIONS = 40, 500
+"""Of a fitted method, where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,35 @@ class Schedule:
     gap_every: int = setting(0, "steps between looks at the gap on some of the states learned from; 0: none", low=0)
 
     @staticmethod
-    def offline(algorithm: algorithms.Asked, steps: int | None = None, **given: int) -> Schedule:
+    def offline(algorithm: algorithms.Asked, steps: int | None = None, **given: int) -> Offline:
         """Defaults for learning from a dataset: iterations are long, updates are short."""
-        iterations = {"steps": 40, "report_every": 1, "eval_every": 10, "checkpoint_every": 10}
-        default = iterations if algorithms.asked_for(algorithm).fitted else {"steps": 50_000}
-        return Schedule(**{**default, **({} if steps is None else {"steps": steps}), **given})
+        if not algorithms.asked_for(algorithm).fitted:
+            return Offline(USUAL_UPDATES if steps is None else steps, given)
+        return Offline(steps, {"report_every": 1, "eval_every": 10, "checkpoint_every": 10} | given)
+
+    def at(self, gamma: float) -> Schedule:
+        """The schedule of a run with this discount."""
+        del gamma
+        return self
 
     def __post_init__(self) -> None:
         check_counts(self)
+
+
+@final
+@dataclass(frozen=True)
+class Offline:
+    """The schedule of a run from a dataset; without `steps`, as many iterations as its discount asks for."""
+
+    steps: int | None
+    given: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.at(0.0)
+
+    def at(self, gamma: float) -> Schedule:
+        """The schedule. An iteration carries what is known one step back, so n of them plan n samples ahead: 5/(1 − γ)
+        of them, in `FEWEST_ITERATIONS` … `MOST_ITERATIONS`."""
+        ahead = math.ceil(HORIZONS / max(1.0 - gamma, HORIZONS / MOST_ITERATIONS) - 1e-6)
+        steps = max(ahead, FEWEST_ITERATIONS) if self.steps is None else self.steps
+        return Schedule(steps=steps, **self.given)

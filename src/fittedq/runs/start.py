@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from fittedq.actions.base import described_apart
 from fittedq.agent import Agent
 from fittedq.algorithms.base import AbstractAlgorithm
 from fittedq.approx.batch_norm import BatchNormMlp
@@ -40,7 +41,8 @@ def begin_with(
     if agent.augmented != augmented:
         raise _refused("it sees another history, other errors or other changes; train with its settings.")
     if agent.action_set != trainer.action_set:
-        raise _refused(f"its actions lie in {agent.action_set}, this run's in {trainer.action_set}.")
+        own, others = described_apart(agent.action_set, trainer.action_set)
+        raise _refused(f"its actions lie in {own}, this run's in {others}.")
     if (agent.moments is not None) != normalizes:
         reads = "normalized observations" if agent.moments is not None else "observations in their own units"
         raise _refused(f"its networks read {reads}; set normalize_obs to {str(not normalizes).lower()}.")

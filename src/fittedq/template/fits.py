@@ -28,6 +28,8 @@ from fittedq.types import Components
 
 STEPS_PER_CALL = 64
 """Gradient steps in one compiled call, where all of a dataset is fitted."""
+FEW_STEPS = 8
+"""Up to so many steps a pass, its calls have a shape of their own: the block would be many copies of the rows."""
 
 
 Refit: TypeAlias = tuple[Tree, Tree, Metrics]
@@ -47,8 +49,6 @@ class WholeFit(NamedTuple):
     """D, on the host."""
     rng: np.random.Generator
     key: PRNGKeyArray
-    grows: bool
-    """Whether D changes its size from fit to fit."""
     iteration: int
     """Which one it belongs to, counted from one."""
 
@@ -100,7 +100,8 @@ class AbstractFit(AbstractSlot):
 class Budget(AbstractSlot):
     """How many gradient steps one fit may take.
 
-    `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step. Over a dataset a share
+    `epochs` passes over D in minibatches of `minibatch` (None: all of D), each a gradient step; more passes where
+    these are fewer than `least` steps. Over a dataset a share
     `held_out` of D may be kept aside: the pass with the lowest loss there is kept, and `patience` passes without a
     lower one end the fit. `reset` starts each fit from the first parameters instead of the last ones.
     """
@@ -110,6 +111,11 @@ class Budget(AbstractSlot):
     held_out: float = eqx.field(static=True, default=0.0, metadata=BELOW_ONE)
     patience: int | None = eqx.field(static=True, default=None, metadata=COUNT)
     reset: bool = eqx.field(static=True, default=False)
+    least: int = eqx.field(static=True, default=1, metadata=COUNT)
+
+    def passes(self, steps: int) -> int:
+        """How many, of so many gradient steps each."""
+        return max(self.epochs, -(-self.least // max(steps, 1)))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -171,7 +177,8 @@ class Descend(AbstractFit):
         """The metrics are those of the last gradient step."""
         size = jax.tree.leaves(data)[0].shape[0]
         minibatch = min(self.budget.minibatch or size, size)
-        if self.budget.epochs == 1 and minibatch == size:
+        epochs = self.budget.passes(size // minibatch)
+        if epochs == 1 and minibatch == size:
             return self.step(loss, component, state, nets, data, key, count)
 
         def epoch(carry: Tree, epoch_key: PRNGKeyArray) -> tuple[Tree, Metrics]:
@@ -187,7 +194,7 @@ class Descend(AbstractFit):
 
             return jax.lax.scan(step, carry, (order, jax.random.split(step_key, steps)))
 
-        carry, metrics = jax.lax.scan(epoch, (component, state), jax.random.split(key, self.budget.epochs))
+        carry, metrics = jax.lax.scan(epoch, (component, state), jax.random.split(key, epochs))
         return *carry, at(metrics, (-1, -1))
 
     def over(self, loss: Loss) -> Callable[[WholeFit], Iterator[Fitted]]:
@@ -201,17 +208,25 @@ class _Descent:
         self._fit, self._loss = fit, loss
 
         def steps(
-            component: Tree, state: Tree, nets: Components, block: Tree, keys: Array, count: Int[Arr, ""]
+            component: Tree,
+            state: Tree,
+            nets: Components,
+            block: Tree,
+            count: Int[Arr, ""],
+            key: Array,
+            now: Int[Arr, ""],
         ) -> Refit:
-            """One gradient step per minibatch of `block` [K, b, …]."""
+            """A gradient step on each of the first `count` minibatches of `block` [K, b, …]: one program for any."""
 
-            def step(carry: Tree, inputs: tuple[Tree, Array]) -> tuple[Tree, Metrics]:
-                rows, key = inputs
-                component, state, figures = fit.step(loss, carry[0], carry[1], nets, rows, key, count)
-                return (component, state), figures
+            def step(index: Int[Arr, ""], carry: Refit) -> Refit:
+                return fit.step(loss, carry[0], carry[1], nets, at(block, index), keys[index], now)
 
-            (component, state), figures = jax.lax.scan(step, (component, state), (block, keys))
-            return strong(component), strong(state), at(figures, -1)
+            keys = jax.random.split(key, jax.tree.leaves(block)[0].shape[0])
+            said = cast("Refit", jax.eval_shape(step, 0, (component, state, {})))[2]
+            nothing: Metrics = {name: jnp.zeros_like(figure) for name, figure in said.items()}
+            start: Refit = (component, state, nothing)
+            component, state, figures = cast("Refit", jax.lax.fori_loop(0, count, step, start))
+            return strong(component), strong(state), figures
 
         def held_out_loss(component: Tree, nets: Components, data: Tree, key: Array) -> Scalar:
             return loss(component, nets, data, key)[0]
@@ -232,16 +247,20 @@ class _Descent:
         minibatch = min(budget.minibatch or len(kept), len(kept))
         best, best_component, waited = np.inf, None, 0
         figures: Metrics = {}
-        for epoch in range(budget.epochs):
+        epochs = budget.passes(len(kept) // minibatch)
+        for epoch in range(epochs):
             epoch_key = jax.random.fold_in(start.key, epoch)
             steps = len(kept) // minibatch
             order = rng.permutation(kept) if minibatch < len(kept) else kept
-            for first, count in _calls(steps, start.grows):
-                picked = order[first * minibatch : (first + count) * minibatch].reshape(count, minibatch)
-                block = at(data, picked)
-                step_keys = jax.random.split(jax.random.fold_in(epoch_key, first), count)
-                component, state, figures = self._steps(component, state, nets, block, step_keys, now)
-                yield Fitted(component, state, (epoch + first / steps) / budget.epochs, count, {})
+            minibatches = order[: steps * minibatch].reshape(steps, minibatch)
+            # Calls share a shape, whatever the number of rows: what fills the last one up is read by no step.
+            shape = STEPS_PER_CALL if steps > FEW_STEPS else 1 << (steps - 1).bit_length()
+            for first in range(0, steps, shape):
+                count = min(shape, steps - first)
+                block = at(data, minibatches[np.arange(first, first + shape).clip(max=steps - 1)])
+                key = jax.random.fold_in(epoch_key, first)
+                component, state, figures = self._steps(component, state, nets, block, np.int32(count), key, now)
+                yield Fitted(component, state, (epoch + first / steps) / epochs, count, {})
             if len(held):
                 aside = at(data, held)
                 loss = float(self._held_out_loss(component, nets, aside, epoch_key))
@@ -255,14 +274,6 @@ class _Descent:
             component = best_component
         said = {name: float(value) for name, value in figures.items()}
         yield Fitted(component, state, 1.0, 0, said | ({"held_out_loss": best} if len(held) else {}))
-
-
-def _calls(steps: int, one_by_one: bool) -> Iterator[tuple[int, int]]:
-    """(first, count) of each compiled call over `steps` gradient steps: the rest of them step by step where their
-    number changes, or each would compile."""
-    whole = steps - steps % STEPS_PER_CALL if one_by_one else steps
-    yield from ((first, min(STEPS_PER_CALL, whole - first)) for first in range(0, whole, STEPS_PER_CALL))
-    yield from ((first, 1) for first in range(whole, steps))
 
 
 class AbstractOwnFit(AbstractFit):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,11 +17,14 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.approx.host import refuse_forked
 from fittedq.arrays import Arr
-from fittedq.maximize.base import AbstractMaximizer, random_starts, refuse_misfit
+from fittedq.maximize.base import AbstractMaximizer, BestStart, Solution, random_starts, refuse_misfit, shorter
 from fittedq.maximize.choose import auto
 from fittedq.slots import NOT_NEGATIVE, SHARE, AbstractSlot
 from fittedq.template.support import Support, searched
 from fittedq.types import AbstractCritic, Components, Greedy, needed
+
+SCREENED = 4
+"""Random actions that are looked at before a shortened search, beside the answer it goes on from."""
 
 
 class AbstractGreedy(AbstractSlot):
@@ -124,6 +128,9 @@ class Solved(AbstractSolving):
     random_starts: int = eqx.field(static=True, default=4, metadata=NOT_NEGATIVE)
     rule: Callable[[AbstractCritic, AbstractActionSet], AbstractMaximizer[Any]] = eqx.field(static=True, default=auto)
     support: Support | None = None
+    tolerance: float = eqx.field(static=True, default=1e-3, metadata=NOT_NEGATIVE)
+    """Over a dataset: the gain of this search over the `shorter` one, on average and in deviations of max q from
+    state to state, up to which the shortened one is enough. 0: it never is."""
 
     def actions_at_once(self, size: int) -> int:
         """Its starts."""
@@ -148,18 +155,42 @@ class Solved(AbstractSolving):
         key: PRNGKeyArray,
         starts: Float[Arr, "b k m"] | None = None,
     ) -> Greedy:
-        critic, action_set = needed(nets.critic), searched(self.support, nets)
-        maximizer = self.chosen(critic, action_set)
-        if maximizer.needs_starts:
-            start_key, key = jax.random.split(key)
-            starts = self.starts(nets, obs, start_key, starts)
-        solution = maximizer(critic, obs, action_set, starts, key)
+        solution = self.solution(nets, obs, key, starts)
         return Greedy(
             action=solution.action,
             log_prob=jnp.zeros(obs.shape[0], solution.action.dtype),
             solved=jnp.ones(obs.shape[0], bool),
             upper_bound=solution.upper_bound,
         )
+
+    def solution(
+        self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, starts: Float[Arr, "b k m"] | None = None
+    ) -> Solution:
+        """What the maximizer found."""
+        critic, action_set = needed(nets.critic), searched(self.support, nets)
+        maximizer = self.chosen(critic, action_set)
+        if maximizer.needs_starts:
+            start_key, key = jax.random.split(key)
+            starts = self.starts(nets, obs, start_key, starts)
+        return maximizer(critic, obs, action_set, starts, key)
+
+    def shorter(self, nets: Components) -> AbstractMaximizer[Any] | None:
+        """A shorter search, for states of which nearly the answer is known; None: there is none, or none that is asked
+        for."""
+        if not self.tolerance:
+            return None
+        return shorter(self.chosen(needed(nets.critic), searched(self.support, nets)))
+
+    def looking(self) -> Solved:
+        """No search: the best of its starts, and of some random ones more."""
+        return dataclasses.replace(self, maximizer=BestStart(), random_starts=max(SCREENED, self.random_starts))
+
+    def going_on(
+        self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, starts: Float[Arr, "b k m"]
+    ) -> Solution:
+        """What the shorter search finds from these starts alone."""
+        search = needed(self.shorter(nets))
+        return search(needed(nets.critic), obs, searched(self.support, nets), starts, key)
 
     def starts(
         self, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray, given: Float[Arr, "b k m"] | None

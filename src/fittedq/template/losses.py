@@ -14,11 +14,11 @@ from jaxtyping import Float, PRNGKeyArray
 
 from fittedq.approx.heads import AbstractHead
 from fittedq.approx.net import having_seen, in_batch
-from fittedq.approx.networks import QNetwork, answering
+from fittedq.approx.networks import DeterministicPolicy, QNetwork, answering
 from fittedq.arrays import Arr, Scalar, Tree
 from fittedq.bellman import soft_value, temperature_loss
 from fittedq.errors import UserError
-from fittedq.slots import AbstractSlot, written_for
+from fittedq.slots import NOT_NEGATIVE, AbstractSlot, written_for
 from fittedq.template.returned import checked_labels
 from fittedq.template.targets import AbstractCombine, AbstractTarget, Labelled
 from fittedq.types import (
@@ -308,18 +308,26 @@ def _regressed(head: AbstractHead, outputs: Float[Arr, "n b K"], data: Labelled)
 
 
 class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
-    """mean_s [β log π(a | s) − q(s, a)], a = π(s) or a ~ π(· | s): descend it, and π climbs q.
+    """mean_s [β log π(a | s) − q(s, a) + λ ‖z(s)‖² / m], a = π(s) or a ~ π(· | s): descend it, and π climbs q.
 
     With β = 0 this is the deterministic policy gradient's objective (chapter, NFQCA); otherwise it is
-    β · KL(π ‖ exp(q/β)/Z) up to a constant in w (Haarnoja et al. 2018, eq. 12).
+    β · KL(π ‖ exp(q/β)/Z) up to a constant in w (Haarnoja et al. 2018, eq. 12). z is what a deterministic policy
+    squashes, a = tanh z in [−1, 1]^m: with λ = `saturation` > 0 it stays where tanh has a slope (Andrychowicz et al.
+    2017, appendix A).
     """
 
     spans: ClassVar[bool] = True
     combine: AbstractCombine
+    saturation: float = eqx.field(static=True, default=0.0, metadata=NOT_NEGATIVE)
 
     def check_components(self, nets: Components) -> None:
-        """A UserError where there is nothing to climb."""
+        """A UserError where there is nothing to climb, or nothing that is squashed."""
         critic = needed(nets.critic)
+        if self.saturation and not isinstance(nets.policy, DeterministicPolicy):
+            raise UserError(
+                f"Improve: saturation is {self.saturation:g}, and a {type(nets.policy).__name__} is no "
+                "DeterministicPolicy, whose tanh could saturate; leave it 0."
+            )
         if not critic.has_gradient:
             raise UserError(
                 f"Improve: found a {type(critic).__name__}, which has no gradient for a policy to climb; imitate a "
@@ -337,6 +345,8 @@ class Improve(AbstractLoss[AbstractPolicy, Float[Arr, "b s"]]):
         action, log_prob = passed.sample(data, action_key)
         q = self.combine(needed(nets.critic), data, action, critic_key)
         loss = -jnp.mean(soft_value(q, log_prob, jax.lax.stop_gradient(nets.temperature)))
+        if self.saturation and isinstance(passed, DeterministicPolicy):
+            loss += self.saturation * jnp.mean(passed.net(data) ** 2)
         return loss, with_statistics({"loss": loss, "log_prob": jnp.mean(log_prob)}, statistics)
 
 

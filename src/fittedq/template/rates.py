@@ -75,6 +75,13 @@ def over(rate: Rate, updates: int) -> Rate:
     return rate
 
 
+def over_a_run(rate: object, usual: object) -> bool:
+    """Whether a rate is the usual `Linear`, but over the updates of a run."""
+    if not (isinstance(rate, Linear) and isinstance(usual, Linear)):
+        return False
+    return usual.updates is None and (rate.first, rate.last) == (usual.first, usual.last)
+
+
 def first_rate(rate: Rate) -> float:
     """The rate of the first update."""
     return float(_at(rate, 0))

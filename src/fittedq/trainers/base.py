@@ -17,7 +17,7 @@ from fittedq.data.statistics import RunningMoments
 from fittedq.template.fqi import LearnerState
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.state import Arrays
-from fittedq.types import Components
+from fittedq.types import Components, Transition
 
 
 @dataclass
@@ -135,6 +135,10 @@ class AbstractTrainer(abc.ABC):
     @abc.abstractmethod
     def seen_obs(self, count: int) -> np.ndarray:
         """Up to `count` of the states it learns from, spread evenly, as its networks see them [b, s]."""
+
+    @abc.abstractmethod
+    def seen_rows(self, count: int) -> Transition:
+        """Up to `count` of the transitions it learns from, spread evenly and in order, in their own units."""
 
     @abc.abstractmethod
     def snapshot(self) -> Snapshot:

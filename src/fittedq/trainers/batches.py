@@ -15,6 +15,7 @@ from fittedq.data.segments import RowLog
 from fittedq.data.statistics import RunningMoments
 from fittedq.template.fits import STEPS_PER_CALL
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
+from fittedq.trainers.blocks import BlockPool
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.drawing import Drawing
 from fittedq.trainers.iterations import PATIENCE_SECONDS
@@ -23,7 +24,7 @@ from fittedq.trainers.resets import resetting
 from fittedq.trainers.rows import Rows, check_same_moments, evenly, reward_range, reward_scale
 from fittedq.trainers.settings import FitSettings
 from fittedq.trainers.state import Arrays, begun_with, check_model, from_arrays, initial_state, to_arrays
-from fittedq.types import Components
+from fittedq.types import Components, Transition
 
 
 class BatchTrainer(AbstractTrainer):
@@ -42,7 +43,11 @@ class BatchTrainer(AbstractTrainer):
         self._fqi, state = initial_state(algorithm, self.obs_size, self.action_set, settings.batch_size, seed, settings)
         columns = settings.columns(self._fqi)
         sizes = self.obs_size, self.action_set.size
-        self._drawing = Drawing(settings, self._rows.size, algorithm.discount, *sizes, "next_action" in columns)
+        # Rows that are drawn by their errors lie anywhere.
+        self._pool = None if self._rows.held or settings.rule is not None else BlockPool(self._rows, seed)
+        uniform = None if self._pool is None else self._pool.draw
+        next_actions = "next_action" in columns
+        self._drawing = Drawing(settings, self._rows.size, algorithm.discount, *sizes, next_actions, uniform)
         check_model(state.nets, self.seen_obs(settings.batch_size))
         self.watch = Watch(algorithm, self._fqi, self.action_set, settings.scale_rewards)
         self.watch.see(reward_range(dataset))
@@ -77,7 +82,8 @@ class BatchTrainer(AbstractTrainer):
         return Progress(self.step, self.updates, 0, [], figures)
 
     def _take(self, numbers: np.ndarray) -> np.ndarray:
-        return self._rows(numbers.ravel()).reshape(*numbers.shape, -1)
+        take = self._rows if self._pool is None else self._pool.take
+        return take(numbers.ravel()).reshape(*numbers.shape, -1)
 
     def nets(self) -> Components:
         return self.learner.state.nets
@@ -102,6 +108,9 @@ class BatchTrainer(AbstractTrainer):
 
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]
+
+    def seen_rows(self, count: int) -> Transition:
+        return self._rows.taken(count)
 
     def snapshot(self) -> Snapshot:
         meta = {"step": self.step, "rng": self._rng.bit_generator.state, "figures": self._figures}

@@ -14,14 +14,16 @@ from fittedq.envs.augmented import AugmentedEnv, AugmentedSource
 from fittedq.envs.gym import AbstractSource
 from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
-from fittedq.settings import setting_fields, split_settings
+from fittedq.ranges import SearchRange
+from fittedq.settings import ranges_of, setting_fields, split_settings
 from fittedq.trainers.base import AbstractTrainer
 from fittedq.trainers.batches import BatchTrainer
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.growing import GrowingTrainer
 from fittedq.trainers.host import HostTrainer
 from fittedq.trainers.iterations import FittedTrainer
-from fittedq.trainers.settings import FitSettings, GrowSettings, TrainSettings
+from fittedq.trainers.settings import OF_BATCHES, FitSettings, GrowSettings, TrainSettings
+from fittedq.trainers.solutions import AbstractSearch, Where
 from fittedq.types import needed
 
 Settings = TrainSettings | FitSettings | GrowSettings
@@ -42,6 +44,14 @@ class Ingredients(Generic[Loop]):
     seed: int
     state: AugmentedState | None = None
     """What the learner sees, where that is not the observation alone."""
+    where: Where | None = None
+    """Where a solver searches over a dataset; None: in this process."""
+
+    @property
+    def search(self) -> AbstractSearch | None:
+        """The search of this method over these rows, where that is not in this process."""
+        rows = needed(self.rows)
+        return None if self.where is None else self.where(self.algorithm, rows.obs_size, rows.action_set)
 
     @property
     def rows(self) -> Dataset | None:
@@ -63,9 +73,18 @@ class Choice(NamedTuple):
     settings: type[Settings]
     make: Callable[[Ingredients[Any]], Made]
 
+    def check_searches(self, method: AbstractAlgorithm) -> None:
+        """A UserError where no solver searches over a dataset, which might be done elsewhere."""
+        if self.make is not _fitted:
+            raise UserError(
+                f"found {method.name!r} without --seeds, expected a method that searches for actions over --data, such "
+                "as explicit_fqi; or give --seeds.",
+                argument="on",
+            )
+
 
 def _fitted(parts: Ingredients[FitSettings]) -> Made:
-    return FittedTrainer(parts.algorithm, needed(parts.rows), parts.settings, parts.seed), None
+    return FittedTrainer(parts.algorithm, needed(parts.rows), parts.settings, parts.seed, parts.search), None
 
 
 def _batches(parts: Ingredients[FitSettings]) -> Made:
@@ -153,6 +172,20 @@ def _kind(method: AbstractAlgorithm | type[AbstractAlgorithm], choice: Choice) -
 def settings_of(cls: type[AbstractAlgorithm], where: str) -> type[Settings]:
     """The settings of a method's training where its data come from a "dataset" or the "host"."""
     return CHOICES[where, cls.fitted].settings
+
+
+def ranges_in(cls: type[AbstractAlgorithm], where: str) -> dict[str, SearchRange | None]:
+    """Where each setting of a method and its training may be looked for, with data from a "dataset" or the "host"."""
+    found = ranges_of(settings_of(cls, where)) | ranges_of(Augmentation) | ranges_of(cls)
+    unread = {*cls.ignores, *(OF_BATCHES if cls.fitted else ())}
+    return {name: range for name, range in found.items() if name not in unread}
+
+
+def tuned(cls: type[AbstractAlgorithm], where: str) -> dict[str, SearchRange]:
+    """Those that declare a range: what is looked for where nothing is named."""
+    groups = (settings_of(cls, where), Augmentation, cls)
+    declared = {one.name for group in groups for one in setting_fields(group) if one.metadata["search"] is not None}
+    return {name: found for name, found in ranges_in(cls, where).items() if found is not None and name in declared}
 
 
 def _closing(source: AbstractSource, make: Callable[[], AbstractTrainer]) -> Made:

@@ -302,6 +302,11 @@ class CompiledTrainer(AbstractTrainer):
         obs = evenly(np.asarray(replay.rows[: int(replay.size)]), count)[:, : self.obs_size]
         return obs if moments is None else np.asarray(moments.normalize(obs))
 
+    def seen_rows(self, count: int) -> Transition:
+        replay = self._state.replay
+        rows = evenly(np.asarray(replay.rows[: int(replay.size)]), count)
+        return Transition.unpack(rows, self.obs_size, self.action_set.size)
+
     def snapshot(self) -> Snapshot:
         self.watch.check(to_host(self._state.learner))
         meta = {

@@ -13,6 +13,8 @@ from fittedq.data.returns import joined_steps, next_action, stretch
 from fittedq.trainers.settings import AbstractDrawing
 from fittedq.trainers.state import Arrays
 
+Draw = Callable[[np.random.Generator, tuple[int, int], int], np.ndarray]
+"""(generator, shape, rows drawn before) → numbers of rows."""
 Take = Callable[[np.ndarray], np.ndarray]
 """Numbers of rows [*b] → the packed rows [*b, width], new ones."""
 
@@ -25,7 +27,10 @@ class Batches(NamedTuple):
 
 
 class Drawing:
-    """Draws as `settings` say from rows that are known by their number, the newest `capacity` of them."""
+    """Draws as `settings` say from rows that are known by their number, the newest `capacity` of them.
+
+    Rows that are not drawn by their errors are drawn by `uniform` where it is given.
+    """
 
     def __init__(
         self,
@@ -35,7 +40,9 @@ class Drawing:
         obs_size: int,
         action_size: int,
         next_actions: bool = False,
+        uniform: Draw | None = None,
     ):
+        self._uniform = uniform
         self._settings, self._capacity, self._gamma, self._next_actions = settings, capacity, gamma, next_actions
         self._sizes = (obs_size, action_size)
         rule = settings.rule
@@ -54,7 +61,9 @@ class Drawing:
         """Batches of the rows before number `stop`: `take` gives them, `in_units` turns them into what the networks
         see, in place. `stride(numbers)` is how far the next row of the same environment lies."""
         shape, weight, discount, acted = (batches, self._settings.batch_size), None, None, None
-        if self.priorities is None:
+        if self.priorities is None and self._uniform is not None:
+            numbers = self._uniform(rng, shape, updates * shape[1])
+        elif self.priorities is None:
             numbers = rng.integers(max(0, stop - self._capacity), stop, shape)
         else:
             self.priorities.grow(stop)

@@ -24,7 +24,7 @@ from fittedq.template.fqi import LAST
 from fittedq.trainers.base import AbstractTrainer, Progress, Snapshot, never
 from fittedq.trainers.divergence import Watch
 from fittedq.trainers.iterations import PATIENCE_SECONDS, FittedTrainer, below
-from fittedq.trainers.rows import check_same_plant, reward_range
+from fittedq.trainers.rows import check_same_plant, evenly, reward_range
 from fittedq.trainers.settings import GrowSettings
 from fittedq.trainers.state import Arrays, from_arrays, to_arrays
 from fittedq.types import Components, Transition, sized
@@ -159,6 +159,10 @@ class GrowingTrainer(AbstractTrainer):
 
     def seen_obs(self, count: int) -> np.ndarray:
         return np.zeros((0, self.obs_size), np.float32) if self._fitted is None else self._fitted.seen_obs(count)
+
+    def seen_rows(self, count: int) -> Transition:
+        packed = np.concatenate([self._packed, *self._collected])
+        return Transition.unpack(evenly(packed, count), self.obs_size, self.action_set.size)
 
     def snapshot(self) -> Snapshot:
         source_arrays, source_meta = self._source.snapshot()

@@ -262,6 +262,9 @@ class HostTrainer(AbstractTrainer):
         obs = evenly(self._replay.content(), count)[:, : self.obs_size]
         return obs if self._moments is None else np.asarray(self._moments.normalize(obs))
 
+    def seen_rows(self, count: int) -> Transition:
+        return Transition.unpack(evenly(self._replay.content(), count), self.obs_size, self.action_set.size)
+
     def snapshot(self) -> Snapshot:
         source_arrays, source_meta = self._source.snapshot()
         state = self.learner.host_state()

@@ -35,12 +35,14 @@ from fittedq.trainers.rows import (
     reward_scale,
 )
 from fittedq.trainers.settings import FitSettings
-from fittedq.trainers.solutions import RowsActing, Solutions
+from fittedq.trainers.solutions import AbstractSearch, RowsActing, Solutions
 from fittedq.trainers.state import Arrays, check_memory, from_arrays, to_arrays
 from fittedq.types import AbstractCritic, AbstractPolicy, Components, Greedy, Transition, needed, sized
 
-PROBE_ROWS = 20_000
-"""Rows on which the change of q between iterations is measured."""
+PROBE_ROWS = 4_096
+"""Rows on which the change of q and of the policy between iterations is measured."""
+FIRST_ROWS = 20_000
+"""Rows that are looked at before the first fit."""
 
 
 FITTED_FIGURES = (
@@ -62,7 +64,14 @@ PATIENCE_SECONDS = 1.0
 class FittedTrainer(AbstractTrainer):
     """Fitted Q-iteration on a fixed dataset; `step` counts iterations, `updates` gradient steps and own fits."""
 
-    def __init__(self, algorithm: AbstractAlgorithm, dataset: Dataset, settings: FitSettings, seed: int):
+    def __init__(
+        self,
+        algorithm: AbstractAlgorithm,
+        dataset: Dataset,
+        settings: FitSettings,
+        seed: int,
+        search: AbstractSearch | None = None,
+    ):
         self.step, self.updates, self.episodes = 0, 0, 0
         self.obs_size, self.action_set = dataset.obs_size, dataset.action_set
         self.finished: str | None = None
@@ -83,10 +92,8 @@ class FittedTrainer(AbstractTrainer):
         self._held_out = HeldOut.of(self._rows.size, self._seed) if settings.keep == "chosen" else None
         self._metrics: dict[str, float] = {}
         self._work: Iterator[float] | None = None
-        self._grows = False
-        """Whether the dataset changes its size: the rest of an epoch then goes step by step, or each would compile."""
 
-        self._acting = None if self._fqi.greedy is None else RowsActing(self._fqi.greedy, seed)
+        self._acting = None if self._fqi.greedy is None else RowsActing(self._fqi.greedy, seed, search)
         self._label = [jax.jit(partial(_label, update)) for update in self._fqi.updates]
         self._next_mean = jax.jit(self._fqi.next_mean)
         self._fits = [update.fit.over(update.loss) for update in self._fqi.updates]
@@ -116,7 +123,6 @@ class FittedTrainer(AbstractTrainer):
         self.watch.see(self._reward_range)
         new = self._rows.size - len(self._solutions.gap)
         self._solutions = self._solutions.followed_by(Solutions.none(new, self.action_set))
-        self._grows = True
 
     def _iterate(self) -> Iterator[float]:
         """One iteration; yields the share of it that is done. State changes at its end, all at once."""
@@ -155,7 +161,7 @@ class FittedTrainer(AbstractTrainer):
                     self._check_finite(n, metrics)
                 first = getattr(self._first, update.component)
                 key = keys[2 + 2 * index]
-                start = WholeFit(component, states[index], first, nets, data, rng, key, self._grows, n)
+                start = WholeFit(component, states[index], first, nets, data, rng, key, n)
                 for fit in self._fits[index](start):
                     component, states[index], updates = fit.component, fit.state, updates + fit.steps
                     metrics |= {f"{update.component}/{name}": value for name, value in fit.figures.items()}
@@ -283,7 +289,7 @@ class FittedTrainer(AbstractTrainer):
         key = jax.random.key_data(jax.random.key(self._seed))
         nets = self._algorithm.networks(self.obs_size, self.action_set, key)
         nets = strong(jax.tree.map(jnp.asarray, nets))
-        sample = self._rows(np.arange(min(self._rows.size, PROBE_ROWS)))
+        sample = self._rows(np.arange(min(self._rows.size, FIRST_ROWS)))
         self._fqi.check(nets)
         self._fqi.check_iterations(nets)
         return self._fqi.prepared(nets, self._inputs(sample))
@@ -320,6 +326,9 @@ class FittedTrainer(AbstractTrainer):
 
     def seen_obs(self, count: int) -> np.ndarray:
         return self._rows(evenly(np.arange(self._rows.size), count))[:, : self.obs_size]
+
+    def seen_rows(self, count: int) -> Transition:
+        return self._rows.taken(count)
 
     def snapshot(self) -> Snapshot:
         arrays = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fittedq.actions.base import AbstractActionSet
+from fittedq.actions.base import AbstractActionSet, described_apart
 from fittedq.approx.host import to_host
 from fittedq.data.dataset import Dataset
 from fittedq.data.statistics import ReturnScale, RunningMoments
@@ -34,18 +34,27 @@ def evenly(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
+def consecutive(rows: np.ndarray, count: int, length: int) -> np.ndarray:
+    """About `count` rows, in stretches of `length` that lie evenly; all where there are no more."""
+    if len(rows) <= count:
+        return rows
+    firsts = np.linspace(0, len(rows) - length, max(1, count // length)).astype(int)
+    return rows[np.unique(firsts[:, None] + np.arange(length))]
+
+
 CHUNK = 4096
 """Rows labelled in one compiled call."""
 
 
-def index_chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+def index_chunks(indices: np.ndarray, size: int = CHUNK) -> Iterator[np.ndarray]:
     """`indices`, a chunk at a time."""
-    return (indices[first : first + CHUNK] for first in range(0, len(indices), CHUNK))
+    return (indices[first : first + size] for first in range(0, len(indices), size))
 
 
-def filled(rows: np.ndarray) -> np.ndarray:
-    """`rows` filled up to a whole chunk (few: to a power of two) with copies of the last: chunks share a shape."""
-    size = min(CHUNK, 1 << (len(rows) - 1).bit_length()) if len(rows) else 1
+def filled(rows: np.ndarray, least: int = 1) -> np.ndarray:
+    """`rows` filled up to a whole chunk (few: to a power of two, not below `least`) with copies of the last: chunks
+    share a shape."""
+    size = min(CHUNK, max(least, 1 << (len(rows) - 1).bit_length())) if len(rows) else 1
     return (
         rows
         if len(rows) == size
@@ -60,9 +69,10 @@ HELD_IN_MEMORY = 2**30
 def check_same_plant(data: Dataset, obs_size: int, action_set: AbstractActionSet) -> None:
     """A UserError where a dataset is not from an environment of these sizes and actions."""
     if (data.obs_size, data.action_set) != (obs_size, action_set):
+        own, others = described_apart(data.action_set, action_set)
         raise UserError(
-            f"dataset: its observations have {data.obs_size} numbers and its actions lie in {data.action_set}, the "
-            f"environment has {obs_size} and {action_set}; use the environment it was taken from."
+            f"dataset: its observations have {data.obs_size} numbers and its actions lie in {own}, the environment has "
+            f"{obs_size} and {others}; use the environment it was taken from."
         )
 
 
@@ -106,6 +116,7 @@ class Rows:
             with np.errstate(over="ignore", invalid="ignore"):
                 for rows in self._slices():
                     moments = moments.update(np.asarray(dataset.transitions(rows).obs))
+                    dataset.forget()
             _check_moments(moments)
             self.moments = to_host(moments)
         self._dataset = dataset
@@ -114,10 +125,24 @@ class Rows:
             self._held = np.empty((self.size, self.width), np.float32)
             for rows in self._slices():
                 self._held[rows] = self._read(rows)
+                dataset.forget()
+
+    @property
+    def held(self) -> bool:
+        """Whether all of them are in memory."""
+        return self._held is not None
 
     def __call__(self, rows: slice | np.ndarray) -> np.ndarray:
         """The packed rows at an index or in a slice."""
-        return self._held[rows] if self._held is not None else self._read(rows)
+        if self._held is not None:
+            return self._held[rows]
+        packed = self._read(rows)
+        self._dataset.forget()
+        return packed
+
+    def taken(self, count: int) -> Transition:
+        """Up to `count` rows, spread evenly, as the dataset has them."""
+        return self._dataset.transitions(evenly(np.arange(self.size), count))
 
     def _slices(self) -> Iterator[slice]:
         return (slice(first, min(first + 16 * CHUNK, self.size)) for first in range(0, self.size, 16 * CHUNK))

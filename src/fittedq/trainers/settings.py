@@ -6,13 +6,16 @@ import abc
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from fittedq import memory
 from fittedq.data.priorities import PRIORITY_RULES, PriorityRule
+from fittedq.envs.parameters import plant_randomized
+from fittedq.envs.plant import AbstractPlant
 from fittedq.errors import UserError
+from fittedq.ranges import LOG, Span
 from fittedq.settings import MOST_NUMBER, as_dict, check_settings, setting, setting_fields
 from fittedq.template.fqi import FQI, Trailing
 from fittedq.template.rates import Linear, over
@@ -26,13 +29,33 @@ LEAST_ENV_BYTES = 2**12
 ANNEALED = Linear(0.4, 1.0)
 
 
+BATCHES = Span(64, 1024, LOG)
+OF_BATCHES = {"n_step": 1, "replay": "uniform", "reset_every": 0, "batch_size": 256}
+"""What has no meaning where a method fits all rows anew, as it is by default."""
+
 AVERAGE_SHARE, AVERAGE_WINDOW = 0.3, 500
 KEEPS = ("last", "average", "chosen")
+
+
+class Switch(NamedTuple):
+    """The setting `name`: where it is not `on`, those in `moot` have no effect."""
+
+    name: str
+    on: object
+    moot: tuple[str, ...]
+    why: str
+
+
+AVERAGED = Switch("keep", "average", ("average_share", "average_window"), "so nothing is averaged")
+SCALED = Switch("scale_rewards", True, ("return_bound",), "so no return is scaled")
+AWAITED = Switch("asynchronous", True, ("env_timeout",), "so no environment is waited for")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractLoop(abc.ABC):
     """What every run's training has."""
+
+    switches: ClassVar[tuple[Switch, ...]] = (AVERAGED,)
 
     keep: str = setting(
         "last",
@@ -57,18 +80,23 @@ class AbstractLoop(abc.ABC):
         mean = Trailing(self.average_share, self.average_window)
         return dataclasses.replace(fqi, mean=mean) if self.keep == "average" else fqi
 
-    def check_keeping(self) -> None:
+    def check_idle(self) -> None:
         """A UserError for what would be without effect."""
-        for name, usual in (("average_share", AVERAGE_SHARE), ("average_window", AVERAGE_WINDOW)):
-            if self.keep != "average" and getattr(self, name) != usual:
-                raise UserError(f"setting {name}: keep is {self.keep}, so nothing is averaged; leave it out.")
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for switch in self.switches:
+            found = getattr(self, switch.name)
+            for name in switch.moot if found != switch.on else ():
+                if getattr(self, name) != usual[name]:
+                    raise UserError(
+                        f"setting {name}: {switch.name} is {str(found).lower()}, {switch.why}; leave it out."
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractDrawing(AbstractLoop, abc.ABC):
     """How batches are drawn from what is kept; shared by every algorithm that learns from batches."""
 
-    batch_size: int = setting(256, "transitions in a batch", low=1)
+    batch_size: int = setting(256, "transitions in a batch", low=1, search=BATCHES)
     n_step: int = setting(1, "steps whose rewards a target sums before it bootstraps", low=1, high=1_000)
     replay: str = setting("uniform", "how rows are drawn: uniform, or by their errors", choices=PRIORITY_RULES)
     priority_exponent: float | None = setting(
@@ -114,7 +142,7 @@ class AbstractDrawing(AbstractLoop, abc.ABC):
 
     def check_drawing(self) -> None:
         """A UserError for what would be without effect."""
-        self.check_keeping()
+        self.check_idle()
         weighted = self.rule is not None and self.rule.weighted
         if self.rule is None and self.priority_exponent is not None:
             raise UserError("setting priority_exponent: replay is uniform and has no priorities; leave it out.")
@@ -145,6 +173,8 @@ def in_a_run(drawing: DrawingT, updates: int) -> DrawingT:
 class TrainSettings(AbstractDrawing):
     """How data is collected and how much is learned from it; shared by every algorithm."""
 
+    switches: ClassVar[tuple[Switch, ...]] = (AVERAGED, AWAITED, SCALED)
+
     replay_size: int = setting(1_000_000, "transitions kept; the oldest go first", low=1)
     random_steps: int = setting(1_000, "environment steps with uniform actions before learning begins", low=1)
     updates_per_step: float = setting(1.0, "updates per environment step (updates-to-data ratio)", above=0.0)
@@ -162,6 +192,15 @@ class TrainSettings(AbstractDrawing):
     assess_late: int = setting(20, "with assess_episodes: as many after assess_late_after steps", low=1)
     assess_late_after: int = setting(750_000, "with assess_episodes: steps after which assess_late counts", low=1)
     normalize_obs: bool = setting(False, "normalize observations by their running mean and deviation")
+    randomize: float = setting(
+        0.0,
+        "in a JAX environment: the share by which its parameters are off, drawn anew for each episode",
+        low=0.0,
+        high=0.99,
+    )
+    vary: tuple[str, ...] | None = setting(
+        None, "with randomize: the parameters that may be off; none means those that the environment names"
+    )
     scale_rewards: bool = setting(False, "divide rewards by the running deviation of the discounted return")
     return_bound: float | None = setting(
         None, "with scale_rewards: no scaled return is above it (SimbaV2 takes 5)", above=0.0
@@ -175,6 +214,8 @@ class TrainSettings(AbstractDrawing):
                 f"setting keep: found {self.keep} with assess_episodes = {self.assess_episodes}, by which an agent "
                 "acts by the policy of the best episodes; leave one of them out."
             )
+        if self.vary is not None and not self.randomize:
+            raise UserError("setting vary: randomize is 0, so no parameter is off; set it, or leave this out.")
         memory.require(LEAST_ENV_BYTES * self.n_envs, f"setting n_envs: {self.n_envs:,} environments", "choose fewer")
 
     @property
@@ -183,6 +224,10 @@ class TrainSettings(AbstractDrawing):
         if not self.assess_episodes:
             return None
         return Assessment(self.assess_episodes, self.assess_late, self.assess_late_after)
+
+    def trained_on(self, plant: AbstractPlant) -> AbstractPlant:
+        """The plant itself, or with other parameters in each episode."""
+        return plant_randomized(plant, self.vary or (), self.randomize) if self.randomize else plant
 
     def updates(self, steps: int) -> int:
         """About how many a run of so many steps takes, to the last `chunk`."""
@@ -198,7 +243,9 @@ class TrainSettings(AbstractDrawing):
 class FitSettings(AbstractDrawing):
     """How a logged dataset is learned from; shared by every algorithm."""
 
-    batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1)
+    switches: ClassVar[tuple[Switch, ...]] = (AVERAGED, SCALED)
+
+    batch_size: int = setting(256, "transitions in a batch (methods that learn batch by batch)", low=1, search=BATCHES)
     normalize_obs: bool = setting(True, "normalize observations by the dataset's mean and deviation")
     scale_rewards: bool = setting(False, "divide rewards by the deviation of the discounted return")
     return_bound: float | None = setting(
@@ -207,6 +254,13 @@ class FitSettings(AbstractDrawing):
     tolerance: float = setting(
         0.0, "stop when q and the policy change by less than this between iterations; 0: never", low=0.0
     )
+    set_point_copies: int | None = setting(
+        None,
+        "copies of a described log's rows with other set-points, where the reward is a formula; none: 3, of a large "
+        "log fewer",
+        low=0,
+        high=100,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -214,7 +268,7 @@ class FitSettings(AbstractDrawing):
 
     def check_iterations(self) -> None:
         """A UserError for what a method that fits all rows anew cannot do."""
-        for name, usual in (("n_step", 1), ("replay", "uniform"), ("reset_every", 0), ("batch_size", 256)):
+        for name, usual in OF_BATCHES.items():
             if getattr(self, name) != usual:
                 raise UserError(
                     f"setting {name}: found {getattr(self, name)}, expected {usual}: a fitted method labels every row "
@@ -244,7 +298,7 @@ class GrowSettings(AbstractLoop):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        self.check_keeping()
+        self.check_idle()
         if self.keep == "chosen":
             raise UserError(
                 "setting keep: found chosen, and iterations on data that grow are not judged by the same rows; "

@@ -1,17 +1,21 @@
-"""Presets: the settings with which an algorithm was published, as files with their source, read by name."""
+"""Presets: settings with their source, of publications by name, or of a user's in a file."""
 
 from __future__ import annotations
 
 import functools
+import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fittedq.algorithms import AUTO, Asked, asked_for
 from fittedq.algorithms.base import AbstractAlgorithm
+from fittedq.code import told
 from fittedq.errors import UserError, nearest
+from fittedq.files import read_toml
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,49 @@ def preset_for(name: str, algorithm: Asked) -> Preset:
     return preset
 
 
+ENDING = ".toml"
+"""By it a preset's file is told from a name."""
+
+
+def preset_name(preset: str | None) -> str | None:
+    """What a preset is called: by its name, or its file's without folders and ending."""
+    return None if preset is None else Path(preset).name.removesuffix(ENDING)
+
+
 def _known(name: str) -> Preset:
+    if isinstance(name, str | Path) and str(name).endswith(ENDING):
+        return _in_file(Path(name))
     preset = presets().get(name) if isinstance(name, str) else None
     if preset is None:
         raise UserError(f"found {name!r}; {nearest(str(name), presets())}", argument="preset")
     return preset
+
+
+def _in_file(file: Path) -> Preset:
+    """The preset of a file; a UserError where it is none."""
+    held = read_toml(file, "preset")
+    kinds = {field.name: dict if field.name == "settings" else str for field in fields(Preset) if field.name != "name"}
+    for name, value in held.items():
+        if name not in kinds:
+            raise UserError(f"{file}: found {name!r}; {nearest(name, kinds)}", argument="preset")
+        if not isinstance(value, kinds[name]):
+            expected = "a table" if kinds[name] is dict else "words in quotes"
+            raise UserError(f"{file}: {name} is {told(value)}, expected {expected}.", argument="preset")
+    for name in ("algorithm", "settings"):
+        if name not in held:
+            raise UserError(f"{file}: found no {name}, which a preset has; give it there.", argument="preset")
+    return _preset(file.name.removesuffix(ENDING), {"title": "", "source": "", **held})
+
+
+def as_toml(preset: Preset) -> str:
+    """A preset's file."""
+    about = {"algorithm": preset.algorithm, "title": preset.title, "source": preset.source}
+    about |= {name: text for name in ("differs", "evidence", "because") if (text := getattr(preset, name)) is not None}
+    lines = [*_assigned(about), "", "[settings]", *_assigned(preset.settings)]
+    return "\n".join(lines) + "\n"
+
+
+def _assigned(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        # What JSON writes of words, numbers, booleans and lists is TOML too.
+        yield f"{name} = {json.dumps(value, ensure_ascii=False)}"

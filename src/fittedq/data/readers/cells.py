@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -26,10 +27,14 @@ SWITCHES: dict[str, float] = {
     )
     for word, value in zip(pair.split(), (1.0, 0.0), strict=True)
 }  # fmt: skip
-"""FoundWords for 1 and 0, in small letters."""
+"""Words for 1 and 0, in small letters."""
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|infinity|nan)$"
 _NUMBER = re.compile(NUMBER, re.IGNORECASE)
+UNIT = r"[°µμΩ%A-Za-z][^\s\d,;:]{0,11}"
+QUANTITY = rf"^(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)[ \x{{a0}}]*(?P<unit>{UNIT})$"
+"""A number and its unit, in Arrow's words."""
+_BEHIND = re.compile(rf"(?<=[\d.])[ \xa0]*{UNIT}$")
 
 FORMATS = (
     "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M",
@@ -64,12 +69,31 @@ class FoundWords:
     bad: np.ndarray
     """The rows that hold a word no number stands for."""
     switches: dict[str, float] = field(default_factory=dict)
-    """FoundWords that were taken as numbers."""
+    """Words that were taken as numbers."""
+    unit: str = ""
+    """What stands behind the numbers in most cells."""
 
 
 def is_number(cell: str) -> bool:
     """Whether a cell is a number, with a point or a comma."""
     return bool(_NUMBER.match(cell) or _NUMBER.match(re.sub(r"[.,' ](?=\d{3}([.,]|$))", "", cell).replace(",", ".")))
+
+
+def without_unit(cell: str) -> str:
+    """A cell without the unit behind its number."""
+    return _BEHIND.sub("", cell)
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two names of units mean the same, as °C and degC do."""
+    return _in_letters(one) == _in_letters(other)
+
+
+def _in_letters(unit: str) -> str:
+    letters = re.sub(r"[\s.]", "", unit.lower().replace("°", "deg").replace("µ", "μ"))
+    return {"c": "degc", "celsius": "degc", "degcelsius": "degc", "f": "degf", "fahrenheit": "degf"}.get(
+        letters, letters
+    )
 
 
 def is_time(cell: str) -> bool:
@@ -132,9 +156,25 @@ def _with_words(cells: ArrowArray, comma: bool, words: dict[str, float]) -> tupl
     at = np.flatnonzero(np.isfinite(switched.astype(float)))
     result[at] = np.array(list(known.values()))[switched[at].astype(int)]
     unknown = pc.and_not(pc.is_valid(cells), pc.or_(pc.or_(number, missing), pc.is_valid(place)))
+    unit = _unit(text, unknown)
+    if unit:
+        behind = pc.extract_regex(text, QUANTITY)
+        own = pc.fill_null(pc.equal(pc.struct_field(behind, "unit"), unit), False)
+        values = _as_float(pc.if_else(own, pc.struct_field(behind, "number"), None))
+        result = np.where(np.isfinite(values), values, result)
+        unknown = pc.and_not(unknown, own)
     bad = np.flatnonzero(pc.fill_null(unknown, False).to_numpy(zero_copy_only=False))
     met = pc.unique(cells.take(pa.array(at))).to_pylist() if len(at) else []
-    return result, FoundWords(bad, {word: known[word.lower()] for word in met})
+    return result, FoundWords(bad, {word: known[word.lower()] for word in met}, unit)
+
+
+def _unit(text: ArrowArray, unknown: ArrowArray) -> str:
+    """The unit that stands behind most numbers of a column; none where cells have it by way of exception."""
+    pc = _compute()
+    units = pc.struct_field(pc.extract_regex(pc.filter(text, unknown), QUANTITY), "unit").drop_null()
+    if len(units) <= 0.5 * pc.count(text).as_py():
+        return ""
+    return Counter(units.to_pylist()).most_common(1)[0][0]
 
 
 def as_seconds(
@@ -156,6 +196,7 @@ def as_seconds(
     if not words.switches and len(words.bad) <= 0.5 * len(values):
         size = np.nanmax(np.abs(values), initial=0.0)
         since = next((unit for unit in (1e9, 1e6, 1e3) if size > EPOCH * unit / 1e3), None)
+        scale = CLOCKS.get(words.unit.lower(), scale)
         return values * scale if since is None else values / since, words
     text = pc.utf8_trim_whitespace(cells)
     text = pc.if_else(pc.is_in(pc.utf8_lower(text), value_set=pa.array(sorted(NO_VALUE), text.type)), None, text)
@@ -228,6 +269,7 @@ class Cells:
         self.columns = sorted(self._times | self._marks | values)
         """All that are read."""
         self._switches: dict[str, dict[str, float]] = {}
+        self._with_units: set[str] = set()
         self._repeated = 0
 
     def read(self, table: Mapping[str, ArrowArray], lines: np.ndarray) -> Columns:
@@ -238,6 +280,7 @@ class Cells:
             result[name], words = self._column(name, table[name])
             if len(words.bad):
                 bad[name] = words
+            self._take_unit(name, words.unit)
             for word, value in words.switches.items() if name not in self._flags else ():
                 self._switches.setdefault(name, {})[word] = value
         repeats = self._repeats(table, bad)
@@ -248,6 +291,14 @@ class Cells:
             for name, words in bad.items():
                 self._refuse(name, np.setdiff1d(words.bad, repeats), table, lines)
         return result
+
+    def _take_unit(self, name: str, unit: str) -> None:
+        self._with_units |= {name} if unit else set()
+        before = self._reading.units.setdefault(name, unit) if unit else unit
+        if not same_unit(before, unit):
+            raise UserError(
+                f"{self._reading.label}: column {name!r} is in {before} first and in {unit} later; expected one unit."
+            )
 
     def _column(self, name: str, cells: ArrowArray) -> tuple[np.ndarray, FoundWords]:
         import pyarrow as pa
@@ -261,9 +312,6 @@ class Cells:
                 return as_seconds(cells, name in self._commas, self._reading.description.date_order, scale)
             except UserError as error:
                 raise UserError(f"{self._reading.label}: column {name!r}: {error}.") from None
-            return times * (
-                CLOCKS.get(self.clock, 1.0) if np.nanmax(np.abs(times), initial=0.0) < EPOCH_SECONDS else 1.0
-            ), words
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             return vectors(cells, name, self._reading.label), FoundWords(np.zeros(0, int))
         return as_numbers(cells, name in self._commas, self._reading.description.words)
@@ -288,6 +336,15 @@ class Cells:
         if not len(rows):
             return
         word, first = str(table[name][int(rows[0])].as_py()).strip(), int(lines[rows[0]])
+        cell = without_unit(word)
+        unit = word[len(cell) :].strip()
+        if unit and name not in self._times:
+            said = self._reading.units.get(name)
+            raise UserError(
+                f"{self._reading.label}: {self._reading.unit} {first} has {word[:40]!r} in column {name!r}, where the "
+                f"others are {f'in {said}' if said else 'numbers without a unit'}; write all of them in one unit, or "
+                "leave such rows out with --drop-bad."
+            )
         expected, label = "a time" if name in self._times else "a number", self._reading.label
         more = f" ({len(rows):,} such cells there)" if len(rows) > 1 else ""
         raise UserError(
@@ -300,6 +357,9 @@ class Cells:
         notes = [f"Times of {self._reading.name} are in {self.clock}." for _ in self._times if self.clock in CLOCKS] + [
             f"Column {name!r}: {', '.join(f'{word} is {value:g}' for word, value in words.items())}."
             for name, words in self._switches.items()
+        ]
+        notes += [
+            f"Column {name!r}: its cells are in {self._reading.units[name]}." for name in sorted(self._with_units)
         ]
         if self._repeated:
             notes.append(f"{plural(self._repeated, 'row was', 'rows were')} left out that repeat the header.")

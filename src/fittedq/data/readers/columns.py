@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, final
 
 import numpy as np
 from jaxtyping import Bool
 
 from fittedq.actions.base import Box
 from fittedq.data.dataset import as_transition
+from fittedq.data.description import Description
 from fittedq.data.shaping import ALIASES, FORMULAS, Columns, LogReading, Places, shaped
 from fittedq.errors import UserError, in_one_line, nearest, plural
 from fittedq.expressions import Expression
@@ -170,31 +171,67 @@ def _settled(columns: Columns, label: str, last: bool) -> Batch:
     return batch._replace(truncated=truncated), keep
 
 
+@final
+class MissingColumns(UserError):
+    """A file lacks columns that are needed; `found` says which, and the message how `data import` is told them."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}.")
+        self.found = found
+
+
 def find_columns(available: Sequence[str], reading: LogReading) -> Places:
     """The columns that the description names, or that have one of our names."""
     description, label = reading.description, reading.label
     check_columns(len(available), label)
-    found: Places = {}
+    of_file, found = available, Places()
+    available = [*of_file, *_derivable(of_file, description, label)]
     for name, aliases in ALIASES.items():
         named = getattr(description, name)
         if named and name in FORMULAS and named not in available:
             read = Expression(named, name).columns(available).values()
             found[f"of_{name}"] = list(dict.fromkeys(column for column, _ in read))
         elif named:
-            found[name] = _named([named] if isinstance(named, str) else list(named), available, name, label)
+            among = of_file if name in ("episode", "action") else available
+            found[name] = _named([named] if isinstance(named, str) else list(named), among, name, label)
         else:
             found |= _usual(name, aliases, available)
     if description.time:
-        found["time"] = _named([description.time], available, "time", label)
+        found["time"] = _named([description.time], of_file, "time", label)
     needed = [name for name in ("obs", "action", "reward") if name not in found and not getattr(description, name)]
     ends = ("terminated", "truncated", "episode", "time", "length")
     if not any(name in found or getattr(description, name, None) for name in ends):
         needed.append("terminated (or truncated, or episode)")
     if needed:
-        listed = ", ".join(sorted(available)[:20]) or "none"
-        raise UserError(f"{label}: no column for {', '.join(needed)}; its columns are {listed}; {_remedy(needed)}.")
-    _refuse_doubles(available, found, label)
+        listed = ", ".join(sorted(of_file)[:20]) or "none"
+        raise MissingColumns(f"{label}: no column for {', '.join(needed)}; its columns are {listed}", _remedy(needed))
+    reading.found, reading.derived = found, _derived(found, of_file, description)
+    of_derived = {column for one in reading.derived.values() for column, _ in one.columns(available).values()}
+    found = {name: [key for key in keys if key not in description.derived] for name, keys in found.items()}
+    found |= {"of_derived": [name for name in of_file if name in of_derived]}
+    _refuse_doubles(of_file, found, label)
     return found
+
+
+def _derivable(available: Sequence[str], description: Description, label: str) -> list[str]:
+    """The names of derived columns; a UserError where the file has one of them, or lacks what one reads."""
+    names: list[str] = []
+    for name, formula in description.formulas().items():
+        if name in available:
+            raise UserError(f"{label} has a column {name!r}, and so has [derived]; give one of them another name.")
+        formula.columns([*available, *names])
+        names.append(name)
+    return names
+
+
+def _derived(found: Places, available: Sequence[str], description: Description) -> dict[str, Expression]:
+    """The derived columns that are read, in order."""
+    formulas = description.formulas()
+    needed = {key for keys in found.values() for key in keys}
+    for name, formula in reversed(formulas.items()):
+        if name in needed:
+            needed |= {column for column, _ in formula.columns([*available, *formulas]).values()}
+    return {name: formula for name, formula in formulas.items() if name in needed}
 
 
 def _named(columns: list[str], available: Sequence[str], name: str, label: str) -> list[str]:
@@ -313,7 +350,6 @@ def source_of(
 ) -> Source:
     """The rows of a file, `total` chunks of them, as transitions."""
     source = Source(iter(()), total, action_set, size, reading)
-    reading.found = found
     source.notes += notes_on(found, available, reading)
     rows = shaped(guarded(chunked, path), found, reading, source.notes)
     source.batches = linked(rows, str(path), source.notes)

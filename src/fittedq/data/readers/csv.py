@@ -32,6 +32,7 @@ def read_csv(path: Path, reading: LogReading) -> Source:
     cells = Cells(found, reading, commas)
     read = [places[name] for name in cells.columns]
     cells.clock = next((dialect.unit(name).lower() for name in found.get("time", [])), "")
+    reading.units |= {name: unit for name in cells.columns if (unit := dialect.unit(name))}
     cells.head = [[row[place] for place in read] for row in dialect.head]
 
     def rows() -> Iterator[Columns]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fittedq.data.readers.cells import NO_VALUE, SWITCHES, is_number, is_time
+from fittedq.data.readers.cells import NO_VALUE, SWITCHES, is_number, is_time, without_unit
 from fittedq.errors import UserError, in_one_line
 
 Stream: TypeAlias = Any
@@ -232,8 +232,13 @@ def _is_header(row: list[str], following: list[list[str]]) -> bool:
     """Whether a row names columns: it holds a word over numbers, or no value at all."""
     columns = zip(*following, strict=True) if following else [()] * len(row)
     words = [_is_word(cell) for cell in row]
-    over = any(word and any(map(is_number, column)) for word, column in zip(words, columns, strict=True))
+    over = any(word and any(map(is_quantity, column)) for word, column in zip(words, columns, strict=True))
     return over or (any(words) and not any(map(is_number, row)))
+
+
+def is_quantity(cell: str) -> bool:
+    """Whether a cell is a number, with or without a unit."""
+    return is_number(without_unit(cell))
 
 
 def _is_word(cell: str) -> bool:
@@ -244,8 +249,8 @@ def _is_word(cell: str) -> bool:
 
 def _is_units(row: list[str], following: list[Row]) -> bool:
     """Whether no cell of a row is a number though the next rows hold some: a row of units."""
-    numbers = [any(map(is_number, column)) for column in zip(*(cells for _, cells in following), strict=True)]
-    values = [bool(cell) and (is_number(cell) or is_time(cell)) for cell in row]
+    numbers = [any(map(is_quantity, column)) for column in zip(*(cells for _, cells in following), strict=True)]
+    values = [bool(cell) and (is_quantity(cell) or is_time(cell)) for cell in row]
     return (
         any(numbers)
         and not any(values)
@@ -255,6 +260,7 @@ def _is_units(row: list[str], following: list[Row]) -> bool:
 
 def _comma_columns(columns: Sequence[Sequence[str]], delimiter: str) -> frozenset[int]:
     """The columns with a decimal comma: where any has one, all but those with decimal points."""
+    columns = [list(map(without_unit, column)) for column in columns]
     # Only among commas as delimiters may 1,234 be a thousand.
     grouped = GROUPED if delimiter == "," else re.compile(r"(?!)")
     commas = [

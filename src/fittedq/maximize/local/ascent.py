@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from fittedq.maximize.base import (
     given,
     moved,
     search_rows,
+    shorter,
     step_scale,
     value_and_gradient,
 )
@@ -83,6 +85,11 @@ class ProjectedAscent(AbstractMaximizer[AbstractCritic]):
         status = jnp.where(residual <= self.tolerance, Status.CONVERGED, Status.ITERATION_LIMIT)
         b, k, m = starts.shape
         return best(action.reshape(b, k, m), value.reshape(b, k), status.reshape(b, k))
+
+
+@shorter.register
+def _(search: ProjectedAscent) -> ProjectedAscent:
+    return dataclasses.replace(search, steps=-(-search.steps // 5), learning_rate=search.learning_rate / 2)
 
 
 def better(old, new):

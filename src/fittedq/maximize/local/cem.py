@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -12,7 +13,17 @@ from jaxtyping import Float, PRNGKeyArray
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
 from fittedq.errors import UserError
-from fittedq.maximize.base import AbstractMaximizer, Solution, Status, a_key, best, comparable, given, search_rows
+from fittedq.maximize.base import (
+    AbstractMaximizer,
+    Solution,
+    Status,
+    a_key,
+    best,
+    comparable,
+    given,
+    search_rows,
+    shorter,
+)
 from fittedq.slots import COUNT, POSITIVE
 from fittedq.types import AbstractCritic
 
@@ -70,3 +81,8 @@ class CrossEntropy(AbstractMaximizer[AbstractCritic]):
         b, k, _ = starts.shape
         value = jnp.where(jnp.isneginf(value), critic.least(rows, action), value).reshape(b, k)
         return best(action.reshape(b, k, m), value, jnp.full((b, k), Status.ITERATION_LIMIT))
+
+
+@shorter.register
+def _(search: CrossEntropy) -> CrossEntropy:
+    return dataclasses.replace(search, iterations=-(-search.iterations // 5), spread=search.spread / 4)

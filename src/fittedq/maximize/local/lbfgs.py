@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from fittedq.maximize.base import (
     given,
     moved,
     search_rows,
+    shorter,
     step_scale,
     value_and_gradient,
 )
@@ -153,6 +155,11 @@ class ProjectedLBFGS(AbstractMaximizer[AbstractCritic]):
             direction = direction + s * (weight - inverse * jnp.sum(y * direction, axis=-1, keepdims=True))
         ascends = jnp.sum(direction * gradient, -1) > 1e-3 * norm(direction) * norm(gradient)
         return bounded(jnp.where(ascends[:, None], direction, steepest))
+
+
+@shorter.register
+def _(search: ProjectedLBFGS) -> ProjectedLBFGS:
+    return dataclasses.replace(search, steps=-(-search.steps // 5))
 
 
 def remember(

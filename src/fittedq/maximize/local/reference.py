@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import Arr
@@ -51,27 +52,50 @@ class ScipyLBFGSB(AbstractMaximizer[AbstractCritic]):
                 "which takes any set that has a projection."
             )
         starts = given(starts)
-        rows, start = search_rows(obs, starts, action_set)
-        low, high = (np.broadcast_to(bound, start.shape).astype(float) for bound in action_set.bounds(rows))
-        states = np.asarray(rows)
-        found, statuses = np.array(start), np.empty(len(start), int)
+        rows, start, bounds = (jax.device_get(part) for part in starting_rows(obs, starts, action_set))
+        low, high = (np.broadcast_to(bound, start.shape).astype(float) for bound in bounds)
+        found, statuses = np.array(start), np.empty(len(start), np.int32)
         for row in range(len(start)):
 
             def at(action: np.ndarray, row: int = row) -> tuple[float, np.ndarray]:
                 batch = action[None].astype(start.dtype)
-                value, gradient = compiled_value_and_gradient(critic, states[row : row + 1], batch)
+                value, gradient = compiled_value_and_gradient(critic, rows[row : row + 1], batch)
                 return float(value[0]), np.asarray(gradient[0], float)
 
             found[row], statuses[row] = climb(at, found[row], low[row], high[row])
-        # The starts stand beside what was found: SciPy may end below them where q is not a number.
-        b, k, m = starts.shape
-        found = action_set.project(jnp.asarray(found), rows)
-        status = jnp.asarray(statuses).reshape(b, k)
-        return best(
-            jnp.concatenate([found.reshape(b, k, m), start.reshape(b, k, m)], axis=1),
-            jnp.concatenate([critic.least(rows, found).reshape(b, k), critic.least(rows, start).reshape(b, k)], axis=1),
-            jnp.concatenate([status, jnp.full((b, k), Status.ITERATION_LIMIT)], axis=1),
-        )
+        return best_of_both(critic, rows, action_set, start, found, statuses, starts.shape[:2])
+
+
+@eqx.filter_jit
+def starting_rows(
+    obs: Float[Arr, "b s"], starts: Float[Arr, "b k m"], action_set: AbstractActionSet
+) -> tuple[Float[Arr, "n s"], Float[Arr, "n m"], tuple[Arr, Arr]]:
+    """(states, starts, bounds), a row per search."""
+    rows, start = search_rows(obs, starts, action_set)
+    return rows, start, action_set.bounds(rows)
+
+
+@eqx.filter_jit
+def best_of_both(
+    critic: AbstractCritic,
+    rows: Float[Arr, "n s"],
+    action_set: AbstractActionSet,
+    start: Float[Arr, "n m"],
+    found: Float[Arr, "n m"],
+    status: Int[Arr, "n"],
+    shape: tuple[int, ...],
+) -> Solution:
+    """The starts stand beside what was found: SciPy may end below them where q is not a number."""
+
+    def side_by_side(one: Arr, other: Arr) -> Arr:
+        return jnp.concatenate([one.reshape(*shape, *one.shape[1:]), other.reshape(*shape, *other.shape[1:])], axis=1)
+
+    found = action_set.project(found, rows)
+    return best(
+        side_by_side(found, start),
+        side_by_side(critic.least(rows, found), critic.least(rows, start)),
+        side_by_side(status, jnp.full_like(status, Status.ITERATION_LIMIT)),
+    )
 
 
 compiled_value_and_gradient = eqx.filter_jit(value_and_gradient)

@@ -17,6 +17,9 @@ from fittedq.maximize.base import comparable, step_scale, value_and_gradient
 from fittedq.settings import real, whole
 from fittedq.types import AbstractCritic
 
+MOST_REFINING = 100_000
+"""No step is left to gain by long before; of more, one action would take minutes."""
+
 
 class Climb(eqx.Module):
     """Where each row of a projected ascent is, and how far its next step goes (in half-widths)."""
@@ -32,7 +35,7 @@ def checked(refine: object, trust: object, deadline: object) -> int:
     real(trust, "trust", "a share of the half-widths in (0, 2]", low=math.ulp(0.0), high=2)
     if deadline is not None:
         real(deadline, "deadline", "seconds of at least 0")
-    return whole(0 if refine is None else refine, "refine")
+    return whole(0 if refine is None else refine, "refine", high=MOST_REFINING)
 
 
 def refined(
@@ -51,7 +54,7 @@ def refined(
     keeps the search where the critic was fitted: its errors grow with the distance from what the policy does. In a set
     that is convex the way back to π(s) stays inside; among whole numbers a step that leaves the region is not taken.
     """
-    checked(whole(steps, "refine", 1), trust, deadline)
+    checked(whole(steps, "refine", 1, MOST_REFINING), trust, deadline)
     for name, array in (("observation", obs), ("action", action)):
         if not np.isfinite(array).all():
             row, column = np.argwhere(~np.isfinite(array))[0]

@@ -247,7 +247,7 @@ class PieceAtState(NamedTuple):
     own: float
 
 
-class Runs:
+class BoxRuns:
     """Boxes in a row, run after run, each run under a network of its own: products run by run, all else at once.
 
     Narrower networks are filled with neurons that are nothing and lead nowhere.
@@ -273,7 +273,7 @@ class Runs:
         self.widths = [max(piece.at(number).weight.shape[1] for piece in pieces) for number in range(self.depth + 1)]
 
     @staticmethod
-    def of(activation: Relaxation, reading: Reading, locals_: Sequence[PieceAtState], counts: Sequence[int]) -> Runs:
+    def of(activation: Relaxation, reading: Reading, locals_: Sequence[PieceAtState], counts: Sequence[int]) -> BoxRuns:
         """Runs of `counts` boxes; neighbours under the same weights are one."""
         width = max(len(local.offset) for local in locals_)
         offset = np.zeros((len(locals_), width))
@@ -288,7 +288,7 @@ class Runs:
                 lengths.append(count)
         margins, own = np.stack([local.margins for local in locals_]), np.array([local.own for local in locals_])
         repeated = (np.repeat(array, counts, axis=0) for array in (offset, margins, own))
-        return Runs(activation, reading, pieces, lengths, *repeated)
+        return BoxRuns(activation, reading, pieces, lengths, *repeated)
 
     def product(self, x: np.ndarray, number: int, absolute: bool = False) -> np.ndarray:
         """x · weight of layer `number` along the last axis."""
@@ -510,10 +510,10 @@ class FoldedNetwork:
         self.scaled = np.arange(self.size.shape[1]) >= size
         self.margins, self.own = self._margins((low + high) / 2, (high - low) / 2)
 
-    def runs(self, state: Int[np.ndarray, "b"]) -> Runs:
+    def runs(self, state: Int[np.ndarray, "b"]) -> BoxRuns:
         """The whole network over boxes of the states given."""
         rows = self.offset[state], self.margins[state], self.own[state]
-        return Runs(self.activation, self.reading, (self.piece,), (len(state),), *rows)
+        return BoxRuns(self.activation, self.reading, (self.piece,), (len(state),), *rows)
 
     def upper(
         self,

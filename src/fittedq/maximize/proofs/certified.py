@@ -16,7 +16,7 @@ from fittedq.actions.region import Region
 from fittedq.arrays import Arr, Index
 from fittedq.errors import UserError
 from fittedq.maximize.base import Solution, Status
-from fittedq.maximize.proofs.bounds import FoldedNetwork, PieceAtState, Runs, Upper, members_of
+from fittedq.maximize.proofs.bounds import BoxRuns, FoldedNetwork, PieceAtState, Upper, members_of
 from fittedq.maximize.proofs.combine import combination
 from fittedq.maximize.region import actions_per_state, region_of
 from fittedq.types import AbstractCritic
@@ -398,7 +398,7 @@ class _BoxSearch:
         run = np.repeat(np.arange(len(taken)), counts)
         state = np.array([subtree.state for subtree in taken])
         runs = [
-            Runs.of(self.activation, member.reading, [subtree.members[number] for subtree in taken], counts)
+            BoxRuns.of(self.activation, member.reading, [subtree.members[number] for subtree in taken], counts)
             for number, member in enumerate(self.members)
         ]
         _, upper, center, radius = self.bounded(runs, boxes)
@@ -419,7 +419,7 @@ class _BoxSearch:
         return kept + self.subtrees(halves)
 
     def bounded(
-        self, runs: list[Runs], boxes: Boxes
+        self, runs: list[BoxRuns], boxes: Boxes
     ) -> tuple[list[Any], Upper, Float[np.ndarray, "b m"], Float[np.ndarray, "b m"]]:
         """(the enclosures, a linear upper bound on each box, the box's centre, its radius)."""
         center, radius = _around(boxes.low, boxes.high)
@@ -435,7 +435,7 @@ class _BoxSearch:
         upper: Upper,
         center: np.ndarray,
         radius: np.ndarray,
-        runs: list[Runs],
+        runs: list[BoxRuns],
         rounding: np.ndarray,
     ) -> tuple[np.ndarray, Boxes]:
         """What is left of bounded boxes, and the run of each; `state` and `rounding` are those of the runs.
@@ -456,7 +456,9 @@ class _BoxSearch:
         smaller = Boxes(low, high, boxes.bound).select(kept)
         return self.split(state, run[kept], boxes.select(kept), smaller, upper.benefit[is_open][kept], rounding)
 
-    def look(self, state: np.ndarray, center: np.ndarray, radius: np.ndarray, upper: Upper, runs: list[Runs]) -> None:
+    def look(
+        self, state: np.ndarray, center: np.ndarray, radius: np.ndarray, upper: Upper, runs: list[BoxRuns]
+    ) -> None:
         """Evaluate the critic where the bounds are greatest; what improves climbs."""
         corner, polytope = center + np.sign(upper.slope) * radius, len(self.domain.rows) > 0
         corner = self.domain.pulled(corner) if polytope else self.domain.points(state, corner)

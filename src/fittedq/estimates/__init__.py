@@ -1,0 +1,1 @@
+"""What a controller would earn, told from a log without trying it."""
