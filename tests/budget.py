@@ -8,8 +8,11 @@ from collections.abc import Generator
 
 import pytest
 
-MOST = 15.0
-"""Seconds of processor for one quick test and its fixtures; the dearest takes a third, where nothing runs beside it."""
+MOST = 0.04
+"""What one quick test and its fixtures may take of all quick tests' time of the processor. It is a share, for a slower
+machine slows them all. The dearest takes a quarter of it, where nothing runs beside it."""
+WHOLE = 1_000
+"""Fewer tests are a part of the suite, and a share of a part says nothing."""
 
 
 def spent() -> float:
@@ -38,7 +41,10 @@ class Budget:
         self.taken[report.nodeid] += sum(value for name, value in report.user_properties if name == "processor")
 
     def dear(self) -> list[tuple[str, float]]:
-        return [(name, seconds) for name, seconds in self.taken.most_common() if seconds > MOST]
+        if len(self.taken) < WHOLE:
+            return []
+        most = MOST * self.taken.total()
+        return [(name, seconds) for name, seconds in self.taken.most_common() if seconds > most]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.dear() and session.exitstatus == pytest.ExitCode.OK and not hasattr(session.config, "workerinput"):
@@ -47,8 +53,9 @@ class Budget:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         for name, seconds in self.dear():
             terminalreporter.write_line(
-                f"{name} took {seconds:.0f} s of processor, and a quick test may take {MOST:g}: take smaller networks "
-                "and fewer of them, share what is compiled, or mark it slow (CONTRIBUTING.md).",
+                f"{name} took {seconds:.0f} s of processor, and a quick test may take {MOST:.0%} of the "
+                f"{self.taken.total():.0f} s of all: take smaller networks and fewer of them, share what is compiled, "
+                "or mark it slow (CONTRIBUTING.md).",
                 red=True,
             )
         if config.option.durations is not None:
