@@ -61,6 +61,18 @@ def test_the_gap_of_a_known_critic_is_what_it_is():
     assert figures["upper_worst"] == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_soft_policy_may_give_up_twice_what_entropy_costs_at_a_quadratic():
+    """Gaps of 0, .2 and .5; two actions at β = .11 allow .22, in any unit."""
+    action = PEAK + np.array([[0, 0], [0.2, 0], [0, 1]], np.float32)
+    gap = amortization_gap(tent(), states(3), action, BOX, tol=1e-4, temperature=0.11)
+    for unit in (1.0, 100.0):
+        figures = gap.times(unit).summary(within=0.05)
+        assert (figures["policy_good"], figures["actor_fails"]) == pytest.approx((2 / 3, 1 / 3))
+        assert figures["softness"] == pytest.approx(0.22 * unit)
+    draws = np.random.default_rng(0).normal(size=(100_000, 2)) * np.sqrt(0.11 / 2)
+    assert 2 * np.mean((draws**2).sum(axis=1)) == pytest.approx(0.22, rel=0.02)  # exp(q/β) of q = −‖a‖²
+
+
 def test_the_gap_respects_the_action_set():
     """With a_0 + a_1 ≤ −1 the peak is cut off: at a = (.3, −1.3) q = −.4, the best that is left."""
     polytope = Polytope(BOX.low, BOX.high, [[1, 1]], [-1])

@@ -437,7 +437,10 @@ class Agent:
         if self.nets.critic is None:
             raise UserError(f"{self.algorithm.name}: this agent has no critic to compare its policy with.")
         limits = {"tol": tol, "time_limit": time_limit, "state_time_limit": state_time_limit}
-        gap = amortization_gap(self.nets.critic, seen, self.act_flat(batch), self.action_set, **limits)
+        temperature = float(self.nets.temperature)
+        gap = amortization_gap(
+            self.nets.critic, seen, self.act_flat(batch), self.action_set, temperature=temperature, **limits
+        )
         return gap.times(self.reward_scale)
 
     def value(self, obs: object, action: object) -> Float[np.ndarray, "b"] | np.float32:

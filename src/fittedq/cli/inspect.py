@@ -388,13 +388,16 @@ def _say_gap(summary: dict[str, float], statuses: dict[str, int], worst: list[di
         low, high = (summary[f"{kind}{end}_{name}"] for end in ("lower", "upper"))
         return f"{low:{form}} to {high:{form}}"
 
+    allowed = f"{summary['within']:.0%}"
+    if summary["softness"]:
+        allowed += f", or {summary['softness']:.3g}, which its temperature allows for its entropy"
     lines = [
         f"gap on {summary['states']:.0f} states, max_a q(s, a) − q(s, π(s)), proven:",
         *(f"{label:>16}  {interval(name)}" for name, label in SUMMARIES.items()),
         "the same of each state's gap as a share of the range of q:",
         *(f"{label:>16}  {interval(name, 'relative_', '.1%')}" for name, label in SUMMARIES.items()),
-        f"     policy good  {summary['policy_good']:.0%} of states: certainly within {summary['within']:.0%}",
-        f"     actor fails  {summary['actor_fails']:.0%} of states: certainly not within {summary['within']:.0%}",
+        f"     policy good  {summary['policy_good']:.0%} of states: certainly within {allowed}",
+        f"     actor fails  {summary['actor_fails']:.0%} of states: certainly not within {allowed}",
         f"       undecided  {summary['undecided']:.0%}",
         f"        searches  {', '.join(f'{label} {count}' for label, count in statuses.items())}",
     ]

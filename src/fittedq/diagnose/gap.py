@@ -34,7 +34,9 @@ class Gap:
 
     `scale` is the range of q over A(s): the greatest value found less the least of some hundred sampled actions, so
     relative gaps err upwards. `residual` is ‖a − Π_A(a + ∇_a q)‖_∞ at π(s), in half-widths; NaN where q has no
-    gradient. `status` says how each search ended (`Status`).
+    gradient. `status` says how each search ended (`Status`). `softness` is what the policy may give up for its entropy:
+    actions ∝ exp(q/β) lie m β/2 below the maximum of a quadratic q on the average, m the dimension of the action, and
+    twice that is allowed; 0 for a policy without a temperature β.
     """
 
     obs: Float[np.ndarray, "b s"]
@@ -46,6 +48,7 @@ class Gap:
     scale: Float[np.ndarray, "b"]
     residual: Float[np.ndarray, "b"]
     status: Int[np.ndarray, "b"]
+    softness: Float[np.ndarray, "b"]
 
     @property
     def lower(self) -> Float[np.ndarray, "b"]:
@@ -59,7 +62,7 @@ class Gap:
 
     def times(self, unit: float) -> Gap:
         """The same gap in another unit of return."""
-        names = ("policy_value", "best_value", "upper_bound", "scale")
+        names = ("policy_value", "best_value", "upper_bound", "scale", "softness")
         return (
             self if unit == 1.0 else dataclasses.replace(self, **{name: unit * getattr(self, name) for name in names})
         )
@@ -82,11 +85,15 @@ class Gap:
     def summary(self, within: float = 0.05) -> dict[str, float]:
         """Median, 95th percentile and worst of both ends, and three shares of the states.
 
-        `policy_good`: the policy is certainly within `within` of the range of q, so any fault there is the critic's.
-        `actor_fails`: it certainly is not. `undecided`: the interval holds both.
+        `policy_good`: the policy is certainly within `within` of the range of q, or within its softness, so any fault
+        there is the critic's. `actor_fails`: it certainly is not. `undecided`: the interval holds both.
         """
         lower, upper = self.relative
-        figures: dict[str, float] = {"states": len(self.lower), "within": within}
+        figures: dict[str, float] = {
+            "states": len(self.lower),
+            "within": within,
+            "softness": float(self.softness.max()),
+        }
         for name, values in (
             ("lower", self.lower),
             ("upper", self.upper),
@@ -98,8 +105,9 @@ class Gap:
                 f"{name}_p95": float(np.quantile(values, 0.95)),
                 f"{name}_worst": float(values.max()),
             }
-        figures["policy_good"] = float(np.mean(upper <= within))
-        figures["actor_fails"] = float(np.mean(lower > within))
+        allowed = np.maximum(within, self.softness / np.maximum(self.scale, np.finfo(np.float32).tiny))
+        figures["policy_good"] = float(np.mean(upper <= allowed))
+        figures["actor_fails"] = float(np.mean(lower > allowed))
         figures["undecided"] = 1 - figures["policy_good"] - figures["actor_fails"]
         if np.isfinite(self.residual).any():
             figures["residual_median"] = float(np.nanmedian(self.residual))
@@ -122,9 +130,11 @@ def amortization_gap(
     tol: float = 1e-2,
     time_limit: float | None = None,
     state_time_limit: float | None = 10.0,
+    temperature: float = 0.0,
 ) -> Gap:
     """The gap of `policy_action` at states as the critic sees them, to `tol` of the range of q where time allows.
 
+    `temperature` is β of a policy that is to be ∝ exp(q/β), in units of the critic; 0 for one that maximizes q.
     The maximizer is that of `proven` for the critic: branch and bound for neural ones and trees, a sweep for trees with
     one action, a closed form for quadratics, your own where you registered one.
     Errors: `UserError` for a critic whose maximum nothing here can bound.
@@ -134,6 +144,7 @@ def amortization_gap(
         None if limit is None else real(limit, name, "seconds of at least 0, or None")
         for name, limit in (("time_limit", time_limit), ("state_time_limit", state_time_limit))
     )
+    temperature = real(temperature, "temperature", "units of return, at least 0", low=0.0)
     critic = to_host(critic)
     policy_value = np.asarray(critic.least(obs, policy_action))
     values = _sampled_values(critic, obs, action_set)
@@ -159,6 +170,7 @@ def amortization_gap(
         scale=np.maximum(best_value, values.max(axis=1)) - values.min(axis=1).astype(float),
         residual=critic_residual(critic, obs, policy_action, action_set),
         status=np.asarray(solution.status, np.int32),
+        softness=np.full(len(obs), action_set.size * temperature),
     )
 
 

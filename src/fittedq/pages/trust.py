@@ -115,7 +115,8 @@ def _gap(agent: Agent, rows: Transition) -> tuple[dict[str, float], list[Abstrac
             for name in ("median", "p95", "worst")
         ]
         head = ["gap over states", "lower", "upper", "lower, share of the range of q", "upper"]
-        said = f"The gap max_a q(s, a) − q(s, π(s)) on {GAP_AT} states, proven:"
+        soft = f" (its temperature allows {summary['softness']:.3g} for its entropy)" if summary["softness"] else ""
+        said = f"The gap max_a q(s, a) − q(s, π(s)) on {GAP_AT} states{soft}, proven:"
         judged = {name: summary[name] for name in ("actor_fails", "undecided")}
         return judged, [Said(said), Table(head, table)]
     if not agent.nets.critic.has_gradient or agent.nets.policy is None:
