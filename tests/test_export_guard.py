@@ -143,3 +143,45 @@ def test_exports_hold_without_a_guard(target: str, tmp_path: Path) -> None:
         action, status = running.run(known.obs, known.begins)
     np.testing.assert_array_equal(status, known.status)
     np.testing.assert_allclose(action, known.action, atol=1e-5)
+
+
+def moved(action: np.ndarray, begins: np.ndarray, agent: Agent) -> np.ndarray:
+    """|u_t − u_{t−1}| in rates, [N, m]; before an episode stands the middle."""
+    before = np.where(begins[:, None], np.asarray(agent.limits.center), np.roll(action, 1, axis=0))
+    assert agent.augmented is not None
+    return np.abs(action - before) / np.array(agent.augmented.rate)
+
+
+def test_a_fallback_moves_no_faster_than_the_agent() -> None:
+    """Its PID wants to: the limit bites where it acts, and where it has not acted in the sample before."""
+    known = sampled("memory")
+    speed, strange = moved(known.action, known.begins, known.agent), known.status == ActingStatus.UNFAMILIAR
+    lost = known.status == ActingStatus.NOT_FINITE
+    assert speed.max() <= 1 + 1e-5
+    assert (speed[strange].max(axis=1) > 1 - 1e-5).sum() > 10
+    assert lost.sum() >= 3 and not speed[lost].any()
+    controller, actions, taken_over = known.agent.controller(), list[np.ndarray](), list[bool]()
+    memory = controller.start(1)
+    for obs in known.obs[~lost][:60]:
+        action, memory = controller.step(memory, obs[None])
+        actions.append(action[0])
+        taken_over.append(bool(memory.taken_over[0]))
+    speed = moved(np.array(actions), np.arange(60) == 0, known.agent)
+    assert speed.max() <= 1 + 1e-5
+    assert (speed[taken_over].max(axis=1) > 1 - 1e-5).sum() > 3
+
+
+@pytest.mark.parametrize("target", ["numpy", "onnx", "st", "c"])
+def test_exported_fallbacks_move_no_faster_than_the_agent(target: str, tmp_path: Path) -> None:
+    if target == "onnx":
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime (fittedq[export])")
+    if target == "c" and not any(map(shutil.which, ("gcc", "clang", "cc"))):
+        pytest.skip("needs a C compiler")
+    known = sampled("memory")
+    known.agent.export(tmp_path / "out", target, samples=100, verify=False)
+    with LANGUAGES[target].running(tmp_path / "out") as running:
+        action, status = running.run(known.obs, known.begins)
+    strange = status == ActingStatus.UNFAMILIAR
+    speed = moved(action, known.begins, known.agent)
+    assert speed.max() <= 1 + 1e-5
+    assert (speed[strange].max(axis=1) > 1 - 1e-5).sum() > 10

@@ -129,7 +129,7 @@ class Guarded(AbstractController[Watched]):
     """u = the policy's where familiar(s) ≥ threshold, else the fallback's.
 
     The policy sees z of `state`, or the observation itself where there is none. z goes on with the action that was
-    executed, whoever chose it.
+    executed, whoever chose it; a limited rate holds for both.
     """
 
     act: Act
@@ -162,7 +162,9 @@ class Guarded(AbstractController[Watched]):
         action, known = self.relieved(memory.fallback, obs, executed)
         if not strange.all():
             asked = self.act(seen[~strange])
-            action[~strange] = asked if self.state is None else self.state.executed(seen[~strange], asked)
+            action[~strange] = asked if self.state is None else self.state.wanted(executed[~strange], asked)
+        if self.state is not None:
+            action = np.asarray(self.state.reached(executed, action))
         return action, Watched(seen, obs, action, memory.samples + 1, trail, known, strange)
 
     def strange(

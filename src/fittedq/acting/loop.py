@@ -28,8 +28,8 @@ class SafeLoop:
 
     z_t = `memory` of z_{t−1}, u_{t−1} and y_t, and u_t is the policy's action a at z_t. Where the policy has no finite
     action, the fallback is in its place, or u_{t−1} in a loop that `holds`. Such a sample is left out of the memory:
-    only the action that was executed is remembered, so that one dead reading spoils nothing that comes after. Without a
-    memory z_t = y_t and u_t = a.
+    only the action that was executed is remembered, so that one dead reading spoils nothing that comes after. Whoever
+    acts, the memory's rate and limits hold for u_t (`AugmentedState.reached`). Without a memory z_t = y_t and u_t = a.
 
     After `take_over` each sample changes u by a share of its range at most, until it has met what the policy decides.
 
@@ -80,7 +80,7 @@ class SafeLoop:
 
     def step(self, obs: object) -> tuple[np.ndarray, ActingStatus]:
         """(u_t, status) at this sample, as the environment gives it or flat."""
-        rows, status, before = None, ActingStatus.MALFORMED, self._executed
+        rows, wanted, status, before = None, None, ActingStatus.MALFORMED, self._executed
         self.taken = None
         try:
             rows, single = self._spaces.observation.read_flat(obs, "observation")
@@ -91,13 +91,14 @@ class SafeLoop:
             else:
                 status = ActingStatus.FAILED
                 with np.errstate(over="ignore", invalid="ignore"):
-                    status = self._decide(rows)
+                    status, wanted = self._decide(rows)
         except Exception:
             # Whatever was handed in, the loop goes on; the status says that something was wrong.
             pass
-        if status.is_fallback and status != ActingStatus.UNFAMILIAR:
-            self._executed, self._obs, self._samples = safe_action(self._reached(), self._limits, rows)[None], None, 0
-            self._trail = None
+        if wanted is None:
+            wanted = safe_action(self._fallen_back(), self._limits, rows)[None]
+            self._obs, self._samples, self._trail = None, 0, None
+        self._executed = wanted if self._memory is None else np.asarray(self._memory.reached(before, wanted))
         if self._most is not None and self._on_its_way(before[0], self._most) and status == ActingStatus.OK:
             status = ActingStatus.LIMITED
         return self._spaces.shaped(self._executed[0]), status
@@ -114,8 +115,9 @@ class SafeLoop:
         self._executed = np.where(free, self._executed[0], before + np.float32(share) * change)[None].astype(np.float32)
         return True
 
-    def _decide(self, rows: Float[np.ndarray, "1 s"]) -> ActingStatus:
-        """The action at a finite observation, and the memory that goes on; FAILED where the policy has none."""
+    def _decide(self, rows: Float[np.ndarray, "1 s"]) -> tuple[ActingStatus, Float[np.ndarray, "1 m"] | None]:
+        """What is wanted at a finite observation, and by whom; the memory goes on. FAILED and None where the policy has
+        no action."""
         seen, guard, relief, known, trail = self._state(rows), self._guard, None, self._relief, self._trail
         if guard is not None:
             relief, known = guard.relieved(self._relief, rows, self._executed)
@@ -125,14 +127,14 @@ class SafeLoop:
         if relief is None:
             action = self._act(seen)
             if not all_finite(action):
-                return ActingStatus.FAILED
+                return ActingStatus.FAILED, None
             status = ActingStatus.LIMITED if held_back(self._set, action, seen) else ActingStatus.OK
-            relief, self.taken = self._moved(seen, action), Taken(seen, action)
+            relief, self.taken = self._wanted(action), Taken(seen, action)
         else:
             status = ActingStatus.UNFAMILIAR
-        self._seen, self._executed, self._obs, self._samples = seen, relief, rows, self._samples + 1
+        self._seen, self._obs, self._samples = seen, rows, self._samples + 1
         self._relief, self._trail = known, trail
-        return status
+        return status, relief
 
     def _state(self, rows: Float[np.ndarray, "1 s"]) -> Float[np.ndarray, "1 z"]:
         if self._memory is None:
@@ -141,14 +143,10 @@ class SafeLoop:
             return np.asarray(self._memory.first(rows, self._executed))
         return np.asarray(self._memory.after(self._seen, self._executed, rows))
 
-    def _moved(self, seen: Float[np.ndarray, "1 z"], action: Float[np.ndarray, "1 m"]) -> Float[np.ndarray, "1 m"]:
-        return action if self._memory is None else np.asarray(self._memory.executed(seen, action))
+    def _wanted(self, action: Float[np.ndarray, "1 m"]) -> Float[np.ndarray, "1 m"]:
+        """Where an action of the learner's kind leads: to itself, or by it from the action before."""
+        return action if self._memory is None else np.asarray(self._memory.wanted(self._executed, action))
 
-    def _reached(self) -> Float[np.ndarray, "m"]:
-        """Where the fallback leads: to itself, by it from the action before, or nowhere where that is held."""
-        if self._holds:
-            return self._executed[0]
-        if self._memory is None or not self._memory.augmentation.increments:
-            return self._fallback
-        moved = self._executed + self._fallback
-        return np.asarray(self._limits.project(moved, moved))[0]
+    def _fallen_back(self) -> Float[np.ndarray, "m"]:
+        """What is wanted where nobody decides: the fallback, or the action before where that is held."""
+        return (self._executed if self._holds else self._wanted(self._fallback[None]))[0]

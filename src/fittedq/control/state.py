@@ -157,7 +157,21 @@ class AugmentedState:
         """u of the learner's action: itself, or u_{t−1} + Δ, within its limits."""
         if not self.augmentation.increments:
             return action
-        return self.limits.project(self._before(state) + action, state[..., : self.obs_size]).astype(action.dtype)
+        moved = self.wanted(self._before(state), action)
+        return self.limits.project(moved, state[..., : self.obs_size]).astype(action.dtype)
+
+    def wanted(self, before: Float[Arr, "*b m"], action: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """What the learner's action leads to after u_{t−1} = `before`, without limits: itself, or u_{t−1} + Δ."""
+        return before + action if self.augmentation.increments else action
+
+    def reached(self, before: Float[Arr, "*b m"], wanted: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
+        """u = clip(clip(wanted, u_{t−1} ± rate), low, high) after u_{t−1} = `before`, whoever wants it; without
+        increments, what is wanted."""
+        if not self.augmentation.increments:
+            return wanted
+        rate = namespace(before).asarray(self.rate, before.dtype)
+        near = namespace(before).clip(wanted, before - rate, before + rate)
+        return self.limits.project(near, near).astype(before.dtype)
 
     def asked(self, state: Float[Arr, "*b z"], executed: Float[Arr, "*b m"]) -> Float[Arr, "*b m"]:
         """The learner's action that u was: the inverse of `executed`."""

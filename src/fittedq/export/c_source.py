@@ -186,16 +186,8 @@ def decide_text(program: ControlProgram, source: CDraft) -> str:
             before = f"{z} + {edges.changes.first}"
             held = source.call("held_by_changes", *change_tables(edges.changes), near, "FQ_ACTIONS", "a", before)
         lines += [f"    if ({held[:-1]} != 0) {{", "        status = FQ_LIMITED;", "    }"]
-    if program.changes and edges is not None and edges.changes is not None:
-        first = edges.changes.first
-        lines += [
-            "    for (i = 0; i < FQ_ACTIONS; ++i) {",
-            f"        const float before = fq_center[i] + fq_half_width[i] * c->next[{first} + i];",
-            "        c->executed[i] = fq_clamp(before + a[i], fq_low[i], fq_high[i]);",
-            "    }",
-        ]
-    else:
-        lines += ["    fq_copy(FQ_ACTIONS, a, c->executed);"]
+    if program.rate is not None:
+        lines.append("    " + source.call("add", "FQ_ACTIONS", "last", "a", "a"))
     if guard is None:
         return indented([*see, *lines, *(f"    {line}" for line in kept), "}"], 2)
     kept += remembered_lines(guard, source)
@@ -205,7 +197,6 @@ def decide_text(program: ControlProgram, source: CDraft) -> str:
             "fq_relieve(c, obs, a);",
             f"if (fq_strange(c, {z}) != 0) {{",
             "    status = FQ_UNFAMILIAR;",
-            "    fq_copy(FQ_ACTIONS, a, c->executed);",
             "} else {",
             *(f"    {line}" for line in [*lines, "}"]),
             "}",
@@ -215,20 +206,24 @@ def decide_text(program: ControlProgram, source: CDraft) -> str:
     )
 
 
-def fallback_text(program: ControlProgram) -> str:
+def fallback_text(program: ControlProgram, source: CDraft) -> str:
     """What `fq_step` does where the policy has no action."""
     lines = ["c->samples = 0;"] if program.guard is not None and program.guard.counted else []
     if program.holds:
-        lines += ["/* the action before is held */"]
-    elif program.changes:
-        lines += [
-            "for (i = 0; i < FQ_ACTIONS; ++i) {",
-            "    c->executed[i] = fq_clamp(c->executed[i] + fq_fallback[i], fq_low[i], fq_high[i]);",
-            "}",
-        ]
+        lines.append(source.call("copy", "FQ_ACTIONS", "last", "a"))
+    elif program.rate is not None:
+        lines.append(source.call("add", "FQ_ACTIONS", "last", "fq_fallback", "a"))
     else:
-        lines += ["fq_copy(FQ_ACTIONS, fq_fallback, c->executed);"]
+        lines.append(source.call("copy", "FQ_ACTIONS", "fq_fallback", "a"))
     return indented(lines, 2)
+
+
+def reached_text(program: ControlProgram, source: CDraft) -> str:
+    """How `fq_step` makes u of what is wanted, whoever wants it."""
+    if program.rate is None:
+        return source.call("copy", "FQ_ACTIONS", "a", "c->executed")
+    limits = (f"fq_{name}" for name in ("rate", "low", "high"))
+    return source.call("reached", "FQ_ACTIONS", "a", "last", *limits, "c->executed")
 
 
 # ---------------------------------------------------------------------- the files
@@ -257,8 +252,9 @@ def rendered(program: ControlProgram, about: About, golden: Golden, int8: bool, 
     source = CDraft(int8, next((block for block in BLOCKS if block <= widest), BLOCKS[-1]))
     policy = policy_text(program, source)
     guard = guard_text(program, source)
-    decide, fallback, see = decide_text(program, source), fallback_text(program), see_text(program)
-    if "fq_clamp(" in decide + fallback + see:
+    decide, fallback, see = decide_text(program, source), fallback_text(program, source), see_text(program)
+    reached = reached_text(program, source)
+    if "fq_clamp(" in see:
         source.pieces["clamp"] = None
     source.tables |= {f"fq_{name}": array for name, array in _named(program).items()}
     crcs = [_crc(source, name, table) for name, table in source.tables.items()]
@@ -277,9 +273,9 @@ def rendered(program: ControlProgram, about: About, golden: Golden, int8: bool, 
         "solver": source.solver,
         "policy": policy if "c->" in policy else policy + "\n    (void)c;",
         "guard": guard,
-        "counter": "    int i;\n" if "for (i" in decide + fallback else "",
         "decide": decide,
         "fallback": fallback,
+        "reached": reached,
         **_golden_words(golden),
         "crcs": indented(crcs),
         "metadata": indented([f"{json.dumps(line)}," for line in metadata(about)]),
@@ -293,8 +289,8 @@ def _named(program: ControlProgram) -> dict[str, np.ndarray]:
     """Tables that `fq_step` reads."""
     named = {"start": program.start} if program.holds else {"fallback": program.fallback, "start": program.start}
     named["width"] = program.width
-    if program.changes:
-        named |= {"low": program.low, "high": program.high}
+    if program.rate is not None:
+        named |= {"rate": program.rate, "low": program.low, "high": program.high}
     if program.memory is not None and program.memory.lags:
         limits = program.memory.limits
         named |= {"center": np.asarray(limits.center, np.float32)}

@@ -152,6 +152,11 @@ def on_edge(a, z, matrix, bound, near, *held):
     return bool(((a <= low + near) | (a >= high - near)).any())
 
 
+def reached(wanted, before, rate, low, high):
+    """what is wanted, no further from the action before than the rate, and within the limits"""
+    return clip(clip(wanted, before - rate, before + rate), low, high)
+
+
 def remembered(seen, executed, y, measured, set_point, value, errors, sample, limit, history, lags, center, half_width):
     """z = [y, errors, integrals, earlier y, earlier u in the unit box] of the last z (None at first), u, and y"""
     difference = y[measured] - np.where(set_point < 0, value, y[set_point])

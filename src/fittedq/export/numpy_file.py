@@ -66,7 +66,7 @@ class Controller:
 {start}
     def step(self, obs):
         """(action, status) at this sample; never raises."""
-        status = MALFORMED
+        status, u = MALFORMED, None
         try:
             y = np.asarray(obs, np.float32)
             status = MALFORMED if y.shape != ({obs_size},) else FAILED if np.isfinite(y).all() else NOT_FINITE
@@ -78,6 +78,7 @@ class Controller:
             pass
         if status in (NOT_FINITE, MALFORMED, FAILED):
             {fallback}
+        self.executed = {reached}
         return self.executed.copy(), status
 '''
 
@@ -85,7 +86,7 @@ DECIDE = """
 a = policy(z)
 if np.isfinite(a).all():
     status = LIMITED if {edges} else OK
-    self.seen, self.executed = z, {taken}
+    self.seen, u = z, {taken}
 """
 GUARDED = """
 u, relief = {relief}
@@ -98,7 +99,7 @@ else:
     if np.isfinite(a).all():
         status, u = LIMITED if {edges} else OK, {taken}
 if status != FAILED:
-    self.seen, self.executed, self.last, self.samples, self.relief = z, u, y, self.samples + 1, relief{trail}
+    self.seen, self.last, self.samples, self.relief = z, y, self.samples + 1, relief{trail}
 """
 START = "        self.last, self.samples, self.relief, self.trail = None, 0, None, None\n"
 JUDGED = """
@@ -108,8 +109,6 @@ change, error = (None, np.zeros({size})) if past is None else {changed}
 
 SHORT = 16
 """Tables of more numbers are written once."""
-
-MOVED = 'np.clip({before} + {change}, D["least"], D["most"])'
 
 
 class Text:
@@ -195,21 +194,17 @@ def numpy_files(program: ControlProgram, about: str) -> dict[str, bytes]:
     seen = "y"
     if memory is not None:
         seen = text.call(memory_formula(memory), ["self.seen", "self.executed", "y"], "memory")
-    taken, fallback = "a", "self.executed = " + 'D["fallback"].copy()'
-    if memory is not None and program.changes:
-        ends = {"least": memory.limits.low, "most": memory.limits.high}
-        text.numbers |= {name: np.asarray(end, np.float32) for name, end in ends.items()}
-        first = memory.size - memory.lags * memory.limits.size
-        before = f'affine(z[{first}:{first + memory.limits.size}], D["memory.center"], D["memory.half_width"])'
-        taken = MOVED.format(before=before, change="a")
-        fallback = "self.executed = " + MOVED.format(before="self.executed", change='D["fallback"]')
-        text.functions["affine"] = numeric.affine
-    fallback = "pass" if program.holds else fallback
+    before, reached = "", "u"
+    if program.rate is not None:
+        limits: dict[str, Argument] = {"rate": program.rate, "low": program.low, "high": program.high}
+        before = "self.executed + "
+        reached = text.call(Formula(numeric.reached, limits), ["u", "self.executed"], "reached")
+    taken, fallback = f"{before}a", "u = self.executed" if program.holds else f'u = {before}D["fallback"]'
     edges = "False" if program.edges is None else text.call(edge_formula(program.edges), ["a", "z"], "edges")
     decide = DECIDE.format(edges=edges, taken=taken)
     if program.guard is not None:
         decide = GUARDED.format(edges=edges, taken=taken, **_guard_words(program.guard, text))
-        fallback = f"{fallback}; self.last, self.samples, self.trail = None, 0, None".removeprefix("pass; ")
+        fallback = f"{fallback}; self.last, self.samples, self.trail = None, 0, None"
     functions = "\n\n\n".join(inspect.getsource(function).strip() for function in text.functions.values())
     functions = "\n\n\n".join([functions, *critics])
     source = FILE.format(
@@ -224,6 +219,7 @@ def numpy_files(program: ControlProgram, about: str) -> dict[str, bytes]:
         start="" if program.guard is None else START,
         decide=textwrap.indent(decide.strip(), 20 * " "),
         fallback=fallback,
+        reached=reached,
     )
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **text.numbers)

@@ -101,18 +101,18 @@ def _limited(edges: Edges, graph: Graph, action: str, z: str) -> str:
     return graph.any(graph("Or", below, graph("GreaterOrEqual", wide, graph("Sub", graph.double(high), near))))
 
 
-def _moved(memory: AugmentedState, graph: Graph, before: str, change: str) -> str:
-    """clip(u₋ + Δ, limits)."""
-    low, high = (np.asarray(end, np.float32) for end in (memory.limits.low, memory.limits.high))
-    return graph.between(graph("Add", before, change), graph.own("low", low), graph.own("high", high))
+def _wanted(program: ControlProgram, graph: Graph, past: Past | None, action: str) -> str:
+    """Where an action leads: to itself, or by it from the action before."""
+    return action if past is None or program.rate is None else graph("Add", past.executed, action)
 
 
-def _before(memory: AugmentedState, graph: Graph, z: str) -> str:
-    """u₋, as z has it."""
-    first, m = memory.size - memory.lags * memory.limits.size, memory.limits.size
-    center, half_width = (np.asarray(part, np.float32) for part in (memory.limits.center, memory.limits.half_width))
-    unit = graph("Mul", graph.columns(z, first, first + m), graph.own("half_width", half_width))
-    return graph("Add", unit, graph.own("center", center))
+def _reached(program: ControlProgram, graph: Graph, past: Past | None, wanted: str) -> str:
+    """What is wanted, no further from the action before than the rate, and within the limits."""
+    if past is None or program.rate is None:
+        return wanted
+    rate = graph.own("rate", program.rate)
+    near = graph.between(wanted, graph("Sub", past.executed, rate), graph("Add", past.executed, rate))
+    return graph.between(near, graph.own("low", program.low), graph.own("high", program.high))
 
 
 def _written(program: ControlProgram, graph: Graph) -> None:
@@ -126,8 +126,7 @@ def _written(program: ControlProgram, graph: Graph) -> None:
     graph.within("decision")
     measured, decided = graph.finite(obs), graph.finite(action)
     status = _status(program, graph, decided, action, z)
-    if memory is not None and past is not None and program.changes:
-        action = _moved(memory, graph, _before(memory, graph, z), action)
+    action = _wanted(program, graph, past, action)
     watched, guarding = unpacked(graph, "guard_in", kept_sizes(program)), None
     if program.guard is not None and past is not None:
         guarding = guard_nodes(program.guard, graph, obs, z, past.executed, watched)
@@ -137,7 +136,8 @@ def _written(program: ControlProgram, graph: Graph) -> None:
         status = graph("Where", guarding.strange, _word(graph, ActingStatus.UNFAMILIAR), status)
         decided = graph("Or", guarding.strange, decided)
     kept = graph("And", measured, decided)
-    graph("Where", kept, action, _fallback(program, graph, past), out="action")
+    wanted = graph("Where", kept, action, _fallback(program, graph, past))
+    graph("Identity", _reached(program, graph, past, wanted), out="action")
     status = graph("Where", measured, status, _word(graph, ActingStatus.NOT_FINITE))
     graph("Squeeze", status, graph.whole_number([1]), out="status")
     if past is not None:
@@ -162,10 +162,7 @@ def _fallback(program: ControlProgram, graph: Graph, past: Past | None) -> str:
     """What acts where the policy has no action."""
     if program.holds and past is not None:
         return past.executed
-    fallback = graph.own("fallback", program.fallback[None])
-    if program.memory is None or past is None or not program.changes:
-        return fallback
-    return _moved(program.memory, graph, past.executed, fallback)
+    return _wanted(program, graph, past, graph.own("fallback", program.fallback[None]))
 
 
 def _word(graph: Graph, status: ActingStatus) -> str:

@@ -553,9 +553,10 @@ class ControlProgram:
     2. z = `memory` of the last z, the last u and y; without a memory z = y.
     3. Where the `guard` finds z strange, its relief is u.
     4. Else `lines`, in order, from z to the action a; one that is not finite gives the fallback.
-    5. u = a, or, where the memory counts changes, clip(u₋ + a, limits).
-    6. The memory keeps z and u; of a sample that gave the fallback, only u = fallback, or clip(u₋ + fallback, limits).
-       A program that `holds` gives u₋ in place of the fallback.
+    5. u = a. A program that `holds` gives u₋ in place of the fallback.
+    6. Where the memory counts changes, a and the fallback are added to u₋, and whoever acted,
+       u = clip(clip(u, u₋ ± rate), low, high).
+    7. The memory keeps z and u; of a sample that gave the fallback, only u.
 
     Numbers are float32, and float64 where a stage says so or `in_double`.
     """
@@ -603,6 +604,7 @@ class ControlProgram:
         return self.seen, *(line.stage.size for line in self.lines)
 
     @property
-    def changes(self) -> bool:
-        """Whether actions are changes of the action before."""
-        return self.memory is not None and self.memory.augmentation.increments
+    def rate(self) -> Vector | None:
+        """The most that u changes in a sample, where actions are changes of the action before; None elsewhere."""
+        memory = self.memory
+        return np.asarray(memory.rate, np.float32) if memory is not None and memory.augmentation.increments else None

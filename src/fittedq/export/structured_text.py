@@ -178,19 +178,21 @@ def _policy(program: ControlProgram, block: BlockText, z: BlockArray) -> BlockAr
 
 
 def _acted(program: ControlProgram, block: BlockText, z: BlockArray) -> None:
-    """The lines from z to the policy's action in `executed`, and `status`."""
-    memory, m = program.memory, program.action_size
+    """The lines from z to the policy's action in `asked`, and `status`."""
+    m = program.action_size
     action = _policy(program, block, z)
     block.line("(* the action, its status, and what is remembered *)")
     _checked(block, str(action), m)
     block.line(f"status := {int(ActingStatus.FAILED)};")
     block.begin("IF finite THEN")
     _status(program, block, str(action))
-    before = ""
-    if memory is not None and program.changes:
-        before = f"center_u[i] + half_width_u[i] * z[{memory.size - memory.lags * m} + i] + "
-    block.each(m, f"executed[i] := {before}{action}[i];")
+    block.each(m, f"asked[i] := {_before(program)}{action}[i];")
     block.end("END_IF;")
+
+
+def _before(program: ControlProgram) -> str:
+    """What an action is added to, where it is a change."""
+    return "" if program.rate is None else "executed[i] + "
 
 
 def _guarded(guard: GuardStage, program: ControlProgram, block: BlockText, z: BlockArray) -> None:
@@ -202,15 +204,16 @@ def _guarded(guard: GuardStage, program: ControlProgram, block: BlockText, z: Bl
     strange_lines(guard, program, block, z.name)
     block.begin("IF strange THEN")
     block.line(f"status := {int(ActingStatus.UNFAMILIAR)};")
-    block.each(m, f"executed[i] := {relief}[i];")
+    block.each(m, f"asked[i] := {relief}[i];")
     block.end("ELSE")
     _acted(program, block, z)
     block.end("END_IF;")
 
 
 def _decided(program: ControlProgram, block: BlockText) -> None:
-    """The lines from y to `executed` and `status`."""
+    """The lines from y to what is asked for, from there to `executed`, and `status`."""
     memory, guard, m = program.memory, program.guard, program.action_size
+    block.numbers("asked", m)
     _checked(block, "y", program.obs_size)
     block.line(f"status := {int(ActingStatus.NOT_FINITE)};")
     block.begin("IF finite THEN")
@@ -231,15 +234,18 @@ def _decided(program: ControlProgram, block: BlockText) -> None:
         block.end("END_IF;")
     block.end("END_IF;")
     block.begin(f"IF status = {int(ActingStatus.NOT_FINITE)} OR status = {int(ActingStatus.FAILED)} THEN")
-    if not program.holds:
-        fallback = block.table("fallback", program.fallback)
-        block.each(m, f"executed[i] := {'executed[i] + ' * program.changes}{fallback}[i];")
+    if program.holds:
+        block.each(m, "asked[i] := executed[i];")
+    else:
+        block.each(m, f"asked[i] := {_before(program)}{block.table('fallback', program.fallback)}[i];")
     if guard is not None and guard.counted:
         block.line("samples := 0;")
     block.end("END_IF;")
-    if memory is not None and program.changes:
-        low, high = (np.asarray(end, np.float32) for end in (memory.limits.low, memory.limits.high))
-        block.kept("executed", m, f"{block.table('low_u', low)}[i]", f"{block.table('high_u', high)}[i]")
+    if program.rate is not None:
+        rate = block.table("rate_u", program.rate)
+        block.kept("asked", m, f"executed[i] - {rate}[i]", f"executed[i] + {rate}[i]")
+        block.kept("asked", m, f"{block.table('low_u', program.low)}[i]", f"{block.table('high_u', program.high)}[i]")
+    block.each(m, "executed[i] := asked[i];")
 
 
 def structured_text(

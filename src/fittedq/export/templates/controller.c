@@ -83,16 +83,16 @@ static int fq_on_its_way(fq_controller *c, const float *last)
 int fq_step(fq_controller *c, const float *obs, float *action)
 {
     int status = FQ_NOT_FINITE;
-    float last[FQ_ACTIONS];
-$counter    fq_copy(FQ_ACTIONS, c->executed, last);
+    float a[FQ_ACTIONS], last[FQ_ACTIONS];
+    fq_copy(FQ_ACTIONS, c->executed, last);
     if (fq_finite(obs, FQ_OBSERVATIONS)) {
-        float a[FQ_ACTIONS];
         status = FQ_FAILED;
 $decide
     }
     if (status == FQ_NOT_FINITE || status == FQ_FAILED) {
 $fallback
     }
+    $reached
     if (c->crossing > 0 && fq_on_its_way(c, last) != 0 && status == FQ_OK) {
         status = FQ_LIMITED;
     }

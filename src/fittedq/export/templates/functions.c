@@ -713,6 +713,17 @@ static void fq_add(int n, const float *x, const float *y, float *sum)
     }
 }
 
+/*@ reached: clamp */
+/* y = what is wanted, no further from the action before than the rate, and within the limits; y may be `before`. */
+static void fq_reached(int n, const float *wanted, const float *before, const float *rate, const float *low,
+                       const float *high, float *y)
+{
+    int i;
+    for (i = 0; i < n; ++i) {
+        y[i] = fq_clamp(fq_clamp(wanted[i], before[i] - rate[i], before[i] + rate[i]), low[i], high[i]);
+    }
+}
+
 /*@ units: */
 /* Deviations in double precision, cut at 100. */
 static void fq_units(int n, const float *x, const float *shift, const float *scale, double *hat)
