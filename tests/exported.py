@@ -173,5 +173,7 @@ SOLVING: dict[str, dict[str, Any]] = {
     "history": {"name": "sac", "added": Augmentation(history=2, error=("1:0",))},
     "changes": {"activation": "tanh", "added": MEMORY},
     "changes without a policy": {"name": "explicit_fqi", "activation": "tanh", "added": MEMORY},
+    "polytope": {"activation": "tanh", "action_set": TRIANGLE},
+    "polytope without a policy": {"name": "explicit_fqi", "activation": "tanh", "action_set": TRIANGLE},
 }
 """Agents whose solver is exported."""

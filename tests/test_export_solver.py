@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from exported import MEMORY, SOLVING, TRIANGLE, agent_in
+from exported import BOX, MEMORY, SOLVING, TRIANGLE, WHOLE, agent_in
+from fittedq.actions.base import AbstractActionSet
 from fittedq.errors import UserError
 from fittedq.export.c_file import CSource
 from fittedq.export.program import Ascend
@@ -39,14 +40,19 @@ def test_the_reverse_pass_is_the_derivative(of: dict[str, Any]) -> None:
         np.testing.assert_allclose(slope[len(s) :] / stage.half_width, gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_the_steps_are_those_of_act() -> None:
+@pytest.mark.parametrize("action_set", [BOX, TRIANGLE], ids=["box", "polytope"])
+def test_the_steps_are_those_of_act(action_set: AbstractActionSet) -> None:
     """`agent.act(refine=…)` takes them compiled, in single precision."""
-    agent, obs = agent_in(activation="tanh"), np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    agent, obs = (
+        agent_in(activation="tanh", action_set=action_set),
+        np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32),
+    )
     loop = agent.loop(refine=4)
     found = np.array([loop.step(one)[0] for one in obs])
     np.testing.assert_allclose(found, agent.act(obs, refine=4), atol=1e-4)
     policy = agent.act(obs)
     assert (np.abs(found - policy) <= 0.1 * np.array([2.0, 2.0]) * (1 + 1e-6)).all()
+    assert action_set.contains(found, obs).all()
     assert (agent.value(obs, found) >= agent.value(obs, policy) - 1e-6).all() and np.abs(found - policy).max() > 0.05
 
 
@@ -99,7 +105,11 @@ def test_under_a_rate_limit_no_action_changes_by_more(name: str) -> None:
 
 def test_what_no_export_can_solve_is_named(tmp_path: Path) -> None:
     for agent, words in (
-        (agent_in(action_set=TRIANGLE), "Polytope of actions"),
+        (agent_in(action_set=WHOLE), "Mixed of actions"),
+        (
+            agent_in("explicit_fqi", approximator="extra_trees", hidden=(128, 128), action_set=TRIANGLE),
+            "looks in trees",
+        ),
         (agent_in("td7"), "RangedCritic"),
         (agent_in("explicit_fqi", approximator="polynomial", hidden=(128, 128)), "LinearCritic"),
         (agent_in("svg", horizon="inf", episode_length=5), "found no critic, .* leave refine out"),

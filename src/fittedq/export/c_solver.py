@@ -60,7 +60,9 @@ static void fq_ascend(fq_controller *c, const double *s, {argument}double *a)
     fq_copy_wide(FQ_ACTIONS, a, c->start);
     for (k = 0; k < {steps}; ++k) {{
         double q;
-        fq_move({half_width}, c->low, c->high, FQ_ACTIONS, step, {trust}, c->start, a, c->gradient, c->moved);
+        fq_move({unit}, FQ_ACTIONS, step, a, c->gradient, c->moved);
+        {nearest}
+        fq_move_back({half_width}, c->low, c->high, FQ_ACTIONS, {trust}, c->start, c->moved);
         q = fq_least(c, s, c->moved, c->slopes);
         if (fq_higher(q, value) != 0) {{
             fq_copy_wide(FQ_ACTIONS, c->moved, a);
@@ -196,14 +198,17 @@ def _(stage: Ascend, source: CDraft, y: str, seen: Operand, *start: Operand) -> 
     evaluations = stage.steps + (1 if start else len(stage.starts))
     source.multiplications = before[0] + evaluations * (source.multiplications - before[0])
     source.functions = before[1] + evaluations * (source.functions - before[1])
-    for piece in ("copy_wide", "widen", "slope", "higher", "move"):
+    for piece in ("copy_wide", "widen", "slope", "higher", "move", "move_back"):
         source.pieces[piece] = None
-    names = ("center", "half_width")
+    names = ("center", "half_width", "unit")
     words = {name: source.table(getattr(stage, name)) for name in names} | {"obs": stage.obs_size}
     words["ends"] = _ends(stage, source)
     told = [FIRST_CRITIC.format(**words), *(OTHER.format(place=place, **words) for place in range(1, len(critics)))]
-    if not start:
-        source.pieces["move_within"] = None
+    nearest = "fq_move_within(FQ_ACTIONS, c->low, c->high, c->moved);"
+    if stage.nearest is not None:
+        before = source.multiplications
+        (nearest,) = c_calls(stage.nearest, source, "c->moved", Operand("c->moved", stage.size))
+        source.multiplications = before + stage.steps * (source.multiplications - before)
     begin = GIVEN if start else BEST.format(starts=source.table(stage.starts), count=len(stage.starts))
     source.solver = "".join(critics) + LEAST_OF_CRITICS.format(critics=_body(told), **words)
     source.solver += ASCEND.format(
@@ -212,6 +217,7 @@ def _(stage: Ascend, source: CDraft, y: str, seen: Operand, *start: Operand) -> 
         trust=repr(float(stage.trust)),
         half=repr(float(stage.trust) / 2),
         steps=stage.steps,
+        nearest=nearest,
         **words,
     )
     source.doubles |= dict.fromkeys(("start", "moved", "slopes", "gradient"), stage.size)

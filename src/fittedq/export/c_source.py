@@ -89,8 +89,8 @@ def pieces() -> dict[str, tuple[tuple[str, ...], str]]:
 def functions_text(asked: dict[str, None]) -> str:
     """The pieces that are asked for, and those that they need."""
     known, needed = pieces(), set[str]()
-    known = known | {name + WIDE_NAME: doubled(name, *piece) for name, piece in known.items()}
-    order = [one for name in pieces() for one in (name, name + WIDE_NAME)]
+    known = {name + WIDE_NAME: doubled(name, *piece) for name, piece in known.items()} | known
+    order = dict.fromkeys(one for name in pieces() for one in (name, name + WIDE_NAME))
 
     def need(name: str) -> None:
         needed.add(name)

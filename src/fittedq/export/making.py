@@ -298,7 +298,7 @@ def _(action_set: Increments, draft: Draft, action: int, seen: int) -> int:
 @projection_lines.register
 def _(action_set: Polytope, draft: Draft, action: int, seen: int) -> int:
     del seen
-    return draft.add(_nearest(action_set), action)
+    return draft.add(nearest_of(action_set), action)
 
 
 @projection_lines.register
@@ -322,7 +322,7 @@ def stretch_of(action_set: Increments) -> Stretch:
     )
 
 
-def _nearest(action_set: Polytope) -> NearestPoint:
+def nearest_of(action_set: Polytope) -> NearestPoint:
     """The projection onto a polytope, its numbers as `Polytope.project` has them in single precision."""
     return NearestPoint(
         matrix=np.asarray(action_set.matrix),

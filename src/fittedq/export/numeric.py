@@ -318,7 +318,7 @@ def least_critic(s, a, critics, center, half_width):
     return value, np.nan_to_num(gradient[len(s) :] / half_width, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def ascended(s, start, critics, starts, steps, trust, center, half_width, low, high, *held):
+def ascended(s, start, critics, nearest, starts, steps, trust, center, half_width, unit, low, high, *held):
     """projected gradient steps on q = min_j q_j, none of which ends lower; without a start from the best of `starts`"""
     low, high = changes(s, *held) if held else (low, high)
     starts = clip(starts, low, high)
@@ -330,9 +330,9 @@ def ascended(s, start, critics, starts, steps, trust, center, half_width, low, h
             a, value, gradient = other, q, slope
     start, step = a, trust / 2
     for _ in range(steps):
-        direction = gradient * half_width
-        direction = direction / max(np.abs(direction).max(), 1e-30)
-        moved = clip(a + step * half_width * direction, low, high)
+        direction = gradient * unit
+        moved = a + step * unit * (direction / max(np.abs(direction).max(), 1e-30))
+        moved = clip(moved, low, high) if nearest is None else nearest(moved)
         far = (np.abs(moved - start) / half_width).max()
         if far > trust:
             moved = clip(start + (moved - start) * (trust / far), low, high)

@@ -321,8 +321,11 @@ def _(stage: SearchTrees, text: Text, values: Sequence[str], name: str) -> str:
 @stage_call.register
 def _(stage: Ascend, text: Text, values: Sequence[str], name: str) -> str:
     seen, start = values[0], values[1] if len(values) > 1 else "None"
-    critics = ", ".join(f"critic{place}" for place in range(len(stage.critics)))
-    return text.call(Formula(numeric.ascended, ascent_numbers(stage)), [seen, start, f"[{critics}]"], name)
+    critics, nearest = ", ".join(f"critic{place}" for place in range(len(stage.critics))), "None"
+    if stage.nearest is not None:
+        nearest = f"lambda u: {text.call(formula(stage.nearest), ['u'], f'{name}.walls')}"
+    values = [seen, start, f"[{critics}]", nearest]
+    return text.call(Formula(numeric.ascended, ascent_numbers(stage)), values, name)
 
 
 def _steps(lines: Sequence[ProgramLine], text: Text, first: str, prefix: str) -> Iterator[str]:

@@ -108,11 +108,11 @@ class Graph:
 
     def any(self, truths: str) -> str:
         """[b, 1]: whether one of a row holds."""
-        return self("Greater", self.most(self.single(truths)), self.number(0.5))
+        return self("Greater", self.most(self.double(truths)), self.wide_number(0.5))
 
     def all(self, truths: str) -> str:
         """[b, 1]: whether all of a row hold."""
-        return self("Greater", self.least(self.single(truths)), self.number(0.5))
+        return self("Greater", self.least(self.double(truths)), self.wide_number(0.5))
 
     def least(self, x: str) -> str:
         """The least number of each row, [b, 1]."""

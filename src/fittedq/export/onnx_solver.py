@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fittedq.export.onnx_graph import Graph
+from fittedq.export.onnx_nearest import nearest_nodes
 from fittedq.export.onnx_stages import change_ends, node, probabilities, through
 from fittedq.export.program import (
     CUBE,
@@ -90,7 +91,7 @@ def _(stage: Ascend, graph: Graph, seen: str, *start: str) -> str:
     begun, step = point.action, graph.wide_number([[stage.trust / 2]])
     for k in range(stage.steps):
         graph.within(f"step_{k}", "solver")
-        moved = _moved_along(stage, graph, begun, point, step, ends)
+        moved = _moved_along(stage, graph, begun, point, step, ends, k)
         other = _valued(stage, graph, f"step_{k}", seen, moved)
         graph.within(f"step_{k}", "solver")
         point, better = point.or_better(other, graph)
@@ -99,13 +100,19 @@ def _(stage: Ascend, graph: Graph, seen: str, *start: str) -> str:
     return point.action
 
 
-def _moved_along(stage: Ascend, graph: Graph, begun: str, point: Point, step: str, ends: SearchEnds) -> str:
+def _moved_along(stage: Ascend, graph: Graph, begun: str, point: Point, step: str, ends: SearchEnds, k: int) -> str:
     """A step along the gradient, in the box and no farther from where it began than `trust`."""
-    half, (low, high) = graph.own("half_width", stage.half_width), ends
-    direction = graph("Mul", point.gradient, half)
+    half, unit = graph.own("half_width", stage.half_width), graph.own("unit", stage.unit)
+    direction = graph("Mul", point.gradient, unit)
     largest = graph("Max", graph.most(graph("Abs", direction)), graph.wide_number(1e-30))
-    change = graph("Mul", graph("Mul", step, half), graph("Div", direction, largest))
-    moved = graph.between(graph("Add", point.action, change), low, high)
+    change = graph("Mul", graph("Mul", step, unit), graph("Div", direction, largest))
+    moved, (low, high) = graph("Add", point.action, change), ends
+    if stage.nearest is None:
+        moved = graph.between(moved, low, high)
+    else:
+        graph.within(f"nearest_{k}", "nearest")
+        moved = nearest_nodes(stage.nearest, graph, moved)
+        graph.within(f"back_{k}", "solver")
     way, trust = graph("Sub", moved, begun), graph.wide_number(stage.trust)
     far = graph.most(graph("Div", graph("Abs", way), half))
     share = graph("Div", trust, graph("Max", far, trust))

@@ -264,12 +264,13 @@ class AbstractSolver(AbstractStage):
 class Ascend(AbstractSolver):
     """a with q(s, a) ≥ q(s, a_0) and |a − a_0| ≤ trust · half_width, by `steps` projected gradient steps from a_0.
 
-        d = ∇q(a) ∘ half_width / max |∇q(a) ∘ half_width|
-        a' = Π(a + step · half_width ∘ d), pulled towards a_0 where it is farther than `trust`
+        d = ∇q(a) ∘ unit / max |∇q(a) ∘ unit|
+        a' = Π(a + step · unit ∘ d), pulled towards a_0 where it is farther than `trust`
         q(a') > q(a) + 1e-10 (1 + |q(a)|): a ← a', step ← 2 step; else step ← step / 4
 
-    q = min_j q_j is the least of `critics`, each the lines from [s, a in the unit box] to one number; Π is the box of
-    low and high. Source: `maximize.local.refine`.
+    q = min_j q_j is the least of `critics`, each the lines from [s, a in the unit box] to one number; Π is the point of
+    `nearest`, or of the box of low and high. `unit` holds the half-widths, or where Π mixes coordinates the greatest of
+    them m times. Source: `maximize.local.refine`.
     """
 
     critics: tuple[tuple[ProgramLine, ...], ...]
@@ -280,9 +281,11 @@ class Ascend(AbstractSolver):
     trust: float
     center: Vector
     half_width: Vector
+    unit: Vector
     low: Vector
     high: Vector
     changes: Stretch | None = None
+    nearest: NearestPoint | None = None
 
     @property
     def size(self) -> int:

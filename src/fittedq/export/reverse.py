@@ -23,6 +23,7 @@ from fittedq.export.program import (
     Expect,
     Join,
     LayerNorm,
+    NearestPoint,
     ProgramLine,
     SearchTrees,
     UnitLength,
@@ -110,10 +111,22 @@ class HostSolver:
 
     def __init__(self, stage: Ascend):
         critics = [HostCritic(lines) for lines in stage.critics]
-        self._given = (critics, *_widened(ascent_numbers(stage)))
+        nearest = None if stage.nearest is None else HostProjection(stage.nearest)
+        self._given = (critics, nearest, *_widened(ascent_numbers(stage)))
 
     def __call__(self, seen: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         return numeric.ascended(seen, start, *self._given)
+
+
+@final
+class HostProjection:
+    """a → its nearest point, in double precision."""
+
+    def __init__(self, stage: NearestPoint):
+        self._function, self._constants = _wide(formula(stage))
+
+    def __call__(self, action: np.ndarray) -> np.ndarray:
+        return self._function(action, *self._constants)
 
 
 @final
@@ -177,8 +190,8 @@ def search_numbers(stage: SearchTrees) -> dict[str, Any]:
 
 
 def ascent_numbers(stage: Ascend) -> dict[str, Any]:
-    """What `numeric.ascended` takes after the critics."""
-    names = ("starts", "steps", "trust", "center", "half_width", "low", "high")
+    """What `numeric.ascended` takes after the critics and the projection."""
+    names = ("starts", "steps", "trust", "center", "half_width", "unit", "low", "high")
     return {name: getattr(stage, name) for name in names} | _held(stage)
 
 

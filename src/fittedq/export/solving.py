@@ -10,13 +10,15 @@ import numpy as np
 
 from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.actions.increments import Increments
+from fittedq.actions.polytope import Polytope
 from fittedq.approx.heads import AbstractHead, Categorical, OneValue, Quantiles
 from fittedq.approx.networks import QNetwork
 from fittedq.approx.trees import TreeCritic
 from fittedq.arrays import inwards
 from fittedq.errors import UserError
-from fittedq.export.making import Draft, network_lines, stretch_of
+from fittedq.export.making import Draft, nearest_of, network_lines, stretch_of
 from fittedq.export.program import AbstractSolver, Ascend, Dense, Expect, ProgramLine, SearchTrees
+from fittedq.maximize.base import step_scale
 from fittedq.types import AbstractCritic
 
 SPREAD_STARTS = 16
@@ -34,10 +36,10 @@ def solver_of(
     critic: AbstractCritic | None, action_set: AbstractActionSet, obs_size: int, refining: Refining
 ) -> AbstractSolver:
     """The stage that looks for higher values by this critic; a UserError names what no stage can say."""
-    if not isinstance(action_set, Box | Increments):
+    if not isinstance(action_set, Box | Increments | Polytope):
         raise UserError(
             f"export: found a {type(action_set).__name__} of actions, and exported solvers search in a box of constant "
-            "bounds, also under rate limits; leave refine out, for the policy alone."
+            "bounds, also under rate limits, or where fixed inequalities hold; leave refine out, for the policy alone."
         )
     if critic is None:
         raise UserError("export: found no critic, and exported solvers climb one; leave refine out.")
@@ -51,16 +53,22 @@ def improved(
     critic: AbstractCritic, action_set: AbstractActionSet, obs_size: int, refining: Refining
 ) -> AbstractSolver:
     """The stage for this critic: gradient steps, unless its class registers another one."""
-    return Ascend(
-        critics=critic_lines(critic, action_set, obs_size),
-        obs_size=obs_size,
-        center=np.asarray(action_set.center, np.float32),
-        **_common(action_set, refining),
-    )
+    common: dict[str, Any] = _common(action_set, refining) | {"center": np.asarray(action_set.center, np.float32)}
+    common |= {"unit": common["half_width"]}
+    if isinstance(action_set, Polytope):
+        nowhere = np.zeros((1, 1), np.float32)
+        common["unit"] = np.full_like(common["unit"], step_scale(action_set, nowhere))
+        common["starts"] = np.asarray(action_set.project(common["starts"], nowhere))
+        common["nearest"] = nearest_of(action_set)
+    return Ascend(critics=critic_lines(critic, action_set, obs_size), obs_size=obs_size, **common)
 
 
 @improved.register
 def _(critic: TreeCritic, action_set: AbstractActionSet, obs_size: int, refining: Refining) -> SearchTrees:
+    if isinstance(action_set, Polytope):
+        raise UserError(
+            "export: found inequalities, and exported looks in trees are along axes of a box; leave refine out."
+        )
     child, trees = np.asarray(critic.child), critic.forest.n_trees
     inner = child != np.arange(len(child))
     count = max(trees, int(child[inner].max(initial=0)) + 2 if inner.any() else 0)  # the rest is padding

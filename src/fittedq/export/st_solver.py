@@ -27,31 +27,30 @@ from fittedq.export.program import (
 )
 from fittedq.export.reverse import passes
 from fittedq.export.st_block import BlockArray, BlockText, wide_literal
+from fittedq.export.st_nearest import nearest_lines
 from fittedq.export.st_stages import GELU_TANH, HALF_TANH, activation_text, change_lines, said, told_through
 
 FROM_STARTS_TEXT = "LIMIT(low_q[i], starts[turn_q * {m} + i], high_q[i])"
 MOST_NODES = 2**16
 """Of trees where memory is short: 1 MiB of four numbers each."""
 HIGHER_TEXT = "q_least > q_best + 1.0E-10 * (1.0 + ABS(q_best))"
-BEGIN_TEXT = """
-IF turn_q < {count} THEN
-    FOR i := 0 TO {m1} DO moved[i] := {first}; END_FOR;
-ELSE
-    IF turn_q = {count} THEN FOR i := 0 TO {m1} DO begun_at[i] := {a}[i]; END_FOR; END_IF;
-    largest := 1.0E-30;
-    FOR i := 0 TO {m1} DO largest := MAX(largest, ABS(gradient[i] * half_q[i])); END_FOR;
-    far_q := 0.0;
+STEP_TEXT = """
+IF turn_q = {count} THEN FOR i := 0 TO {m1} DO begun_at[i] := {a}[i]; END_FOR; END_IF;
+largest := 1.0E-30;
+FOR i := 0 TO {m1} DO largest := MAX(largest, ABS(gradient[i] * unit_q[i])); END_FOR;
+FOR i := 0 TO {m1} DO moved[i] := {a}[i] + step_q * unit_q[i] * (gradient[i] * unit_q[i] / largest); END_FOR;
+"""
+WITHIN_TEXT = "FOR i := 0 TO {m1} DO moved[i] := LIMIT(low_q[i], moved[i], high_q[i]); END_FOR;"
+BACK_TEXT = """
+far_q := 0.0;
+FOR i := 0 TO {m1} DO far_q := MAX(far_q, ABS(moved[i] - begun_at[i]) / half_q[i]); END_FOR;
+IF far_q > {trust} THEN
     FOR i := 0 TO {m1} DO
-        moved[i] := {a}[i] + step_q * half_q[i] * (gradient[i] * half_q[i] / largest);
-        moved[i] := LIMIT(low_q[i], moved[i], high_q[i]);
-        far_q := MAX(far_q, ABS(moved[i] - begun_at[i]) / half_q[i]);
+        moved[i] := LIMIT(low_q[i], begun_at[i] + (moved[i] - begun_at[i]) * ({trust} / far_q), high_q[i]);
     END_FOR;
-    IF far_q > {trust} THEN
-        FOR i := 0 TO {m1} DO
-            moved[i] := LIMIT(low_q[i], begun_at[i] + (moved[i] - begun_at[i]) * ({trust} / far_q), high_q[i]);
-        END_FOR;
-    END_IF;
 END_IF;
+"""
+INPUT_TEXT = """
 FOR i := 0 TO {s1} DO q_in[i] := {s}[i]; END_FOR;
 FOR i := 0 TO {m1} DO q_in[{o} + i] := (moved[i] - center_q[i]) / half_q[i]; END_FOR;
 """
@@ -84,17 +83,28 @@ def _(stage: Ascend, block: BlockText, out: str, seen: BlockArray, *start: Block
     block.table("starts", stage.starts)
     block.table("center_q", stage.center)
     block.table("half_q", stage.half_width)
+    block.table("unit_q", stage.unit)
     _ends(stage, block, out, seen)
     for name in ("moved", "begun_at", "gradient", "slopes"):
         block.numbers(name, m)
     x = BlockArray(block.numbers("q_in", o + m), o + m)
     block.scalars("LREAL", "step_q", "largest", "far_q", "q_least", "q_best")
     block.scalars("DINT", "turn_q")
-    words = {"a": out, "s": seen, "o": o, "m1": m - 1, "s1": o - 1, "count": count, "first": first}
+    words = {"a": out, "s": seen, "o": o, "m1": m - 1, "s1": o - 1, "count": count}
     words |= {"trust": wide_literal(stage.trust), "higher": HIGHER_TEXT, "largest": wide_literal(3.0e38)}
     block.line(f"step_q := {wide_literal(stage.trust / 2)};")
     block.begin(f"FOR turn_q := 0 TO {count + stage.steps - 1} DO")
-    block.line(BEGIN_TEXT.format(**words))
+    block.begin(f"IF turn_q < {count} THEN")
+    block.each(m, f"moved[i] := {first};")
+    block.end("ELSE")
+    block.line(STEP_TEXT.format(**words))
+    if stage.nearest is None:
+        block.line(WITHIN_TEXT.format(**words))
+    else:
+        nearest_lines(stage.nearest, block, "moved", BlockArray("moved", m))
+    block.line(BACK_TEXT.format(**words))
+    block.end("END_IF;")
+    block.line(INPUT_TEXT.format(**words))
     for j, lines in enumerate(stage.critics):
         block.line(f"(* critic {j}, forwards and back *)")
         q, g = _critic(lines, block, x, j)

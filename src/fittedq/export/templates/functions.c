@@ -16,6 +16,20 @@ static int fq_finite(const float *x, int n)
     return finite;
 }
 
+/*@ finite_wide: */
+static int fq_finite_wide(const double *x, int n)
+{
+    int i, finite = 1;
+    for (i = 0; i < n; ++i) {
+        uint64_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        if ((bits >> 52 & 0x7ffu) == 0x7ffu) {
+            finite = 0;
+        }
+    }
+    return finite;
+}
+
 /*@ clamp: */
 static float fq_clamp(float x, float low, float high)
 {
@@ -458,7 +472,7 @@ static int fq_held_by_rows(const double *matrix, const double *bound, int rows, 
     return held;
 }
 
-/*@ nearest_point: clamp */
+/*@ nearest_point: finite */
 static double fq_clamp_double(double x, double low, double high)
 {
     return x < low ? low : (x > high ? high : x);
@@ -1116,30 +1130,46 @@ static int fq_higher(double q, double value)
 }
 
 /*@ move: */
-/* a + step half_width d / max |d| in the box, d = gradient half_width, no farther from `start` than `trust`. */
-static void fq_move(
-    const float *half_width, const double *low, const double *high, int n, double step, double trust,
-    const double *start, const double *a, const double *gradient, double *moved)
+/* a + step unit d / max |d|, d = gradient unit. */
+static void fq_move(const float *unit, int n, double step, const double *a, const double *gradient, double *moved)
 {
-    double largest = 1e-30, far = 0.0;
+    double largest = 1e-30;
     int i;
     for (i = 0; i < n; ++i) {
-        const double size = gradient[i] * (double)half_width[i];
+        const double size = gradient[i] * (double)unit[i];
         largest = size > largest ? size : (-size > largest ? -size : largest);
     }
     for (i = 0; i < n; ++i) {
-        const double width = (double)half_width[i];
-        const double v = a[i] + step * width * (gradient[i] * width / largest);
-        double off;
-        moved[i] = v < low[i] ? low[i] : (v > high[i] ? high[i] : v);
-        off = (moved[i] - start[i]) / width;
+        moved[i] = a[i] + step * (double)unit[i] * (gradient[i] * (double)unit[i] / largest);
+    }
+}
+
+/*@ move_within: */
+static void fq_move_within(int n, const double *low, const double *high, double *a)
+{
+    int i;
+    for (i = 0; i < n; ++i) {
+        a[i] = a[i] < low[i] ? low[i] : (a[i] > high[i] ? high[i] : a[i]);
+    }
+}
+
+/*@ move_back: move_within */
+/* No farther from `start` than `trust`, in half-widths. */
+static void fq_move_back(
+    const float *half_width, const double *low, const double *high, int n, double trust, const double *start,
+    double *moved)
+{
+    double far = 0.0;
+    int i;
+    for (i = 0; i < n; ++i) {
+        const double off = (moved[i] - start[i]) / (double)half_width[i];
         far = off > far ? off : (-off > far ? -off : far);
     }
     if (far > trust) {
         for (i = 0; i < n; ++i) {
-            const double v = start[i] + (moved[i] - start[i]) * (trust / far);
-            moved[i] = v < low[i] ? low[i] : (v > high[i] ? high[i] : v);
+            moved[i] = start[i] + (moved[i] - start[i]) * (trust / far);
         }
+        fq_move_within(n, low, high, moved);
     }
 }
 
@@ -1173,15 +1203,6 @@ static void fq_move_ends(
         const double down = (double)least[i] - at, up = (double)most[i] - at;
         low[i] = down < -step ? -step : (down > step ? step : down);
         high[i] = up < -step ? -step : (up > step ? step : up);
-    }
-}
-
-/*@ move_within: */
-static void fq_move_within(int n, const double *low, const double *high, double *a)
-{
-    int i;
-    for (i = 0; i < n; ++i) {
-        a[i] = a[i] < low[i] ? low[i] : (a[i] > high[i] ? high[i] : a[i]);
     }
 }
 
