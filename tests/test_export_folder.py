@@ -160,7 +160,7 @@ def test_one_that_is_interrupted_leaves_nothing_and_replaces_nothing(
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
         assert [path.name for path in tmp_path.iterdir()] == ["out"] * bool(before)
         export(agent, out)
-    monkeypatch.setattr(Scratch, "publish", lambda scratch: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Scratch, "replace", lambda scratch: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         export(agent_in("sac"), out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -170,6 +170,78 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_uses_is_not(t
     assert {path.name for path in tmp_path.iterdir()} == {"agent", ".fittedq-table"}
 
 
+REPLACED = """
+import os, signal, sys
+from pathlib import Path
+from fittedq import files
+it, exchanges, at = Path(sys.argv[1]) / "it", sys.argv[2] == "exchange", int(sys.argv[3])
+replace, exchanged, steps = os.replace, files.exchanged, 0
+def step():
+    global steps
+    if steps == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps += 1
+def replacing(*names):
+    step()
+    replace(*names)
+    step()
+def exchanging(*names):
+    step()
+    done = exchanges and exchanged(*names)
+    step()
+    return done
+os.replace, files.exchanged = replacing, exchanging
+with files.Scratch(it) as scratch:
+    (scratch.folder / "content").write_text("new")
+    scratch.replace()
+print(steps)
+"""
+
+
+def replaced_with(name: str, folder: Path, at: int) -> tuple[str, list[str]]:
+    """(what the process printed, the content of every folder there and swept) where it is killed at a step."""
+    (folder / "it").mkdir(parents=True)
+    (folder / "it" / "content").write_text("old")
+    told = subprocess.run([sys.executable, "-c", REPLACED, str(folder), name, str(at)], capture_output=True, text=True)
+    assert told.returncode == (-9 if not told.stdout else 0), told.stderr
+    sweep(folder)
+    return told.stdout, [(path / "content").read_text() for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize(("name", "number"), [("exchange", 2), ("renames", 8)])
+def test_a_folder_that_is_replaced_is_lost_at_no_kill(name: str, number: int, tmp_path: Path) -> None:
+    if name == "exchange" and sys.platform != "linux":
+        pytest.skip("only Linux lets two names change places")
+    for at in range(number):
+        printed, whole = replaced_with(name, tmp_path / str(at), at)
+        assert not printed and whole in (["old"], ["new"], ["old", "new"], ["new", "old"])
+        assert name != "exchange" or os.listdir(tmp_path / str(at)) == ["it"]
+    printed, whole = replaced_with(name, tmp_path / "to the end", -1)
+    assert printed == f"{number}\n" and whole == ["new"]
+
+
+def test_a_replacement_that_fails_leaves_the_folder_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "content").write_text("old")
+    replace = os.replace
+
+    def failing(one: Path, other: Path) -> None:
+        if Path(other).name == "it" and Path(one).name.startswith(".fittedq"):
+            raise OSError("no more")
+        replace(one, other)
+
+    monkeypatch.setattr("fittedq.files.exchanged", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", failing)
+    scratch = Scratch(tmp_path / "it")
+    (scratch.folder / "content").write_text("new")
+    with pytest.raises(OSError, match="no more"):
+        scratch.replace()
+    scratch.discard()
+    assert os.listdir(tmp_path) == ["it"] and (tmp_path / "it" / "content").read_text() == "old"
+
+
 def write_for(path: Path, seconds: float) -> None:
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:

@@ -81,6 +81,28 @@ def test_a_folder_comes_back_as_it_was_sent_without_locks(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run"]
 
 
+def test_one_that_cannot_take_its_place_leaves_nothing_and_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, back = tmp_path / "run", tmp_path / "back"
+    there.mkdir()
+    back.mkdir()
+    (back / "old").write_text("stays")
+    replace = os.replace
+
+    def failing(one: Path, other: Path) -> None:
+        if other == back and one.name.startswith(".fittedq"):
+            raise OSError("no more")
+        replace(one, other)
+
+    monkeypatch.setattr("fittedq.files.exchanged", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="no more"):
+        bring(packed(there), back)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run"]
+    assert (back / "old").read_text() == "stays"
+
+
 def test_an_archive_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
     for kind, name, link in (
         (tarfile.REGTYPE, "../out", ""),

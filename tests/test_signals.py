@@ -100,19 +100,20 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored() -> None:
 REPLACING = """
 import sys, time
 from pathlib import Path
+from fittedq import files
 from fittedq.cli import signals
 from fittedq.export import folder
 from fittedq.files import UNFINISHED, Scratch
 signals.install()
-publish = Scratch.publish
-def slowly(scratch):
+exchanged = files.exchanged
+def slowly(one, other):
     print("training", flush=True)
     time.sleep(0.5)
-    publish(scratch)
+    return exchanged(one, other)
 with Scratch(Path(sys.argv[1])) as scratch:
     (scratch.folder / "half").write_text("written")
     if sys.argv[2] == "publishing":
-        Scratch.publish = slowly
+        files.exchanged = slowly
         folder.publish(scratch, {"target": "c", "files": {}, "new": True})
     elif sys.argv[2] == "collecting":
         (scratch.folder / UNFINISHED).write_text("{}")

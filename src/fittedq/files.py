@@ -9,6 +9,7 @@ whole; a reader beside a writer finds one of the two; and nothing else that lies
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -349,6 +350,29 @@ class Scratch:
             os.replace(self.folder, self.path)
         fsync_folder(self.path.parent)
 
+    def replace(self) -> None:
+        """`publish`, also where another folder is at `path`, which goes: at every moment, of a crash too, one of the
+        two is there, whole.
+
+        The two change places at once where that is known. Elsewhere the other one waits under a name that no `sweep`
+        removes.
+        """
+        if is_free(self.path):
+            self.publish()
+            return
+        fsync_folder(self.folder)
+        with ending.unbroken:
+            if not exchanged(self.folder, self.path):
+                aside = self.path.with_name(f"{self.path.name}.before-{secrets.token_hex(4)}")
+                os.replace(self.path, aside)
+                try:
+                    os.replace(self.folder, self.path)
+                except BaseException:
+                    os.replace(aside, self.path)
+                    raise
+                os.replace(aside, self.folder)
+        fsync_folder(self.path.parent)
+
     def keep(self) -> None:
         """From now on it stays where the process ends at once: it holds `UNFINISHED`."""
         ending.begun.discard(self.folder)
@@ -364,6 +388,18 @@ class Scratch:
 
     def __exit__(self, *error: object) -> None:
         self.discard()
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux: names are relative to where the process is; they change places."""
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Whether two names have changed places, at once; False, and nothing has changed, where the system, its C library
+    or the file system knows of no such thing. Source: renameat2(2)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    return rename is not None and rename(*names, RENAME_EXCHANGE) == 0
 
 
 def sweep(folder: Path, *, alone: bool = False) -> None:

@@ -6,14 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fittedq.ending import unbroken
 from fittedq.errors import UserError
-from fittedq.files import Scratch, check_file, is_free, read_signed, temporary, write_blocks, write_signed
+from fittedq.files import Scratch, check_file, is_free, read_signed, write_blocks, write_signed
 
 EXPORT = "export.json"
 BUILT, IMPORTED = f"build{os.sep}", f"__pycache__{os.sep}"
@@ -76,22 +74,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, dict[str,
 
 
 def publish(scratch: Scratch, told: Mapping[str, Any]) -> None:
-    """Give a finished folder its name; an export that is there goes away once the new one is whole."""
+    """Give a finished folder its name; an export that is there goes."""
     write_signed(scratch.folder / EXPORT, told)
-    if is_free(scratch.path):
-        scratch.publish()
-        return
     check_place(scratch.path)
-    old = temporary(scratch.path.parent)
-    with unbroken:
-        os.replace(scratch.path, old)
-        try:
-            scratch.publish()
-        except BaseException:
-            if is_free(scratch.path):
-                os.replace(old, scratch.path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+    scratch.replace()
 
 
 def digest_of_agent(tensors: bytes, described: Mapping[str, Any]) -> str:

@@ -7,14 +7,12 @@ dies on the way (a worker, its node) is begun again by Ray; where the run's last
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import json
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import tarfile
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from fittedq.errors import UserError, in_one_line
-from fittedq.files import PREFIX, Json, Scratch, make_folder, temporary, versions, write_bytes
+from fittedq.files import PREFIX, Json, Scratch, make_folder, versions, write_bytes
 from fittedq.machine import cores
 from fittedq.runs.folder import RunFolder
 from fittedq.runs.tasks import LOOK_EVERY, Task, Told, side_by_side
@@ -226,11 +224,7 @@ def bring(data: bytes, folder: Path) -> None:
     """A run's folder as it came back, whole in its place or not there; the one from which it was sent gives way."""
     with Scratch(folder) as scratch:
         unpack(data, scratch.folder)
-        aside = temporary(folder.parent)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(folder, aside)
-        scratch.publish()
-        shutil.rmtree(aside, ignore_errors=True)
+        scratch.replace()
 
 
 # ---------------------------------------------------------------------- the cluster
