@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fittedq.cli.board import Board
 from fittedq.cli.main import main
-from fittedq.cli.tables import table_lines, without
+from fittedq.cli.tables import print_rows, table_lines, without
 from fittedq.runs.progress import HEIGHTS, sparkline
 from fittedq.runs.tasks import Task, Told
 from test_aggregate import recorded
@@ -81,6 +81,18 @@ def test_what_fits_is_a_line_a_row_and_what_does_not_is_folded_before_it_is_put_
     long = "a" * 100
     assert "".join(line.strip() for line in table_lines([["x", long]], 60, head=False)) == "x" + long
     assert table_lines([], 60, head=True) == []
+
+
+def test_all_lines_of_a_folded_head_are_bold(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = list[tuple[str, bool]]()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(Console, "print", lambda console, text, **more: shown.append((text.plain, bool(text.style))))
+    monkeypatch.setenv("COLUMNS", "60")
+    print_rows([["run", "how long it took on one core of the machine that had it", "what it came to"], ["a", "9", "8"]])
+    assert len(shown) > 2 and [bold for _, bold in shown] == [True] * (len(shown) - 1) + [False]
+    shown.clear()
+    print_rows(RUNS)
+    assert "".join(text for text, bold in shown if bold) == "".join(row[0] for row in RUNS[1:])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -26,10 +26,7 @@ def print_rows(rows: Sequence[Sequence[str]], *, head: bool = True) -> None:
 
     from fittedq.runs.progress import console
 
-    width = terminal_width()
-    below = rows and _widths(rows, width) is None
-    for place, line in enumerate(table_lines(rows, width, head=head)):
-        leads = not line.startswith(" ") if below else head and place == 0
+    for line, leads in _laid_out(rows, terminal_width(), head=head):
         console(to_errors=False).print(Text(line, style="bold" if leads else ""), soft_wrap=True)
 
 
@@ -52,14 +49,20 @@ def beside(name: str, text: str, indent: int) -> str:
 def table_lines(rows: Sequence[Sequence[str]], width: int | None, *, head: bool) -> list[str]:
     """The lines of a table of at most `width` columns: cells under one another, wide ones folded; where that is too
     narrow for them, the cells of each row below its first one, after the words of the head."""
-    if not rows:
-        return []
-    widths = _widths(rows, width)
+    return [line for line, _ in _laid_out(rows, width, head=head)]
+
+
+def _laid_out(rows: Sequence[Sequence[str]], width: int | None, *, head: bool) -> Iterator[tuple[str, bool]]:
+    """(line of `table_lines`, whether it leads: it is of the head, or of a first cell that others stand below)."""
+    widths = _widths(rows, width) if rows else []
     if widths is not None:
-        return [line for row in rows for line in _folded(row, widths)]
+        for place, row in enumerate(rows):
+            yield from ((line, head and place == 0) for line in _folded(row, widths))
+        return
     assert width is not None
     names = list(rows[0]) if head else [""] * len(rows[0])
-    return [line for row in rows[head:] for line in _below(row, names, width)]
+    for row in rows[head:]:
+        yield from ((line, not line.startswith(" ")) for line in _below(row, names, width))
 
 
 def without(rows: Sequence[Sequence[str]], names: Sequence[str], width: int) -> list[list[str]]:
