@@ -477,6 +477,10 @@ def test_an_existing_folder_is_never_written_over(refused: Callable[..., str], t
     assert "not an empty folder" in refused("collect", "Counting-v0", "--steps", 5, "--out", tmp_path / "d")
     made(episodes_of([3], "T")).save(tmp_path / "e")
     assert "is there already" in refused("export", tmp_path / "d", "--out", tmp_path / "e")
+    (tmp_path / "empty.csv").mkdir()
+    told = refused("export", tmp_path / "d", "--out", tmp_path / "empty.csv")
+    assert f"{tmp_path / 'empty.csv'} is a folder, expected the name of a file" in told
+    (tmp_path / "empty.csv").rmdir()
     assert "--format: " in refused("export", tmp_path / "d", "--out", tmp_path / "f.txt")
     assert "no format ends in '.txt'" in refused("export", tmp_path / "d", "--out", tmp_path / "f.txt")
     assert "is not a dataset folder" in refused("check", tmp_path)

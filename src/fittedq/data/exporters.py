@@ -38,25 +38,25 @@ def export(dataset: Dataset, path: str | Path, format: str = "auto") -> Path:
         format = formats[path.suffix]
     if format not in WRITERS:
         raise UserError(f"{format!r} is unknown; {nearest(format, ['auto', *WRITERS])}", argument="format")
-    with appearing(path) as temporary:
+    with appearing(path, folder=format == "minari") as temporary:
         WRITERS[format](dataset, temporary, path.name)
     return path
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A name in a scratch folder that becomes `path` where all went well, and vanishes where not.
+def appearing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A name in a scratch folder that becomes `path`, a file or a `folder`, where all went well, else vanishes.
 
-    What is there already is never replaced: it cannot be known to be ours.
+    What is there already is never replaced: it cannot be known to be ours. Only an empty folder becomes a folder.
     """
     try:
+        if not folder and path.is_dir():
+            raise UserError(f"{path} is a folder, expected the name of a file to make, such as {path / 'log'}.")
         if not is_free(path):
             raise UserError(f"{path} is there already; choose another place.")
         with Scratch(path) as scratch:
             made = scratch.folder / "export"
             yield made
-            if path.is_dir() and made.is_file():
-                path.rmdir()
             os.replace(made, path)
             fsync_folder(path.parent)
     except OSError as error:
