@@ -193,6 +193,8 @@ TANKS = ["constant:6", "--env", "jax/TwoTanks-v1"]
         ([*TANKS, "--perturb", "delay=1.5"], "delay: found 1.5, expected a whole number"),
         ([*TANKS, "--perturb", "parameters=1.1"], "parameters: found 1.1, expected a share below 1"),
         ([*TANKS, "--perturb", "pump=0"], "pump: found 0.0, expected a factor above 0"),
+        ([*TANKS, "--perturb", "quantize=0"], "--perturb: found a perturbation that changes nothing"),
+        ([*TANKS, "--perturb", "pump=1,delay=0"], "--perturb: found a perturbation that changes nothing"),
         (
             [*TANKS, "--perturb", "pumps=1.1"],
             "'pumps', which is neither noise, delay, load, parameters nor",

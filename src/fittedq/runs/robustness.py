@@ -25,6 +25,7 @@ WORDS = ("noise", "delay", "load", "parameters")
 """Of a perturbation, beside the names of parameters."""
 SENSED = ("sensor_delay", "drop", "quantize", "jitter", "dead")
 """More of them: of sensors, and of the clock."""
+NOTHING = "nothing"
 MOST_DELAY, MOST_SHARE, MOST_FACTOR = 10_000, 100.0, 1e6
 
 
@@ -102,13 +103,20 @@ class Perturbation:
         told = [f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items() if value]
         told += [] if self.dead is None else [f"dead {self.dead}"]
         if isinstance(self.parameters, Mapping):
-            told += [f"{name} × {factor:g}" for name, factor in self.parameters.items()]
+            told += [f"{name} × {factor:g}" for name, factor in self.parameters.items() if factor != 1]
         elif self.parameters:
             told.append(f"parameters ± {self.parameters:.4g}")
-        return ", ".join(told) or "nothing"
+        return ", ".join(told) or NOTHING
 
     def plant(self, plant: AbstractPlant, vary: Sequence[str] = ()) -> AbstractPlant:
-        """`plant` with its parameters off: those of `vary` where none are named here, by default those that it says."""
+        """`plant` with its parameters off: those of `vary` where none are named here, by default those that it says; a
+        UserError where nothing is off."""
+        if str(self) == NOTHING:
+            raise UserError(
+                "found a perturbation that changes nothing (every number is 0, every factor 1); the plant as it is is "
+                "played anyway: give other numbers, or leave it out.",
+                argument="perturb",
+            )
         if self.dead is not None and self.dead >= plant.obs_size:
             size = plant.obs_size
             raise UserError(f"found dead={self.dead}, expected a coordinate of the observation from 0 to {size - 1}.")
