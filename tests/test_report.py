@@ -19,7 +19,7 @@ from fittedq.errors import UserError
 from fittedq.pages.again import train_words
 from fittedq.pages.blocks import Axis, Curve, Instruction, Lines, Maps, Said, Table, View
 from fittedq.pages.page import Page, Section
-from fittedq.pages.records import follows_default
+from fittedq.pages.records import differing_settings, follows_default, run_lengths
 from fittedq.runs.folder import RunFolder, what_binds
 from fittedq.runs.run import Run
 from fittedq.runs.schedule import Schedule
@@ -311,5 +311,16 @@ def test_a_schedule_of_usual_ends_and_a_length_is_trained_again_with_that_length
 
 def test_what_a_run_fills_into_a_default_is_no_setting_that_differs() -> None:
     rate = {"kind": "Linear", "first": 0.001, "last": 0.0001, "updates": None}
-    assert follows_default({**rate, "updates": 3}, rate) and not follows_default({**rate, "last": 0.0}, rate)
-    assert not follows_default(rate, {**rate, "updates": 3}) and not follows_default(0.001, None)
+    assert follows_default({**rate, "updates": 3}, rate, {3}) and not follows_default({**rate, "last": 0.0}, rate, {3})
+    assert not follows_default(rate, {**rate, "updates": 3}, {3}) and not follows_default(0.001, None, {3})
+    config = {
+        "algorithm": "explicit_fqi",
+        "env": None,
+        "data": "log",
+        "steps": 40,
+        "settings": {"critic_learning_rate": {**rate, "updates": 20}},
+        "history": [{"step": 20, "steps": [20, 40]}],
+    }
+    assert run_lengths(config) == {20, 40} and not differing_settings(config)
+    config["settings"]["critic_learning_rate"]["updates"] = 7
+    assert [row[:2] for row in differing_settings(config)] == [("critic_learning_rate", "linear:0.001:0.0001:7")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from fittedq.pages.blocks import AbstractBlock, Curve, Lines, Portions, Said, Ta
 from fittedq.pages.page import Section
 from fittedq.pages.subject import Subject
 from fittedq.ranges import word
+from fittedq.runs.changes import first_settings
 from fittedq.runs.folder import Record
 from fittedq.runs.groups import Group
 from fittedq.runs.report import FIGURES, figures_of
 from fittedq.runs.saved import about_agent, agent_folder
 from fittedq.settings import from_json, held, is_code, setting_fields
-from fittedq.trainers.choose import settings_of
+from fittedq.trainers.choose import Settings, settings_of
 
 NO_RUN = "This is an agent without the folder of its run: give that folder, RUN, to see its records."
 SPREAD = 100.0
@@ -121,35 +122,62 @@ def _differing(subject: Subject) -> list[AbstractBlock]:
 
 def differing_settings(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """(name, value, default, meaning) of a run's settings that are not by default; a preset's are, where it has one."""
-    known = usual_settings(config)
+    known, lengths = usual_settings(config), run_lengths(config)
     found = []
     for name, value in config["settings"].items():
         if name in ("algorithm", "fitted"):
             continue
         usual, about = known.get(name, (None, "of a method that is code"))
-        if not follows_default(value, usual):
+        if not follows_default(value, usual, lengths):
             found.append((name, worded(value), worded(usual) if name in known else "", about))
     return found
 
 
-def follows_default(value: object, usual: object) -> bool:
-    """Whether it is the default, or that with what it leaves open filled in, such as a schedule's length."""
+def follows_default(value: object, usual: object, lengths: Set[int]) -> bool:
+    """Whether it is the default, or that with the length of the run in the place that it leaves open, as a schedule
+    does."""
     if isinstance(value, dict) and isinstance(usual, dict) and value.keys() == usual.keys():
-        return all(usual[name] is None or usual[name] == part for name, part in value.items())
+        return all(usual[name] == part or (usual[name] is None and part in lengths) for name, part in value.items())
     return value == usual
+
+
+def run_lengths(config: Mapping[str, Any]) -> set[int]:
+    """The updates of the run as it began, and as it is now: what fills a schedule's length."""
+    kind = _training_of(config)
+    if kind is None:
+        return set()
+    steps = next((line["steps"][0] for line in config["history"] if "steps" in line), config["steps"])
+    names, found = {field.name for field in setting_fields(kind)}, set[int]()
+    for settings, length in ((first_settings(config), steps), (config["settings"], config["steps"])):
+        given = {name: value for name, value in settings.items() if name in names}
+        training = kind(**from_json(kind, given, {}, "config.json", idle=names))
+        found.add(max(1, training.updates(length)))
+    return found
+
+
+def _method_of(config: Mapping[str, Any]) -> type[AbstractAlgorithm] | None:
+    """The class of the method, where it is one of the registry's with settings of its own."""
+    if "algorithm" in config["settings"]:
+        return None
+    try:
+        return algorithms.find(config["algorithm"], config.get("package"))
+    except UserError:
+        return None
+
+
+def _training_of(config: Mapping[str, Any]) -> type[Settings] | None:
+    cls = _method_of(config)
+    return None if cls is None else settings_of(cls, "host" if config.get("env") else "dataset")
 
 
 def usual_settings(config: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """The default, as JSON, and the meaning of each setting that a run of this configuration has."""
-    try:
-        cls = algorithms.find(config["algorithm"], config.get("package"))
-    except UserError:
-        cls = None
+    cls, training = _method_of(config), _training_of(config)
     published = presets().get(str(config.get("preset")))
     over = {} if published is None else dict(published.settings)
     groups: list[Any] = [Augmentation]
-    if cls is not None and "algorithm" not in config["settings"]:
-        groups = [cls, settings_of(cls, "host" if config.get("env") else "dataset"), Augmentation]
+    if cls is not None and training is not None:
+        groups = [cls, training, Augmentation]
         over = {**cls.training, **over}
     return {
         field.name: (held(over.get(field.name, field.default), field.metadata["kinds"]), field.metadata["about"])
