@@ -19,6 +19,7 @@ from fittedq.errors import UserError
 from fittedq.files import (
     AGENT,
     CHECKPOINT,
+    DATASET,
     MANIFEST,
     Lock,
     Scratch,
@@ -168,6 +169,15 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_uses_is_not(t
         assert len([path for path in tmp_path.glob(".fittedq-*") if path.is_file()]) == 2
     sweep(tmp_path, alone=True)
     assert {path.name for path in tmp_path.iterdir()} == {"agent", ".fittedq-table"}
+
+
+def test_a_folder_of_another_kind_is_named_with_what_to_do(tmp_path: Path) -> None:
+    save(tmp_path / "it", kind=DATASET)
+    expected = (
+        rf"{tmp_path}/it is a dataset, expected an agent; name the folder of one, .*`fittedq data check {tmp_path}"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_folder(tmp_path / "it", AGENT)
 
 
 REPLACED = """

@@ -94,6 +94,8 @@ def test_a_constant_outside_its_limits_is_refused(tmp_path: Path, capsys: pytest
     assert "99 for action [1], which the log's plant takes between -3 and 3" in capsys.readouterr().err
 
 
+        with pytest.raises(UserError, match=r"path: .*(last|best) belongs to a run.* its own agents"):
+            fittedq.load(run).save(run / name)
 def test_a_window_of_one_sample_is_the_newest_alone() -> None:
     assert fittedq.familiarity(agent_in(), plant_rows(), window=1).recent is None
 

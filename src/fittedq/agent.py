@@ -65,7 +65,7 @@ from fittedq.export.program import ControlProgram
 from fittedq.export.timing import ActsOnce, time_controller
 from fittedq.export.verify import SAMPLES
 from fittedq.export.writing import check_known, write_export
-from fittedq.files import AGENT, Json, load_folder, place, save_folder
+from fittedq.files import AGENT, Json, load_folder, place, refuse_runs_own, save_folder
 from fittedq.maximize.local.refine import checked, refined
 from fittedq.programs import keep_programs
 from fittedq.settings import MOST_SEED, real, whole
@@ -671,11 +671,16 @@ class Agent:
         return self.algorithm.measure(jax.tree.map(jnp.asarray, self.nets), self.as_seen(rows), 1, key)[1]
 
     def save(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
-        """A folder of tensors and a manifest, whole or not there; only an agent's folder is replaced.
+        """A folder of tensors and a manifest, whole or not there; only an agent's folder is replaced, and no run's own.
 
         `origin` (JSON) says where it came from.
         """
         folder, (arrays, agent) = place(path, "path"), self._described()
+        refuse_runs_own(place(path, "path"), "path")
+        self.keep(path, origin=origin)
+
+    def keep(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """`save`, also where a run keeps its own: for the run itself."""
         try:
             about = json.loads(json.dumps(dict(origin or {}), allow_nan=False))
         except (TypeError, ValueError, RecursionError):

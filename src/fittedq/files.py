@@ -44,6 +44,10 @@ PREFIX = ".fittedq-"
 UNFINISHED = "unfinished.json"
 """In a temporary folder: what is in it is worth something without the process that wrote it."""
 AGENT, CHECKPOINT, DATASET, RUN = "agent", "checkpoint", "dataset", "run"
+LOOKS = {AGENT: "fittedq inspect", CHECKPOINT: "fittedq verify", DATASET: "fittedq data check"}
+"""The command that tells of a folder of this kind."""
+RUNS_CONFIG, RUNS_OWN = "config.json", ("best", "last", "checkpoints")
+"""In a run's folder: what the run is of, and the folders that it writes."""
 BLOCK_BYTES = 2**24
 MOST_JSON = 2**26
 """Bytes of the largest JSON file that is read: ours have some thousands."""
@@ -485,6 +489,16 @@ def is_there(path: Path, kind: str) -> bool:
     return True
 
 
+def refuse_runs_own(path: Path, argument: str) -> None:
+    """A UserError where a run keeps something of its own there."""
+    path = path.resolve()
+    if path.name in RUNS_OWN and (path.parent / RUNS_CONFIG).is_file():
+        raise UserError(
+            f"{path} belongs to a run, which keeps its own agents and checkpoints there; choose another folder.",
+            argument=argument,
+        )
+
+
 def save_folder(path: Path, kind: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """A folder of one tensor file and a manifest, whole or not there; only one of the same kind is replaced."""
     with replacing(path, kind) as folder:
@@ -508,8 +522,10 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise UserError(f"{path} is not {article(kind)}: it is no folder that holds {MANIFEST}; check the path.")
     manifest = read_signed(path / MANIFEST)
-    if manifest.get("kind") != kind:
-        raise UserError(f"{path / MANIFEST} is not {article(kind)}'s but {article(manifest.get('kind'))}'s.")
+    found = manifest.get("kind")
+    if found != kind:
+        looks = f", or look at this one with `{LOOKS[found]} {path}`" if found in LOOKS else ""
+        raise UserError(f"{path} is {article(found)}, expected {article(kind)}; name the folder of one{looks}.")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
         Path(name).name == name and isinstance(listed, dict) and {"bytes", "sha256"} <= listed.keys()

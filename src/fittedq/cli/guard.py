@@ -18,7 +18,7 @@ from fittedq.code import find_code
 from fittedq.data.dataset import Dataset
 from fittedq.errors import UserError
 from fittedq.estimates.same_plant import plant_doubts
-from fittedq.runs.folder import is_runs_own
+from fittedq.files import refuse_runs_own
 from fittedq.runs.saved import learned_from
 
 
@@ -83,8 +83,7 @@ class Guard(GivesCode, SetsFallback):
     """Print one JSON object, for machines."""
 
     def run(self) -> int:
-        if is_runs_own(self.out):
-            raise UserError(f"{self.out} is where a run keeps its own agent; choose another folder.", argument="out")
+        refuse_runs_own(self.out, "out")
         agent = self.agent(self.path)
         path = self.data
         if path is None and self.window is not None:

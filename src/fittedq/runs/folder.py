@@ -16,6 +16,8 @@ from fittedq.files import (
     AGENT,
     PREFIX,
     RUN,
+    RUNS_CONFIG,
+    RUNS_OWN,
     Json,
     Lock,
     digest_of,
@@ -58,11 +60,9 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config_file = path / "config.json"
+        self.config_file = path / RUNS_CONFIG
         self.metrics_file = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.best = path / "best"
-        self.last = path / "last"
+        self.best, self.last, self.checkpoints = (path / name for name in RUNS_OWN)
         self.curve_file = path / "curve.png"
         self._lock: Lock | None = None
         self._config: dict[str, Any] | None = None
@@ -311,13 +311,6 @@ def what_binds(config: dict[str, Any]) -> dict[str, Any]:
     # Runs that began with networks of their own have none, in folders of all ages.
     start = {"start": config["start"]} if "start" in config else {}
     return same | {"settings": first_settings(config)} | start
-
-
-def is_runs_own(path: Path) -> bool:
-    """Whether a run keeps something of its own there."""
-    path = path.resolve()
-    run = RunFolder(path.parent)
-    return run.config_file.is_file() and path in (run.best, run.last, run.checkpoints)
 
 
 def refuse_runs(path: Path) -> None:

@@ -514,7 +514,7 @@ class Run:
             self.best = float(np.mean(returns))
             if self.folder is not None:
                 agent.familiarity = self._familiarity()
-                agent.save(self.folder.best, origin=self._origin())
+                agent.keep(self.folder.best, origin=self._origin())
         return returns
 
     def _agent_at(self, step: int) -> Agent:
@@ -545,7 +545,7 @@ class Run:
             # A picture is no reason to go without the agent.
             self.warnings.append(str(error))
         # Last of all: where it is there, nothing is missing.
-        self.agent().save(self.folder.last, origin=self._origin())
+        self.agent().keep(self.folder.last, origin=self._origin())
 
     def _is_saved(self) -> bool:
         return self._checkpoint is not None and self._checkpoint.name == checkpoint.name(self.trainer.step)
