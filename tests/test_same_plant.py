@@ -72,6 +72,20 @@ def test_guard_and_shadow_say_so_and_go_on(tmp_path: Path, capsys: pytest.Captur
             assert ("is it of its plant?" in capsys.readouterr().err) == (name == "other")
 
 
+def test_an_export_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    knowing().export(tmp_path / "out", "numpy", samples=100)
+    kelvin = KILN.but(columns={"T": Column(unit="K")})
+    for name, data, told in (
+        ("own", named(plant_rows(), KILN), []),
+        ("elsewhere", elsewhere(plant_rows(), 20.0), ["100% of the log's states have a number that is far outside"]),
+        ("columns", named(plant_rows(), kelvin), ["'T [K]', not 'T [°C]'"]),
+    ):
+        data.save(tmp_path / name)
+        assert main(["shadow", str(tmp_path / "out"), "--data", str(tmp_path / name)]) == 0
+        said = capsys.readouterr().err
+        assert said.count("warning: ") == len(told) and all(sentence in said for sentence in told)
+
+
 def test_a_runs_own_agents_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant_rows(120).save(tmp_path / "log")
     run = tmp_path / "run"
@@ -80,6 +94,8 @@ def test_a_runs_own_agents_are_not_replaced(tmp_path: Path, capsys: pytest.Captu
     for name in ("last", "best", "../run/last"):
         assert main(["guard", str(run), "--threshold", "0.01", "--out", str(run / name)]) == 2
         assert "its own agent" in capsys.readouterr().err
+        with pytest.raises(UserError, match=r"path: .*(last|best) belongs to a run.* its own agents"):
+            fittedq.load(run).save(run / name)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert main(["guard", str(run), "--threshold", "0.01", "--out", str(run / "guarded")]) == 0
 
@@ -94,8 +110,6 @@ def test_a_constant_outside_its_limits_is_refused(tmp_path: Path, capsys: pytest
     assert "99 for action [1], which the log's plant takes between -3 and 3" in capsys.readouterr().err
 
 
-        with pytest.raises(UserError, match=r"path: .*(last|best) belongs to a run.* its own agents"):
-            fittedq.load(run).save(run / name)
 def test_a_window_of_one_sample_is_the_newest_alone() -> None:
     assert fittedq.familiarity(agent_in(), plant_rows(), window=1).recent is None
 

@@ -242,7 +242,7 @@ class Agent:
         """What reaches the plant lies in it, where the agent decides on increments too."""
         return self.action_set if self.augmented is None else self.augmented.limits
 
-    def shadow(self, names: Sequence[str] | None = None) -> Shadow:
+    def shadow(self, names: Sequence[str] | None = None) -> Shadow[object]:
         """Beside the controller that is in charge: `step(obs, present)` once a sample, `report()` in the end; actions
         have these `names`."""
         told = tuple(self.spaces.action.names("action")) if names is None else tuple(names)
@@ -269,6 +269,7 @@ class Agent:
             threshold=self._threshold,
             spaces=self.spaces,
             familiarity=self.familiarity,
+            columns=self.columns,
         )
 
     def program(self, *, refine: int | None = 0, trust: float | None = None) -> ControlProgram:
@@ -675,12 +676,12 @@ class Agent:
 
         `origin` (JSON) says where it came from.
         """
-        folder, (arrays, agent) = place(path, "path"), self._described()
         refuse_runs_own(place(path, "path"), "path")
         self.keep(path, origin=origin)
 
     def keep(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
         """`save`, also where a run keeps its own: for the run itself."""
+        folder, (arrays, agent) = place(path, "path"), self._described()
         try:
             about = json.loads(json.dumps(dict(origin or {}), allow_nan=False))
         except (TypeError, ValueError, RecursionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,19 +16,24 @@ STOOD_OUT = 5
 """Samples of the largest differences that are told."""
 
 
+Observed = TypeVar("Observed", contravariant=True)
+"""What a controller takes for an observation."""
+
+
 @runtime_checkable
-class Followed(Protocol):
-    """`SafeLoop`, and what is exported: it can be told what was executed instead of its action."""
+class Followed(Protocol[Observed]):
+    """`SafeLoop`, which observes anything, and what is exported, which observes flat vectors: it can be told what was
+    executed instead of its action."""
 
     def reset(self, before: Float[np.ndarray, "m"] | None = None) -> None: ...
 
-    def step(self, obs: Float[np.ndarray, "o"]) -> tuple[np.ndarray, int]: ...
+    def step(self, obs: Observed) -> tuple[np.ndarray, int]: ...
 
     def follow(self, executed: Float[np.ndarray, "m"]) -> None: ...
 
 
 @final
-class Shadow:
+class Shadow(Generic[Observed]):
     """Once a sample: `step(obs, present)` gives what the controller would do, where the present one does `present`.
 
     What the controller remembers as executed is the present action. `present` is called `names`, by order, and lies
@@ -37,7 +42,7 @@ class Shadow:
 
     def __init__(
         self,
-        controller: Followed,
+        controller: Followed[Observed],
         names: Sequence[str],
         low: Float[np.ndarray, "m"],
         high: Float[np.ndarray, "m"],
@@ -53,12 +58,12 @@ class Shadow:
         """An episode begins, as though `before` had been executed until then."""
         self._controller.reset(before)
 
-    def step(self, obs: object, present: object) -> tuple[np.ndarray, ActingStatus]:
+    def step(self, obs: Observed, present: object) -> tuple[np.ndarray, ActingStatus]:
         """(its action, status) at this sample; a UserError where `present` is no action of this plant."""
         executed = np.asarray(present, np.float32).reshape(-1)
         if executed.shape != (len(self._names),):
             raise UserError(f"present: found {executed.size} numbers, expected {len(self._names)} of the actions.")
-        action, status = self._controller.step(obs)  # pyright: ignore[reportArgumentType]
+        action, status = self._controller.step(obs)
         self._present.append(executed)
         self._would.append(np.ravel(action).astype(np.float32))
         self._statuses.append(int(status))

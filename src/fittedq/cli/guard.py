@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ class Guard(GivesCode, SetsFallback):
         if path is not None:
             data = Dataset.open(path)
             known = familiarity(agent, data, window=self.window or 0)
-            doubted(agent, data)
+            say_doubts(plant_doubts(agent, data))
             agent.familiarity = known
         self.guard(agent)
         if not agent.threshold:
@@ -111,7 +112,7 @@ class Guard(GivesCode, SetsFallback):
         return 0
 
 
-def doubted(agent: Agent, data: Dataset) -> None:
-    """Say on stderr what speaks against it that a log is of the agent's plant."""
-    for sentence in plant_doubts(agent, data):
+def say_doubts(doubts: Iterable[str]) -> None:
+    """Say on stderr what speaks against it that a log is of a controller's plant."""
+    for sentence in doubts:
         print(f"warning: {sentence}", file=sys.stderr)

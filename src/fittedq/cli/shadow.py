@@ -17,7 +17,7 @@ import tyro
 from fittedq.acting.shadow import Shadow
 from fittedq.cli.arguments import MaybePath
 from fittedq.cli.environments import GivesCode
-from fittedq.cli.guard import doubted
+from fittedq.cli.guard import say_doubts
 from fittedq.cli.setpoints import print_json
 from fittedq.cli.tables import print_rows
 from fittedq.data.dataset import Dataset
@@ -25,6 +25,7 @@ from fittedq.data.description import Description
 from fittedq.data.importers import import_dataset, open_source
 from fittedq.data.readers.columns import MissingColumns
 from fittedq.errors import UserError
+from fittedq.estimates.same_plant import export_doubts, plant_doubts
 from fittedq.export.folder import is_export
 from fittedq.export.languages import at_work
 from fittedq.files import is_free, place, write_bytes
@@ -88,18 +89,19 @@ class ShadowLog(GivesCode):
             yield data
 
     @contextmanager
-    def _shadow(self, data: Dataset) -> Iterator[tuple[Shadow, list[str]]]:
+    def _shadow(self, data: Dataset) -> Iterator[tuple[Shadow[Any], list[str]]]:
         """The controller beside the log, and the names of its actions."""
         if is_export(self.path):
             with at_work(self.path) as (running, told):
                 about = told["about"]
                 self._check(data, len(about["observations"]), len(about["actions"]))
+                say_doubts(export_doubts(about, data))
                 names = self._names(data, about["observations"], about["actions"])
                 yield Shadow(running, names, np.array(about["low"]), np.array(about["high"])), names
             return
         agent = self.agent(self.path)
         self._check(data, agent.spaces.observation.size, agent.limits.size)
-        doubted(agent, data)
+        say_doubts(plant_doubts(agent, data))
         spaces = agent.spaces
         names = self._names(data, spaces.observation.names("observation"), spaces.action.names("action"))
         yield agent.shadow(names), names
@@ -135,7 +137,7 @@ def _free(path: Path) -> Path:
     return out
 
 
-def _table(shadow: Shadow, names: list[str]) -> str:
+def _table(shadow: Shadow[Any], names: list[str]) -> str:
     """A row for each sample."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

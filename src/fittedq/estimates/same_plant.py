@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from fittedq.agent import Agent
 from fittedq.data.dataset import Dataset
@@ -52,17 +54,41 @@ def check_plant(agent: Agent, data: Dataset) -> None:
 
 def plant_doubts(agent: Agent, data: Dataset) -> Iterator[str]:
     """What speaks against it that the rows, of the agent's sizes, are its plant's: a sentence each."""
-    own, others = agent.columns, () if data.description is None else data.description.called
-    apart = [f"{other!r}, not {one!r}" for one, other in zip(own, others, strict=False) if one != other]
-    if apart:
-        yield f"The log's columns are others than the agent learned from ({', '.join(apart[:3])}); is it of its plant?"
+    yield from _column_doubts(agent.columns, data)
     if agent.familiarity is None:
         return
-    rows = np.unique(np.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).astype(int))
-    seen = np.asarray(data.augmented(agent.augmented).transitions(rows).obs, np.float32)
+    seen = np.asarray(data.augmented(agent.augmented).transitions(_looked_at(data)).obs, np.float32)
     strange = float((agent.familiarity(seen) < RARE).mean())
     if strange > MOST_STRANGE:
         yield (
             f"{strange:.0%} of the log's states have a familiarity below {RARE:g} to the agent, and {RARE:.0%} of "
             "its own data; is it of its plant?"
         )
+
+
+def export_doubts(about: Mapping[str, Any], data: Dataset) -> Iterator[str]:
+    """`plant_doubts` of an exported controller, by what its `export.json` says `about` it."""
+    yield from _column_doubts(about.get("columns", ()), data)
+    ends = np.asarray(about.get("learned_between", ()), float)
+    if not len(ends):
+        return
+    low, high = ends.T
+    room = (high - low) / 2
+    seen = np.asarray(data.transitions(_looked_at(data)).obs, float)
+    outside = float(((seen < low - room) | (seen > high + room)).any(axis=1).mean())
+    if outside > MOST_STRANGE:
+        yield (
+            f"{outside:.0%} of the log's states have a number that is far outside all that the controller learned "
+            "from; is it of its plant?"
+        )
+
+
+def _column_doubts(own: Sequence[str], data: Dataset) -> Iterator[str]:
+    others = () if data.description is None else data.description.called
+    apart = [f"{other!r}, not {one!r}" for one, other in zip(own, others, strict=False) if one != other]
+    if apart:
+        yield f"The log's columns are others than the agent learned from ({', '.join(apart[:3])}); is it of its plant?"
+
+
+def _looked_at(data: Dataset) -> Int[np.ndarray, "k"]:
+    return np.unique(np.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).astype(int))

@@ -53,6 +53,8 @@ class Exportable:
     """Where what it sees is less familiar, the fallback acts; 0: never."""
     spaces: Spaces
     familiarity: Familiarity | None
+    columns: tuple[str, ...] = ()
+    """What its log called the numbers."""
 
     def program(self, guard: GuardStage | None = None, refining: Refining | None = None) -> ControlProgram:
         """The controller in stages; a UserError names what no stage can say."""
@@ -104,6 +106,8 @@ class Exportable:
             sample=sample or (None if self.memory is None else self.memory.augmentation.sample),
             fallback=self.fallback_in_words,
             threshold=self.threshold,
+            columns=self.columns,
+            learned_between=() if self.familiarity is None else _ends_of(self.known()),
         )
 
     def known(self) -> Float[np.ndarray, "N o"]:
@@ -132,3 +136,7 @@ class Exportable:
             return np.asarray(act(policy, moments, jnp.asarray(seen)))
 
         return once
+
+
+def _ends_of(obs: Float[np.ndarray, "N o"]) -> tuple[tuple[float, float], ...]:
+    return tuple(zip(obs.min(axis=0).tolist(), obs.max(axis=0).tolist(), strict=True))

@@ -39,6 +39,10 @@ class About:
     """What acts instead of the policy, in words."""
     threshold: float
     """It acts where what is seen is less familiar; 0: only where there is no action."""
+    columns: tuple[str, ...] = ()
+    """What the log that was learned from calls the observations and then the actions; empty where it does not say."""
+    learned_between: tuple[tuple[float, float], ...] = ()
+    """The ends of each observation in what was learned from; empty where they are not known."""
 
     @property
     def sentence(self) -> str:
