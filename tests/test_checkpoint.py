@@ -445,6 +445,6 @@ def test_an_agent_that_was_being_replaced_at_a_crash_is_still_there(finished: Pa
 
         patch.setattr(os, "replace", crash_at_last)
         with pytest.raises(Crash):
-            agent.save(folder / "best")
+            agent.keep(folder / "best")
     obs = np.ones(3, np.float32)
     np.testing.assert_array_equal(Agent.load(folder / "best").act(obs), agent.act(obs))

@@ -132,7 +132,7 @@ def test_an_agent_of_another_run_is_not_taken_for_this_ones(copy: Path, said: An
     fittedq.load(copy)
     agent = fittedq.load(copy / "last")
     shutil.rmtree(copy / "best", ignore_errors=True)
-    agent.save(copy / "best", origin={"step": 60, "settings": "another's"})
+    agent.keep(copy / "best", origin={"step": 60, "settings": "another's"})
     with pytest.raises(UserError, match=r"best was saved by a run of other settings than .*; put its own back"):
         fittedq.load(copy)
     assert (fittedq.load(copy / "best").act(np.ones(3)) == agent.act(np.ones(3))).all()
