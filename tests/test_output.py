@@ -79,6 +79,7 @@ def test_a_picture_names_the_state_that_it_shows(size: int, tmp_path: Path, monk
         scale=np.full(3, 4.0),
         residual=np.zeros(3),
         status=np.zeros(3, np.int32),
+        softness=np.zeros(3),
     )
 
     def q(states: Any, actions: Any) -> Any:

@@ -166,6 +166,7 @@ def test_the_interval_of_a_gap_begins_at_nought_where_rounding_says_less():
     """Values are rounded down: the best one known may be a little below the policy's own."""
     column = np.zeros((2, 1))
     value, best, bound = np.array([1.0, 1.0]), np.array([1 - 1e-7, 1.5]), np.array([1 - 1e-8, 2.0])
-    gap = Gap(column, column, value, column, best, bound, np.ones(2), np.zeros(2), np.full(2, Status.OPTIMAL))
+    nought, status = np.zeros(2), np.full(2, Status.OPTIMAL)
+    gap = Gap(column, column, value, column, best, bound, np.ones(2), nought, status, nought)
     np.testing.assert_array_equal(gap.lower, [0, 0.5])
     np.testing.assert_array_equal(gap.upper, [0, 1])
