@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -39,6 +41,15 @@ def test_the_table_of_methods_is_as_their_templates_are() -> None:
     methods = runpy.run_path(str(ROOT / "docs" / "methods.py"))
     page = methods["PAGE"].read_text()
     assert methods["written"](page) == page, "run `python docs/methods.py`"
+
+
+def test_every_result_is_named_with_the_command_that_makes_it() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    named = [word for row in page.splitlines() for word in re.findall(r"`(results/[^`]*)`", row)]
+    results = ROOT / "benchmarks" / "results"
+    found = [path.relative_to(results.parent) for path in results.rglob("*.json")]
+    assert found
+    assert [str(path) for path in found if not any(fnmatch.fnmatch(str(path), name) for name in named)] == []
 
 
 def test_a_template_is_written_as_code_has_it() -> None:
