@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from exported import AGENTS, BOX, MEMORY, agent_in, readings
+from fittedq.acting.loop import SafeLoop
 from fittedq.acting.status import ActingStatus
 from fittedq.errors import UserError
 from fittedq.export.c_file import Compiled
+from fittedq.export.language import AbstractFollowing
 from fittedq.export.languages import at_work
 
 WIDTH = np.subtract(BOX.high, BOX.low)
@@ -64,3 +67,44 @@ def test_c_takes_over_as_the_loop_does(added: Any, tmp_path: Path) -> None:
             if at == 6:
                 loop.take_over(present, 5)
                 running.take_over(present, 5)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "loop",
+        "numpy",
+        "onnx",
+        pytest.param(
+            "c",
+            marks=pytest.mark.skipif(not any(map(shutil.which, ("gcc", "clang", "cc"))), reason="needs a C compiler"),
+        ),
+    ],
+)
+def test_a_position_that_cannot_be_read_is_not_gone_on_from(target: str, tmp_path: Path) -> None:
+    """Where actions are changes, one that is not finite would stay so for ever."""
+    if target == "onnx":
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime (fittedq[export])")
+    agent, steady, dead = agent_in(added=MEMORY), np.float32([0.3, -0.2, 0.1]), np.float32([np.nan, 0.5])
+    with contextlib.ExitStack() as stack:
+        if target == "loop":
+            running = agent.loop()
+        else:
+            agent.export(tmp_path / "out", target, samples=100)
+            running, _ = stack.enter_context(at_work(tmp_path / "out"))
+        running.reset()
+        known = np.array([running.step(steady)[0] for _ in range(2)])
+        running.reset(dead)
+        first, _ = running.step(steady)
+        assert isinstance(running, SafeLoop | AbstractFollowing)
+        running.follow(dead)
+        second, _ = running.step(steady)
+        np.testing.assert_array_equal([first, second], known)
+        if isinstance(running, SafeLoop | Compiled):
+            running.take_over(dead, 5)
+            assert np.isfinite(running.step(steady)[0]).all()
+
+
+def test_what_was_executed_names_all_actions() -> None:
+    with pytest.raises(UserError, match=r"executed: found shape \(1,\), expected \(2,\)"):
+        agent_in().loop().follow(np.ones(1, np.float32))

@@ -13,6 +13,7 @@ from fittedq.actions.base import AbstractActionSet
 from fittedq.arrays import all_finite
 from fittedq.control.state import AugmentedState
 from fittedq.envs.spaces import Spaces
+from fittedq.errors import UserError
 
 
 class Taken(NamedTuple):
@@ -54,10 +55,12 @@ class SafeLoop:
         self.reset(before)
 
     def reset(self, before: Float[np.ndarray, "m"] | None = None) -> None:
-        """An episode begins, as though the action `before` had been executed until then: by default the middle."""
+        """An episode begins, as though the action `before` had been executed until then: the middle by default, and
+        where it is not finite."""
         self._seen: Float[np.ndarray, "1 z"] | None = None
-        middle = np.asarray(self._limits.center, np.float32)
-        self._executed = (middle if before is None else np.asarray(before, np.float32))[None]
+        self._executed = np.asarray(self._limits.center, np.float32)[None]
+        if before is not None:
+            self.follow(before)
         self._obs: Float[np.ndarray, "1 s"] | None = None
         self._samples, self._trail = 0, None
         self._most: Float[np.ndarray, "m"] | None = None
@@ -66,8 +69,13 @@ class SafeLoop:
         """The last sample's state and action of the policy; None where it had none."""
 
     def follow(self, executed: Float[np.ndarray, "m"]) -> None:
-        """What was executed instead at the last sample: the action of the controller beside which this one runs."""
-        self._executed = np.asarray(executed, np.float32)[None]
+        """What was executed instead at the last sample: the action of the controller beside which this one runs. A
+        vector that is not finite, a dead reading, changes nothing."""
+        found = np.asarray(executed, np.float32)
+        if found.shape != self._executed[0].shape:
+            raise UserError(f"executed: found shape {found.shape}, expected {self._executed[0].shape}, all actions.")
+        if all_finite(found):
+            self._executed = found[None]
 
     def take_over(self, present: Float[np.ndarray, "m"], samples: int) -> None:
         """u goes on from the action `present` of the controller before, and crosses its range in no fewer than

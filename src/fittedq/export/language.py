@@ -110,7 +110,7 @@ class AbstractFollowing(AbstractRunning):
 
     @abc.abstractmethod
     def follow(self, executed: Float[np.ndarray, "m"]) -> None:
-        """What was executed instead at the last sample."""
+        """What was executed instead at the last sample; a vector that is not finite changes nothing."""
 
 
 class AbstractLanguage(abc.ABC):

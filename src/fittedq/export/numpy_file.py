@@ -62,8 +62,19 @@ class Controller:
 
     def reset(self, before=None):
         """An episode begins, as though the action `before` had been executed until then."""
-        self.seen, self.executed = None, np.array(D["start"] if before is None else before, np.float32)
+        self.seen, self.executed = None, D["start"].astype(np.float32)
 {start}
+        if before is not None:
+            self.follow(before)
+
+    def follow(self, executed):
+        """What was executed instead at the last sample; a vector that is not finite changes nothing."""
+        executed = np.array(executed, np.float32)
+        if executed.shape != self.executed.shape:
+            raise ValueError(f"found shape {{executed.shape}}, expected {{self.executed.shape}}, all actions")
+        if np.isfinite(executed).all():
+            self.executed = executed
+
     def step(self, obs):
         """(action, status) at this sample; never raises."""
         status, u = MALFORMED, None
@@ -179,7 +190,7 @@ class Running(AbstractFollowing):
         self._controller = self._names["Controller"](before)
 
     def follow(self, executed: Float[np.ndarray, "m"]) -> None:
-        self._controller.executed = np.array(executed, np.float32)
+        self._controller.follow(executed)
 
     def step(self, obs: Float[np.ndarray, "o"]) -> tuple[Float[np.ndarray, "m"], int]:
         return self._controller.step(obs)

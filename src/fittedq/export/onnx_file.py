@@ -241,7 +241,7 @@ class OnnxSession(AbstractFollowing):
             self.follow(before)
 
     def follow(self, executed: Float[np.ndarray, "m"]) -> None:
-        if "history" in self._carried:
+        if "history" in self._carried and np.isfinite(executed).all():
             # The last numbers are the action before, and whether there was a sample.
             history = np.array(self._carried["history"], np.float32)
             history[0, -1 - len(executed) : -1] = executed

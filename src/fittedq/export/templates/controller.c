@@ -32,13 +32,14 @@ $policy
 
 ${guard}void fq_init(fq_controller *c)
 {
-    fq_init_at(c, fq_start);
+    memset(c, 0, sizeof *c);
+    fq_copy(FQ_ACTIONS, fq_start, c->executed);
 }
 
 void fq_init_at(fq_controller *c, const float *before)
 {
-    memset(c, 0, sizeof *c);
-    fq_copy(FQ_ACTIONS, before, c->executed);
+    fq_init(c);
+    fq_follow(c, before);
 }
 
 void fq_follow(fq_controller *c, const float *executed)

@@ -29,7 +29,8 @@ $state
 /* An episode begins; call it before the first step. */
 void fq_init(fq_controller *c);
 
-/* An episode begins, as though the action `before` had been executed until then: where the plant runs already. */
+/* An episode begins, as though the action `before` had been executed until then: where the plant runs already. It is
+   as fq_init where `before` is not finite. */
 void fq_init_at(fq_controller *c, const float *before);
 
 /* What was executed instead at the last sample: in shadow mode, the action of the controller that is in charge. A value
