@@ -178,3 +178,53 @@ def test_a_damaged_storage_is_told_in_a_sentence_without_a_statement_of_sql(tmp_
         told.value
     )
     assert "SQL" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_kill_before_the_first_trial_leaves_a_storage_that_goes_on(file: Path) -> None:
+    """What was asked for is written one by one; without a trial, what is missing is written then."""
+    opened(file).close()
+    study = Study(file, ASKED | {"seeds": 2}, SPACE, 3, 50, seed=0)
+    assert study.ask() is not None
+    study.close()
+    with pytest.raises(UserError, match="holds trials with data None, and log is asked for"):
+        Study(file, ASKED | {"seeds": 2, "data": "log"}, SPACE, 3, 50, seed=0)
+
+
+def test_trials_of_another_program_are_named(file: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    where = f"sqlite:///{file}"
+    if file.suffix == ".journal":
+        where = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+    optuna.create_study(storage=where, study_name="fittedq", direction="maximize").optimize(lambda trial: 1.0, 1)
+    with pytest.raises(UserError, match="holds trials of another program; give another file"):
+        opened(file)
+
+
+def test_a_line_that_a_crash_tore_is_the_only_one_lost(tmp_path: Path) -> None:
+    """The trial was asked for and not yet told: it is asked for again, with its settings."""
+    file = tmp_path / "tune.journal"
+    study = opened(file)
+    one = study.ask()
+    assert one is not None
+    study.whole(one, 1.0, told=True)
+    study.close()
+    file.write_bytes(file.read_bytes()[:-20])
+    study = opened(file)
+    again = study.ask()
+    assert again is not None and (again.folder, again.words) == (one.folder, one.words)
+    study.whole(again, 2.0, told=True)
+    study.close()
+    study = opened(file)
+    assert study.best is not None and study.best.score == 2.0
+    study.close()
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"op_code":99,"worker_id":"x"}', bytes(40), b"no line"])
+def test_a_damaged_line_of_a_journal_is_told_in_a_sentence(line: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "tune.journal"
+    opened(file).close()
+    lines = file.read_bytes().splitlines()
+    lines[2] = line
+    file.write_bytes(b"\n".join([*lines, b""]))
+    with pytest.raises(UserError, match=r"cannot be read or written as a storage of trials .* give another file"):
+        opened(file)

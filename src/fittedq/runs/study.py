@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ try:
     from optuna.pruners import BasePruner, NopPruner, PercentilePruner
     from optuna.samplers import TPESampler
     from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
     from optuna.trial import FrozenTrial, TrialState
 except ModuleNotFoundError:
     raise UserError("tune: it needs optuna; pip install 'fittedq[tune]'.") from None
@@ -208,8 +209,8 @@ class Study:
                 yield
             except UserError:
                 raise
-            except Exception as error:  # of SQLAlchemy, of SQLite, of a journal that is none
-                if type(error).__module__.partition(".")[0] not in ("optuna", "sqlalchemy", "sqlite3", "json"):
+            except Exception as error:  # of SQLAlchemy, of SQLite; where a journal is damaged, of any type
+                if isinstance(error, OSError) or not _is_optunas(error):
                     raise
                 raise UserError(
                     f"{self.file} cannot be read or written as a storage of trials ({_first_cause(error)}); give "
@@ -224,8 +225,8 @@ class Study:
             waits = {"connect_args": {"timeout": 60}}
             storage: BaseStorage = RDBStorage(f"sqlite:///{self.file}", engine_kwargs=waits)
         else:
-            backend = JournalFileBackend(str(self.file))
-            storage = JournalStorage(backend)
+            _cut_torn_line(self.file)
+            storage = JournalStorage(JournalFileBackend(str(self.file)))
         pruner: BasePruner = NopPruner()
         if prune:
             pruner = PercentilePruner(100.0 - prune, n_startup_trials=STARTING)
@@ -238,18 +239,22 @@ class Study:
         )
 
     def _agree(self, asked: Mapping[str, Json]) -> None:
-        """A UserError where the storage holds trials of other runs."""
-        held = self._study.user_attrs
+        """A UserError where the storage holds trials of other runs.
+
+        What was asked for is written before the first trial, one by one: a kill may have left a part of it.
+        """
+        held, begun = self._study.user_attrs, bool(self._study.get_trials(deepcopy=False))
+        if begun and not held:
+            raise UserError(f"{self.file} holds trials of another program; give another file.", argument="storage")
         for name, value in asked.items():
-            if held and held.get(name) != value:
+            if not begun and name not in held:
+                self._study.set_user_attr(name, value)
+            elif held.get(name) != value:
                 raise UserError(
                     f"{self.file} holds trials with {name} {held.get(name)}, and {value} is asked for; give the same "
                     "again, or another file.",
                     argument="storage",
                 )
-        if not held:
-            for name, value in asked.items():
-                self._study.set_user_attr(name, value)
 
     def _put_back(self) -> None:
         """Let trials whose process is gone be asked for again, with their settings and their folder."""
@@ -306,6 +311,27 @@ def _check_ours(file: Path) -> None:
             ours = False
     if not ours:
         raise UserError(f"{file} is no storage of trials; choose another name.", argument="storage")
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Take off a last line that a crash tore: Optuna would write the next one behind it, and read neither again."""
+    if not journal.exists():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
+    finally:
+        lock.release()
+
+
+def _is_optunas(error: BaseException) -> bool:
+    """Whether Optuna, or what it calls, raised this."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] == "optuna" for name in modules)
 
 
 def _first_cause(error: BaseException) -> str:
