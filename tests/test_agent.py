@@ -16,9 +16,10 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 import fittedq
+from exported import BOX, TRIANGLE, agent_in
 from fittedq import algorithms
 from fittedq.acting.episodes import EVALUATION_SEED
-from fittedq.actions.base import Box
+from fittedq.actions.base import AbstractActionSet, Box
 from fittedq.agent import Agent
 from fittedq.algorithms.base import NetworkAlgorithm
 from fittedq.approx.host import host_view, to_host
@@ -383,3 +384,17 @@ def test_a_mistake_in_the_arguments_is_one_sentence(arguments: dict[str, Any], s
     given = {"algorithm": "ddpg", "env": "Pendulum-v1", "steps": 40} | arguments
     with pytest.raises(UserError, match=sentence):
         fittedq.train(given.pop("algorithm"), given.pop("env"), **given)
+
+
+@pytest.mark.parametrize("maximizer", ["auto", "cem"])
+@pytest.mark.parametrize("action_set", [BOX, TRIANGLE], ids=["box", "polytope"])
+def test_an_agent_that_solves_acts_in_a_state_as_it_does_in_any_batch(
+    maximizer: str, action_set: AbstractActionSet
+) -> None:
+    """Its random starts too are the same: q has several maxima here."""
+    agent = agent_in("explicit_fqi", action_set=action_set, maximizer=maximizer)
+    obs = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    alone = np.array([agent.act(one) for one in obs])
+    np.testing.assert_allclose(agent.act(obs), alone, atol=1e-5)
+    np.testing.assert_allclose(agent.act(obs[::-1])[::-1], alone, atol=1e-5)
+    assert agent.act(obs[:0]).shape == (0, 2)

@@ -252,6 +252,10 @@ def merged(rows: Bool[Arr, "b"], solved: Greedy, amortized: Greedy) -> Greedy:
     )
 
 
+SOLVED_SIDE_BY_SIDE = 1024
+"""States that are solved side by side."""
+
+
 class SolvedPolicy:
     """π(s) = argmax_a q(s, a), solved whenever asked: the controller of a method that learns no policy.
 
@@ -259,12 +263,26 @@ class SolvedPolicy:
     """
 
     def __init__(self, greedy: Solved, nets: Components):
-        self._solve = greedy if greedy.solves_on_host(nets) else eqx.filter_jit(greedy)
-        self._nets = Components(critic=nets.critic, behaviour=nets.behaviour)
-        self._key = jax.random.key_data(jax.random.key(0))
+        self._solve = solved_together if greedy.solves_on_host(nets) else eqx.filter_jit(solved_alike)
+        self._greedy, self._nets = greedy, Components(critic=nets.critic, behaviour=nets.behaviour)
 
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[np.ndarray, "b m"]:
-        """The same answer for the same state: the random starts are the same each time."""
+        """The same answer for the same state, in any batch: whatever is random is the same each time."""
         del normal
         refuse_forked("solving for the greedy action")
-        return np.asarray(self._solve(self._nets, obs, self._key).action)
+        key = jax.random.key_data(jax.random.key(0))
+        return np.asarray(self._solve(self._greedy, self._nets, obs, key))
+
+
+def solved_together(greedy: Solved, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Float[Arr, "b m"]:
+    """The solver's actions in one call."""
+    return greedy(nets, obs, key).action
+
+
+def solved_alike(greedy: Solved, nets: Components, obs: Float[Arr, "b s"], key: PRNGKeyArray) -> Float[Arr, "b m"]:
+    """The solver's action in each state as though it stood alone: random starts are drawn by a row's place."""
+
+    def alone(state: Float[Arr, "s"]) -> Float[Arr, "m"]:
+        return greedy(nets, state[None], key).action[0]
+
+    return jnp.asarray(jax.lax.map(alone, jnp.asarray(obs), batch_size=max(1, min(len(obs), SOLVED_SIDE_BY_SIDE))))
