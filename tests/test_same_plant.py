@@ -98,6 +98,9 @@ def test_a_runs_own_agents_are_not_replaced(tmp_path: Path, capsys: pytest.Captu
             fittedq.load(run).save(run / name)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert main(["guard", str(run), "--threshold", "0.01", "--out", str(run / "guarded")]) == 0
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(UserError, match="is a link"):
+        fittedq.load(run).save(tmp_path / "round")
 
 
 def test_a_constant_outside_its_limits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -491,7 +491,7 @@ def is_there(path: Path, kind: str) -> bool:
 
 def refuse_runs_own(path: Path, argument: str) -> None:
     """A UserError where a run keeps something of its own there."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # also of a link that goes round, which `resolve` raises at
     if path.name in RUNS_OWN and (path.parent / RUNS_CONFIG).is_file():
         raise UserError(
             f"{path} belongs to a run, which keeps its own agents and checkpoints there; choose another folder.",
