@@ -52,6 +52,16 @@ class Rounded(Lag):
         return super().step(key, state, jnp.round(action), params)
 
 
+class Late(Lag):
+    """x' = x + the load, r = −x'²: an action is the next load, so that it is seen after two steps."""
+
+    def step(self, key, state, action, params):
+        x = state.x + state.load
+        state = State(x, action[0], state.time + 1, state.key)
+        done = (jnp.abs(x) > 9) | (state.time >= params.max_steps_in_episode)
+        return x[None], state, -(x**2), done, {}
+
+
 class Package:
     """As the package has it: `step` begins anew by itself, `step_env` does not and knows no time limit."""
 

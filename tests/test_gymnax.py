@@ -19,7 +19,7 @@ from fittedq.template.rollout import NoTail, Rollout
 from fittedq.trainers.compiled import CompiledTrainer
 from fittedq.trainers.settings import TrainSettings
 from fittedq.types import Components, Transition
-from gymnax_envs import Lag, Package, Params, Rounded
+from gymnax_envs import Lag, Late, Package, Params, Rounded
 
 KEY = jax.random.key(0)
 SMALL = {"hidden": (8,), "random_steps": 10, "batch_size": 8, "replay_size": 100}
@@ -211,6 +211,10 @@ class Grows(Lag):
 def test_what_the_interface_asks_for_is_named(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
+
+
+def test_a_plant_with_dead_time_is_differentiated():
+    assert fittedq.train("svg", Gymnax(Late()), steps=1, **PHYSICS).obs_size == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from fittedq.envs.native import AbstractJaxEnv, AbstractPhysics, physics
 from fittedq.errors import UserError, in_one_line
 from fittedq.types import AbstractModel, Dynamics, Predicted
 
+DEAD_TIME = 64
+"""Steps within which an action must reach an observation or a reward."""
 HALF = 2**16
 """A whole number of 32 bits is two of 16, which single precision holds exactly."""
 
@@ -88,22 +90,26 @@ class SimulatorModel(AbstractModel):
         raise UserError("setting noise: a simulator draws what it draws; expected fresh.")
 
     def check(self, state: Tree, action: Float[Arr, "b m"]) -> None:
-        """A UserError unless a step and its derivative by the action are finite from these states, and not all 0."""
+        """A UserError unless a step and its derivative by the action are finite from these states, and what is seen
+        within `DEAD_TIME` steps depends on the action."""
         env = self.simulator.env
 
-        def step(act: Arr) -> tuple[Arr, Arr]:
-            predicted = self(state, act, jnp.zeros((len(act), env.obs_size)))
-            return self.observe(predicted.next_state), predicted.reward
+        def steps(act: Arr) -> tuple[Arr, Arr]:
+            def step(state: Tree, _: None) -> tuple[Tree, tuple[Arr, Arr]]:
+                predicted = self(state, act, jnp.zeros((len(act), env.obs_size)))
+                return predicted.next_state, (self.observe(predicted.next_state), predicted.reward)
+
+            return jax.lax.scan(step, state, None, DEAD_TIME)[1]
 
         direction = jax.random.normal(jax.random.PRNGKey(0), action.shape, action.dtype)
         try:
-            values, change = jax.jit(lambda act: jax.jvp(step, (act,), (direction,)))(jnp.asarray(action))
+            values, change = jax.jit(lambda act: jax.jvp(steps, (act,), (direction,)))(jnp.asarray(action))
         except Exception as error:
             raise UserError(
                 f"setting dynamics: JAX cannot differentiate the step of {told(env)} ({in_one_line(error)}); choose "
                 "learned."
             ) from error
-        finite = all(bool(jnp.isfinite(part).all()) for part in (*values, *change))
+        finite = all(bool(jnp.isfinite(part[0]).all()) for part in (*values, *change))
         if not finite or not any(bool((part != 0.0).any()) for part in change):
             found = "zero everywhere" if finite else "not finite"
             raise UserError(
