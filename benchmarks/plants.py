@@ -68,6 +68,13 @@ THROUGH = {
     "critic_learning_rate": "linear:1e-3:1e-4",
     "policy_learning_rate": "linear:1e-3:1e-4",
 }
+LONG = {
+    "horizon": "16",
+    "gamma": 0.99,
+    "updates_per_step": 0.25,
+    "replay_size": 200_000,
+    "policy_learning_rate": "linear:1e-3:1e-5",
+}
 UNTOLD = "plant, white noise, errors untold"
 WHITE = {"preset": "plant", "noise_reversion": 1.0}
 ENTRIES: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -81,9 +88,10 @@ ENTRIES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "svg": ("svg", 20_000, WIDE | SMOOTH | {"horizon": "5", "batch_size": 128}),
     "svg, normalized": ("svg", 20_000, WIDE | SMOOTH | {"horizon": "5", "batch_size": 128, "normalize_obs": True}),
     "svg, horizon 16": ("svg", 40_000, THROUGH | {"horizon": "16"}),
+    "svg, long": ("svg", 200_000, THROUGH | LONG),
 }
 """(method, steps, settings) by name."""
-TOLD = ("plant", "plant, short", "svg, horizon 16")
+TOLD = ("plant", "plant, short", "svg, horizon 16", "svg, long")
 RECORDED = {"pid": "pid, recorded", "mpc": "mpc, recorded"}
 PIDS = ("pid", PUBLISHED, RECORDED["pid"])
 MPCS = (RECORDED["mpc"], "mpc")
