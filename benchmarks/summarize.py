@@ -303,7 +303,7 @@ def set_points() -> None:
     if held.exists():
         results = json.loads(held.read_text())
         print("\n## Plants of target-gym beside their PID and MPC")
-        for entry in ("plant", "plant, short", "svg, horizon 16", "svg, normalized"):
+        for entry in ("plant", "plant, short", "svg, long", "svg, horizon 16", "svg, normalized"):
             _, steps, _ = plants.ENTRIES[entry]
             print(f"\n`{entry}`, {steps:,} steps:\n\n{plants.table(results, entry)}")
     held = RESULTS / "against_baselines.json"
