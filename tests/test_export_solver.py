@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from exported import BOX, MEMORY, SOLVING, TRIANGLE, WHOLE, agent_in
+from exported import BOX, MEMORY, SOLVING, TRIANGLE, WHOLE, agent_in, guarded_in, plant_rows
 from fittedq.actions.base import AbstractActionSet
 from fittedq.errors import UserError
 from fittedq.export.c_file import CSource
@@ -84,6 +84,14 @@ def test_models_and_blocks_solve_as_the_agent_does(to: str, name: str, tmp_path:
         pytest.importorskip("onnxruntime", reason="needs onnxruntime (fittedq[export])")
     told = agent_in(**SOLVING[name]).export(tmp_path / "out", to, samples=100, refine=2)
     assert told["verified"]["max_difference"] < 1e-6
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("gcc", "clang", "cc"))), reason="needs a C compiler")
+def test_c_solves_among_inequalities_beside_a_fallback(tmp_path: Path) -> None:
+    """The fallback is projected in single precision, the solver's steps in double; what both call stands once."""
+    agent = guarded_in("hold", action_set=TRIANGLE, activation="tanh")
+    told = agent.export(tmp_path / "out", CSource(), samples=300, data=plant_rows().transitions(slice(None)).obs, **LOW)
+    assert told["verified"]["max_error"] < 1e-6 and told["verified"]["statuses"]["OK"] > 20
 
 
 def test_without_a_policy_it_is_never_below_a_start() -> None:

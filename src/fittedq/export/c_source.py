@@ -109,14 +109,24 @@ TABLE = re.compile(
 )
 
 
+def is_single(name: str) -> bool:
+    """Whether this piece, or one that it needs, computes in single precision."""
+    needs, text = pieces().get(name, ((), ""))  # none: it is a double's name already
+    return name in OF_LIBM or "float" in text or any(map(is_single, needs))
+
+
 def doubled(name: str, needs: tuple[str, ...], text: str) -> tuple[tuple[str, ...], str]:
-    """The same piece on values in double precision; the tables that it reads are in single precision still."""
+    """The same piece on values in double precision; the tables that it reads are in single precision still. What it
+    needs and holds no single precision is needed as it is."""
     if name in OF_LIBM:
         return ("wide_libm",), f"#define fq_{name}{WIDE_NAME} {OF_LIBM[name]}"
     kept = TABLE.sub(lambda found: found[0].replace("float", "FLOAT"), text)
     kept = re.sub(r"\bfloat\b", "double", kept).replace("FLOAT", "float")
-    own = "|".join((name, *needs))
-    return tuple(need + WIDE_NAME for need in needs), re.sub(rf"\bfq_({own})\b", rf"fq_\1{WIDE_NAME}", kept)
+    single = [need for need in needs if is_single(need)]
+    own = "|".join((name, *single))
+    return tuple(need + WIDE_NAME * (need in single) for need in needs), re.sub(
+        rf"\bfq_({own})\b", rf"fq_\1{WIDE_NAME}", kept
+    )
 
 
 # ---------------------------------------------------------------------- the memory

@@ -472,7 +472,7 @@ static int fq_held_by_rows(const double *matrix, const double *bound, int rows, 
     return held;
 }
 
-/*@ nearest_point: finite */
+/*@ walls: */
 static double fq_clamp_double(double x, double low, double high)
 {
     return x < low ? low : (x > high ? high : x);
@@ -657,6 +657,7 @@ static void fq_interior(const fq_polytope *s, const double *point, double *x, do
     }
 }
 
+/*@ nearest_point: finite walls */
 /* The nearest point of a polytope, in doubles; an action that lies in it is left as it is. */
 static void fq_nearest_point(const fq_polytope *s, const float *a, float *nearest)
 {
