@@ -104,8 +104,8 @@ def functions_text(asked: dict[str, None]) -> str:
 
 OF_LIBM = {"sqrt": "sqrt", "exp": "exp", "tanh": "tanh", "expm1": "expm1", "log1p": "log1p"}
 TABLE = re.compile(
-    r"const float \*(FQ_RESTRICT )?"
-    r"(w|b|mean|scale|limit|gain|shift|keep|take|center|half_width|low|high|rate|least|most)\b"
+    r"const float \*(FQ_RESTRICT |const )?"
+    r"(w|b|end|mean|scale|limit|gain|shift|keep|take|center|half_width|low|high|rate|least|most)\b"
 )
 
 

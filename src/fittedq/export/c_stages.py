@@ -31,8 +31,8 @@ from fittedq.export.program import (
     UnitLength,
 )
 
-BLOCKS = (128, 64, 32)
-"""Columns whose sums stay in registers: the most that the widest layer has."""
+BLOCKS = (64, 32)
+"""Columns whose sums stay in registers, in vectors of 256 bits too: the most that the widest layer has."""
 MOST_SUM = 2**31 - 1
 ALWAYS = ("finite", "copy", "crc_floats")
 TYPES = {"float32": "float", "float64": "double", "int8": "int8_t", "int32": "int32_t"}

@@ -185,18 +185,21 @@ static void fq_layer(
     const float *FQ_RESTRICT w, const float *FQ_RESTRICT b, int in, int out, const float *FQ_RESTRICT x,
     float *FQ_RESTRICT y)
 {
-    int first, i, k;
+    int first, k;
     for (first = 0; first + FQ_BLOCK <= out; first += FQ_BLOCK) {
+        const float *const end = w + in * FQ_BLOCK;
+        const float *each = x;
         float sum[FQ_BLOCK];
         for (k = 0; k < FQ_BLOCK; ++k) {
             sum[k] = b[first + k];
         }
-        for (i = 0; i < in; ++i) {
-            const float xi = x[i];
+        while (w != end) { /* a loop over i would be unrolled by some compilers, whose sums then leave the registers */
+            const float xi = *each;
             for (k = 0; k < FQ_BLOCK; ++k) {
                 sum[k] += w[k] * xi;
             }
             w += FQ_BLOCK;
+            ++each;
         }
         for (k = 0; k < FQ_BLOCK; ++k) {
             y[first + k] = sum[k];
