@@ -32,6 +32,7 @@ from fittedq.baselines import (
     step_response,
 )
 from fittedq.baselines.logged import with_history
+from fittedq.data.description import Description
 from fittedq.envs.native import physics
 from fittedq.envs.plant import resolve
 from fittedq.envs.process import CartPole, TwoTanks
@@ -462,6 +463,26 @@ def test_a_plant_with_lags_is_told_by_its_log() -> None:
     assert len(y) == 30 and (w == w[0]).all()
     np.testing.assert_allclose(after[1:], 1.2 * y[1:] - 0.3 * y[:-1] + 0.5 * u[1:] + 0.2 * u[:-1] + 0.1, atol=1e-3)
     np.testing.assert_allclose(rows.reward, -((y - w) ** 2) - 0.1 * u**2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("reward", "exact"),
+    [("-abs(level - wish) - 0.1 * heat**2 + 0.2 * next_level", True), ("-abs(d_level)", False), ("-abs(level)", False)],
+)
+def test_a_described_reward_is_that_of_the_plant_as_its_log_tells_it(reward: str, exact: bool) -> None:
+    """One that a quadratic only comes near; one of earlier rows, or of other rewards than the log's, is not taken."""
+    rows = lagged_log().columns
+    (y, w), u, after = rows["obs"].T, rows["action"][:, 0], rows["next_obs"][:, 0]
+    log = fittedq.Dataset.from_arrays(
+        **dict(rows) | {"reward": -np.abs(y - w) - 0.1 * u**2 + 0.2 * after}, action_low=-1.0, action_high=1.0
+    )
+    log.description = Description(obs=("level", "wish"), action=("heat",), reward=reward)
+    found = LoggedPlant.of(log, lags=2, stay=[1], episode_length=30)
+    assert found.reward_explained == pytest.approx(1.0, abs=1e-5) if exact else found.reward_explained < 0.99
+    played = next(episodes(Called(lambda obs: 0.9 * np.sign(obs[1] - obs[0])), resolve(found.env), 0))
+    (y, w), u, after = np.asarray(played.obs).T, np.asarray(played.action)[:, 0], np.asarray(played.next_obs)[:, 0]
+    off = np.abs(played.reward - (-np.abs(y - w) - 0.1 * u**2 + 0.2 * after))
+    assert off.max() < 1e-4 if exact else off.max() > 0.05
 
 
 def test_a_history_reaches_over_no_end_of_an_episode() -> None:

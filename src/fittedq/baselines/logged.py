@@ -1,4 +1,4 @@
-"""A plant as its log tells it: a linear model with lags, and a quadratic reward, to try controllers in."""
+"""A plant as its log tells it, to try controllers in: a linear model with lags, a reward as described or quadratic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -16,6 +17,7 @@ from fittedq.baselines.linear_model import LinearModel, ModelEnv
 from fittedq.data.dataset import Dataset
 from fittedq.envs.native import AbstractJaxEnv
 from fittedq.errors import UserError
+from fittedq.expressions import FOLLOWING, INCREMENT, Expression
 from fittedq.settings import whole
 
 
@@ -30,8 +32,10 @@ class LoggedPlant(NamedTuple):
 
     @staticmethod
     def of(dataset: Dataset, *, lags: int = 1, stay: Sequence[int] = (), episode_length: int = 200) -> LoggedPlant:
-        """y' = A z + B u + c with z = [y_t … y_{t−k+1}, u_{t−1} … u_{t−k+1}], k = `lags`; r = φ(y, u)ᵀθ, φ all
-        monomials of degree 2 at most. Both by least squares.
+        """y' = A z + B u + c with z = [y_t … y_{t−k+1}, u_{t−1} … u_{t−k+1}], k = `lags`, by least squares.
+
+        r is the formula of y, u and y' by which the log is described. Where there is none, or where it does not give
+        the rewards of the log, r = φ(y, u)ᵀθ by least squares, φ all monomials of degree 2 at most.
 
         Coordinates that `stay`, such as set-points, are as an episode began, and have no lags. Episodes begin at rows
         of the log with their history. It says nothing of what the log does not reach, and has no noise.
@@ -63,9 +67,9 @@ class LoggedPlant(NamedTuple):
         model = LinearModel.of_data(histories, states)
         told = np.full(dataset.obs_size, np.nan)
         told[moving] = model.explained(histories)[: len(moving)]
-        reward, reward_explained = QuadraticReward.of(dataset)
+        reward = FormulaReward.of(dataset) or QuadraticReward.of(dataset)
         env = model.environment(seen, Box(low, high), reward, episode_length)
-        return LoggedPlant(LaggedEnv(env, dataset.obs_size), told, reward_explained)
+        return LoggedPlant(LaggedEnv(env, dataset.obs_size), told, _explained(reward, dataset))
 
 
 def with_history(dataset: Dataset, lags: int) -> Int[np.ndarray, "k"]:
@@ -87,22 +91,62 @@ class QuadraticReward:
     size: int
 
     @staticmethod
-    def of(dataset: Dataset) -> tuple[QuadraticReward, float]:
-        """(the least-squares fit to the rewards of a log, its R²)."""
+    def of(dataset: Dataset) -> QuadraticReward:
+        """The least-squares fit to the rewards of a log."""
         columns = dataset.columns
         inputs = (columns["obs"].astype(np.float64), columns["action"].astype(np.float64))
-        reward = columns["reward"].astype(np.float64)
         start = LinearCritic.start(Polynomial(2), dataset.obs_size, dataset.action_set, np.float64)
-        fitted = start.fit(inputs, reward)
-        missed = ((np.asarray(fitted(*inputs))[0] - reward) ** 2).sum()
-        spread = float(((reward - reward.mean()) ** 2).sum())
-        found = QuadraticReward(tuple(fitted.weights[0].tolist()), dataset.obs_size)
-        return found, 1 - float(missed) / spread if spread else 1.0
+        fitted = start.fit(inputs, columns["reward"].astype(np.float64))
+        return QuadraticReward(tuple(fitted.weights[0].tolist()), dataset.obs_size)
 
     def __call__(self, obs: Array, action: Array, after: Array) -> Array:
         del after
-        features = Polynomial(2)(obs[None, : self.size], action[None])[0]
-        return (features * np.asarray(self.weights, np.float32)).sum()
+        features = jnp.asarray(Polynomial(2)(jnp.atleast_2d(obs[..., : self.size]), jnp.atleast_2d(action)))
+        return (features @ np.asarray(self.weights, np.float32)).reshape(obs.shape[:-1])
+
+
+@final
+@dataclass(frozen=True)
+class FormulaReward:
+    """r(s, a, s') by the formula of a description, of columns that are observed and done (`next_`: in s')."""
+
+    text: str
+    obs: tuple[str, ...]
+    action: tuple[str, ...]
+
+    @staticmethod
+    def of(dataset: Dataset) -> FormulaReward | None:
+        """That of the log's description; None where it reads what is neither in s, a nor s', or gives other rewards."""
+        said = dataset.description
+        if said is None or not said.reward or len(said.obs) != dataset.obs_size:
+            return None
+        found = FormulaReward(said.reward, said.obs, said.action)
+        try:
+            read = Expression(said.reward).columns((*said.obs, *said.action)).values()
+        except UserError:
+            return None
+        if any(shift == INCREMENT or (shift == FOLLOWING and name not in said.obs) for name, shift in read):
+            return None
+        return found if _explained(found, dataset) > 1 - 1e-6 else None
+
+    def __call__(self, obs: Array, action: Array, after: Array) -> Array:
+        known, here = (*self.obs, *self.action), jnp.concatenate([obs[..., : len(self.obs)], action], axis=-1)
+        formula = Expression(self.text)
+        values = {
+            name: (after if shift == FOLLOWING else here)[..., known.index(column)]
+            for name, (column, shift) in formula.columns(known).items()
+        }
+        return jnp.asarray(formula(values, jnp), here.dtype)
+
+
+def _explained(reward: QuadraticReward | FormulaReward, dataset: Dataset) -> float:
+    """R² of a reward on a log."""
+    columns = dataset.columns
+    seen = columns["reward"].astype(np.float64)
+    rows = (jnp.asarray(columns[name]) for name in ("obs", "action", "next_obs"))
+    told = np.asarray(reward(*rows), np.float64)
+    spread = float(((seen - seen.mean()) ** 2).sum())
+    return 1 - float(((told - seen) ** 2).sum()) / spread if spread else 1.0
 
 
 @final
