@@ -56,8 +56,8 @@ def improved(
     common: dict[str, Any] = _common(action_set, refining) | {"center": np.asarray(action_set.center, np.float32)}
     common |= {"unit": common["half_width"]}
     if isinstance(action_set, Polytope):
-        nowhere = np.zeros((1, 1), np.float32)
-        common["unit"] = np.full_like(common["unit"], step_scale(action_set, nowhere))
+        nowhere = np.zeros((len(common["starts"]), 1), np.float32)
+        common["unit"] = np.full_like(common["unit"], step_scale(action_set, nowhere[:1]))
         common["starts"] = np.asarray(action_set.project(common["starts"], nowhere))
         common["nearest"] = nearest_of(action_set)
     return Ascend(critics=critic_lines(critic, action_set, obs_size), obs_size=obs_size, **common)
