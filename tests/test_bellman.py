@@ -12,6 +12,7 @@ import pytest
 from scipy.special import logsumexp
 
 from fittedq import bellman
+from fittedq.approx.heads import Categorical
 
 GAMMA, BETA = 0.9, 0.5
 
@@ -88,6 +89,16 @@ def test_c15_squashed_density_integrates_to_one_over_the_box():
     assert mass(bellman.squashed_log_prob(*arrays, (half_width,))) == pytest.approx(1.0, abs=1e-4)
     assert mass(bellman.squashed_log_prob(*arrays, (1.0,))) == pytest.approx(half_width, abs=1e-3)
     assert mass(bellman.gaussian_log_prob(*arrays[:2])) < 0.9 * half_width
+
+
+def test_the_mean_of_bins_has_a_gradient_that_compares_nothing():
+    """The maximum that keeps exp in range cancels. Its gradient asks which output equals it: none does, and it is 0/0,
+    where a compiler computes the outputs once more, rounded otherwise."""
+    head, outputs = Categorical(-2.0, 3.0, 11), jnp.linspace(-1.0, 4.0, 11)
+    told = jax.make_jaxpr(jax.grad(head.mean))(outputs)
+    assert "reduce_max" in str(told) and " eq " not in str(told)
+    p = jax.nn.softmax(outputs)
+    np.testing.assert_allclose(jax.grad(head.mean)(outputs), p * (head.support - p @ head.support), atol=1e-5)
 
 
 def test_the_least_of_an_ensemble_passes_its_gradient_to_one_member():

@@ -91,7 +91,9 @@ class Categorical(AbstractHead):
 
     def mean(self, outputs: Float[Arr, "*b K"]) -> Float[Arr, "*b"]:
         xp = namespace(outputs)
-        mass = xp.exp(outputs - outputs.max(-1, keepdims=True))
+        # The maximum's gradient cancels, and is 0/0 where a compiler computes the outputs twice, rounded otherwise.
+        still = outputs if xp is np else jax.lax.stop_gradient(outputs)
+        mass = xp.exp(outputs - still.max(-1, keepdims=True))
         return (mass * self.support).sum(-1) / mass.sum(-1)
 
     def atoms(self, outputs: Float[Arr, "*b K"]) -> tuple[Float[Arr, "*b K"], Float[Arr, "*b K"]]:

@@ -9,14 +9,12 @@ import numpy as np
 
 
 def normalize(x, mean, deviation, limit):
-    """clip((x - mean) / deviation, -limit, limit)"""
     return clip((x - mean) / deviation, -limit, limit)
 
 
 def layer(x, weight, bias):
     x = x @ weight
-    x += bias
-    return x
+    return np.add(x, bias, out=x)
 
 
 def relu(x):
@@ -164,8 +162,7 @@ def remembered(seen, executed, y, measured, set_point, value, errors, sample, li
     if seen is None:
         total, past_y, past_u = np.zeros_like(gain), np.tile(y, history - 1), np.tile(unit, lags)
     else:
-        begin = len(y) + len(difference)
-        end = begin + (history - 1) * len(y)
+        begin, end = len(y) + len(difference), len(y) * history + len(difference)
         total = seen[len(y) + errors : begin]
         past_y = np.concatenate([seen[: len(y)], seen[begin:end]])[: end - begin]
         past_u = np.concatenate([unit, seen[end:]])[: lags * len(unit)]

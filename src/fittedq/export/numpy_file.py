@@ -63,17 +63,12 @@ class Controller:
     def reset(self, before=None):
         """An episode begins, as though the action `before` had been executed until then."""
         self.seen, self.executed = None, D["start"].astype(np.float32)
-{start}
-        if before is not None:
-            self.follow(before)
+{start}        self.follow(self.executed if before is None else before)
 
     def follow(self, executed):
         """What was executed instead at the last sample; a vector that is not finite changes nothing."""
-        executed = np.array(executed, np.float32)
-        if executed.shape != self.executed.shape:
-            raise ValueError(f"found shape {{executed.shape}}, expected {{self.executed.shape}}, all actions")
-        if np.isfinite(executed).all():
-            self.executed = executed
+        executed = np.array(executed, np.float32).reshape(self.executed.shape)
+        self.executed = executed if np.isfinite(executed).all() else self.executed
 
     def step(self, obs):
         """(action, status) at this sample; never raises."""
