@@ -187,19 +187,19 @@ static void fq_layer(
 {
     int first, k;
     for (first = 0; first + FQ_BLOCK <= out; first += FQ_BLOCK) {
-        const float *const end = w + in * FQ_BLOCK;
-        const float *each = x;
         float sum[FQ_BLOCK];
         for (k = 0; k < FQ_BLOCK; ++k) {
             sum[k] = b[first + k];
         }
-        while (w != end) { /* a loop over i would be unrolled by some compilers, whose sums then leave the registers */
-            const float xi = *each;
+        /* A loop over x by its place would be unrolled by some compilers, whose sums then leave the registers. */
+        const float *const end = w + in * FQ_BLOCK;
+        const float *each = x;
+        while (w != end) {
+            const float xi = *each++;
             for (k = 0; k < FQ_BLOCK; ++k) {
                 sum[k] += w[k] * xi;
             }
             w += FQ_BLOCK;
-            ++each;
         }
         for (k = 0; k < FQ_BLOCK; ++k) {
             y[first + k] = sum[k];
