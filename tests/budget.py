@@ -28,6 +28,10 @@ class Budget:
         self.before = spent()
         self.taken: Counter[str] = Counter()
 
+    def pytest_collection_finish(self) -> None:
+        """What collecting took is not the first test's."""
+        self.before = spent()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield

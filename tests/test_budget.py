@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from budget import Budget
+from budget import Budget, spent
 
 
 def of_times(*seconds: Any) -> Budget:
@@ -18,6 +18,13 @@ def test_a_test_is_dear_by_its_share_of_the_suite_on_a_fast_and_on_a_slow_machin
     for slower in (1.0, 3.0):
         assert of_times(*(slower * one for one in [9.0, *quick])).dear() == []
         assert of_times(*(slower * one for one in [12.0, *quick])).dear() == [("test_0", slower * 12.0)]
+
+
+def test_what_collecting_took_is_no_test_of_them() -> None:
+    budget = of_times()
+    budget.before -= 100.0
+    budget.pytest_collection_finish()
+    assert spent() - budget.before < 10.0
 
 
 def test_a_part_of_the_suite_has_no_share() -> None:
