@@ -29,7 +29,18 @@ from machine import describe
 from plants import PACKAGES, errors
 
 RESULT = Path("benchmarks/results/plants_off.json")
-VARY = {"first_order": ("K", "tau"), "cstr": ("q", "V", "UA", "Caf")}
+VARY = {
+    "first_order": ("K", "tau"),
+    "cstr": ("q", "V", "UA", "Caf"),
+    "four_tank": ("a1", "a2", "k1", "k2"),
+    "hvac": ("U_wall", "U_window", "cm_per_area", "Q_heat_max"),
+    "battery": ("R0", "R1", "C1", "capacity_As"),
+    "ph_neutralization": ("V", "q1", "Wa3"),
+    "boiler_drum": ("tau_sr", "k_friction", "m_metal"),
+    "cement_kiln": ("U_shell", "emissivity_gas", "h_wall_bed"),
+    "distillation": ("M_tray", "M_drum"),
+    "wind_turbine": ("rho", "J_rotor", "pitch_tau"),
+}
 """Physics among the numbers of the plants' params."""
 LEARNED = {"plant": {}, "plant, randomized": {"randomize": 0.2}}
 OFF: dict[str, dict[str, Any]] = {
