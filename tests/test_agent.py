@@ -72,6 +72,15 @@ def test_one_observation_gives_one_action_and_a_batch_gives_a_batch(wide: Agent)
     assert len(np.unique(batch[:, 0])) == 7
 
 
+def test_the_gap_allows_a_policy_what_its_own_temperature_costs(agent: Agent, wide: Agent) -> None:
+    """m β in the rewards' own unit, for two actions at β = .3; a policy without a temperature is allowed nothing."""
+    obs = observations(2)
+    np.testing.assert_allclose(wide.gap(obs).softness, 0.6, rtol=1e-6)
+    np.testing.assert_array_equal(agent.gap(obs).softness, 0.0)
+    scaled = Agent(wide.algorithm, SIZE, WIDE, wide.nets, wide.moments, "Pendulum-v1", reward_scale=10.0)
+    np.testing.assert_allclose(scaled.gap(obs).softness, 6.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("convert", [np.float64, np.float32, list, jnp.asarray], ids=["f64", "f32", "list", "jax"])
 def test_observations_of_any_kind_are_taken(convert: Any, agent: Agent) -> None:
     obs = observations(1)[0]

@@ -105,9 +105,9 @@ class Gap:
                 f"{name}_p95": float(np.quantile(values, 0.95)),
                 f"{name}_worst": float(values.max()),
             }
-        allowed = np.maximum(within, self.softness / np.maximum(self.scale, np.finfo(np.float32).tiny))
-        figures["policy_good"] = float(np.mean(upper <= allowed))
-        figures["actor_fails"] = float(np.mean(lower > allowed))
+        allowed = np.maximum(within * self.scale, self.softness)
+        figures["policy_good"] = float(np.mean(self.upper <= allowed))
+        figures["actor_fails"] = float(np.mean(self.lower > allowed))
         figures["undecided"] = 1 - figures["policy_good"] - figures["actor_fails"]
         if np.isfinite(self.residual).any():
             figures["residual_median"] = float(np.nanmedian(self.residual))
