@@ -274,7 +274,11 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
         kinds=tuple(MAXIMIZER_WORDS.values()),
         words=MAXIMIZER_WORDS,
     )
-    random_starts: int = setting(2, "random starts per state, beside the last answer and the policy's", low=0)
+    random_starts: int = setting(
+        2,
+        "random starts per state of a fit, beside the last answer and the policy's; without a policy, acting takes 16",
+        low=0,
+    )
     search_tolerance: float = setting(
         1e-3,
         "search anew at all of many states only where it gains more than this, on average and in deviations of max q, "

@@ -25,6 +25,8 @@ from fittedq.types import AbstractCritic, Components, Greedy, needed
 
 SCREENED = 4
 """Random actions that are looked at before a shortened search, beside the answer it goes on from."""
+STARTS_ALONE = 16
+"""Random starts, at least, of a controller that solves: it knows no answer to go on from."""
 
 
 class AbstractGreedy(AbstractSlot):
@@ -259,12 +261,14 @@ SOLVED_SIDE_BY_SIDE = 1024
 class SolvedPolicy:
     """π(s) = argmax_a q(s, a), solved whenever asked: the controller of a method that learns no policy.
 
-    On the host; the solver is compiled once per batch size.
+    On the host; the solver is compiled once per batch size. It begins from more points than a fit's does, which goes on
+    from the answers of the last iteration.
     """
 
     def __init__(self, greedy: Solved, nets: Components):
         self._solve = solved_together if greedy.solves_on_host(nets) else eqx.filter_jit(solved_alike)
-        self._greedy, self._nets = greedy, Components(critic=nets.critic, behaviour=nets.behaviour)
+        self._greedy = dataclasses.replace(greedy, random_starts=max(STARTS_ALONE, greedy.random_starts))
+        self._nets = Components(critic=nets.critic, behaviour=nets.behaviour)
 
     def act(self, obs: Float[Arr, "b s"], normal: Float[Arr, "b m"]) -> Float[np.ndarray, "b m"]:
         """The same answer for the same state, in any batch: whatever is random is the same each time."""
