@@ -75,7 +75,11 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "keep": "average",
         },
     ),
-    "auto": ("xqc", {"hidden": (256,) * 4, "policy_delay": 2, "updates_per_step": 1.0}),
+    "auto": (
+        "xqc",
+        {"hidden": (256,) * 4, "updates_per_step": 2.0}
+        | dict.fromkeys(("critic_learning_rate", "policy_learning_rate", "temperature_learning_rate"), 3e-4),
+    ),
 }
 """The algorithm of each, and what its paper says (docs: theory, section 4)."""
 
