@@ -77,7 +77,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "auto": (
         "xqc",
-        {"hidden": (256,) * 4, "updates_per_step": 2.0}
+        {"hidden": (256,) * 4, "updates_per_step": 2.0, "keep": "average"}
         | dict.fromkeys(("critic_learning_rate", "policy_learning_rate", "temperature_learning_rate"), 3e-4),
     ),
 }
