@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fittedq.algorithms import find
+from fittedq.algorithms.presets import presets
+
 RESULTS = Path(__file__).parent / "results"
 RUNS, PICTURE = RESULTS / "auto", RESULTS / "auto.png"
 TD3 = {"HalfCheetah": 10574.0, "Hopper": 3226.0, "Walker2d": 3946.0, "Ant": 3942.0, "Humanoid": 5165.0}
@@ -131,7 +134,10 @@ def table(found: Cells, cost: float) -> str:
 def cost_of_auto() -> float:
     """An update's time in SAC's, times the updates of a step."""
     speed = json.loads((RESULTS / "method_speed.json").read_text())["results"]
-    return next(float(each["time_by_sac"]) for each in speed if each["method"] == "xqc, critics of 4 × 256")
+    time = next(float(each["time_by_sac"]) for each in speed if each["method"] == "xqc, critics of 4 × 256")
+    auto = presets()["auto"]
+    updates = (dict(find(auto.algorithm).training) | dict(auto.settings))["updates_per_step"]
+    return time * float(updates)
 
 
 def points(found: Cells, cost: float) -> list[tuple[str, float, float]]:

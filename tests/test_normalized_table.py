@@ -59,6 +59,14 @@ def test_a_mean_is_of_all_tasks_or_not_there(tables: ModuleType, tmp_path: Path)
         tables.cells(tmp_path)
 
 
+def test_a_step_of_auto_costs_its_updates(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two updates a step, three times as long as SAC's one."""
+    row = {"method": "xqc, critics of 4 × 256", "time_by_sac": 3.0}
+    (tmp_path / "method_speed.json").write_text(json.dumps({"results": [row]}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.cost_of_auto() == 6.0
+
+
 def test_the_picture_is_of_the_results_beside_it(tables: ModuleType, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
