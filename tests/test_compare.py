@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,8 @@ def test_a_log_without_its_plant_is_a_place_to_compare_in(folder: Path, capsys: 
     assert code == 0 and found["env"] == f"a linear model of {folder}/log with 1 lag"
     assert found["model_explains"][0] > 0.99 and found["model_explains"][1] is None
     assert found["reward_explained"] > 0.5  # of (y' − r)², told by y and u: all but the noise
+    _, text, _ = said(capsys, *words, "--length", "25", "--episodes", "2", "--measured", "0", "--setpoint", "1")
+    assert re.search(r"^model_explains: 0\.99\d\d, stays$", text, re.MULTILINE)
     rows = {row["name"]: row for row in found["controllers"]}
     assert rows[f"{folder}/plant.py:PI"]["ahead"]["low"] > 0 and len(rows["the log"]["returns"]) == 4
     assert rows[f"{folder}/plant.py:PI"]["control"]["measured"]["observation 0"]["steady_error"] < 0.01

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -48,9 +49,11 @@ def picture(drawn: Callable[[Any, Data], None], data: Data, path: Path, **metada
 
 def show(script: str, learned: Callable[[], Data], drawn: Callable[[Any, Data], None]) -> None:
     """Run a project: print its figures, and draw its picture into the folder that is open."""
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else f"{Path(script).stem}.png")
+    if path.suffix != ".png" or path.is_dir() or not os.access(path.parent, os.W_OK):
+        sys.exit(f"{path}: expected the name of a .png file in a folder that can be written to; give another.")
     start = time.perf_counter()
     data = learned()
     print("\n".join(data["told"]))
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else f"{Path(script).stem}.png")
     picture(drawn, data, path)
     print(f"{time.perf_counter() - start:.0f} s; the picture: {path}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from fittedq.agent import Agent
@@ -114,7 +115,7 @@ class Compare(NamesEnv, GivesCode, JudgesControl, PerturbsPlant):
         else:
             print(f"{env}, {plural(len(played), 'episode', 'episodes')} each")
             for name, value in about.items():
-                print(f"{name}: {value}")
+                print(f"{name}: {_told(value)}")
             _show(comparison)
             print_rows(figure_rows(control_of(comparison), seconds) if tracked else [])
             print(comparison.verdict)
@@ -196,6 +197,11 @@ class Compare(NamesEnv, GivesCode, JudgesControl, PerturbsPlant):
             raise UserError(f"environments: found {found}; name the one to compare in with --env.")
         (env, *_) = (env for env in envs.values() if env is not None)
         return env.trusted(self.trust_code)
+
+
+def _told(explained: float | Sequence[float]) -> str:
+    """A share explained, or that of each coordinate; one that does not change has none."""
+    return ", ".join("stays" if np.isnan(each) else f"{each:.4f}" for each in np.atleast_1d(explained))
 
 
 def _show(comparison: Comparison) -> None:
