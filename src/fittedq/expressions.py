@@ -132,6 +132,16 @@ class Expression:
                 raise self._wrong(f"there is no column {name!r}; {nearest(name, available)}")
         return found
 
+    def read(self, known: Sequence[str], here: Value, after: Value) -> dict[str, Value]:
+        """name → the values of its column, of `here` [..., k], whose columns are `known`, or of the next rows `after`.
+
+        Of an increment these are the values that it is taken of.
+        """
+        return {
+            name: (after if shift == FOLLOWING else here)[..., known.index(column)]
+            for name, (column, shift) in self.columns(known).items()
+        }
+
     @property
     def shifts(self) -> bool:
         """Whether a name in it may be that of another row."""

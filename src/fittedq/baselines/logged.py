@@ -132,11 +132,7 @@ class FormulaReward:
     def __call__(self, obs: Array, action: Array, after: Array) -> Array:
         known, here = (*self.obs, *self.action), jnp.concatenate([obs[..., : len(self.obs)], action], axis=-1)
         formula = Expression(self.text)
-        values = {
-            name: (after if shift == FOLLOWING else here)[..., known.index(column)]
-            for name, (column, shift) in formula.columns(known).items()
-        }
-        return jnp.asarray(formula(values, jnp), here.dtype)
+        return jnp.asarray(formula(formula.read(known, here, after), jnp), here.dtype)
 
 
 def _explained(reward: QuadraticReward | FormulaReward, dataset: Dataset) -> float:

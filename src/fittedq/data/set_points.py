@@ -158,14 +158,12 @@ class _Rows:
         """The formula, in which a set-point never changes from row to row."""
         known = (*self._said.obs, *self._said.action)
         here = np.concatenate([obs, self._columns["action"]], axis=1).astype(float)
-        values = {}
+        values = self._reward.read(known, here, after.astype(float))
         for name, (column, shift) in self._reward.columns(known).items():
-            place = known.index(column)
-            values[name] = after[:, place].astype(float) if shift == FOLLOWING else here[:, place]
             if shift == INCREMENT:
                 steps = np.diff(values[name], prepend=values[name][0])
                 steps[self._starts] = 0.0
-                values[name] = np.zeros_like(steps) if place in self._aims else steps
+                values[name] = np.zeros_like(steps) if known.index(column) in self._aims else steps
         return np.broadcast_to(np.asarray(self._reward(values), float), len(here))
 
 
