@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 
 import against_baselines
+import normalized_table
 import plants
 import process_control
 
@@ -46,6 +47,23 @@ def learning_table(runs: Runs) -> list[str]:
         best = spread([run["best"] for run in group])
         seeds = ", ".join(str(run["seed"]) for run in group)
         lines.append(f"| {env} | {algorithm} | {library} | {seeds} | {last} | {best} |")
+    return lines
+
+
+def cells_table() -> list[str]:
+    """The cells of `normalized_cells.txt` that ran, by the returns along the way."""
+    looks, tasks = (25_000, 50_000), ("HalfCheetah-v4", "Hopper-v4")
+    cells: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+    for path in sorted((RESULTS / "normalized").glob("*.json")):
+        run = json.loads(path.read_text())
+        task = run["config"]["env"]
+        returns = {point["step"]: point["eval_mean"] for point in run["curve"]}
+        cells[path.stem.split(f"-{task}-")[0]].update({(task, look): returns[look] for look in looks})
+    columns = [(task, look) for task in tasks for look in looks]
+    lines = ["| cell | " + " | ".join(f"{task}, {look:,}" for task, look in columns) + " |", "|---" * 5 + "|"]
+    for name, found in cells.items():
+        values = " | ".join(f"{found[column]:,.0f}" if column in found else "–" for column in columns)
+        lines.append(f"| {name} | {values} |")
     return lines
 
 
@@ -231,6 +249,14 @@ def main() -> None:
         print("A seed that stands twice was run again with a later learner on another machine (2026-11-25).\n")
         print("\n".join(learning_table(learning)) + "\n\n![learning curves](learning.png)\n")
         draw(learning, RESULTS / "learning.png")
+    if (RESULTS / "normalized").is_dir():
+        print("\n## XQC by width, updates a step and rates, 50 000 steps, one seed\n")
+        print("\n".join(cells_table()))
+        print("\n`w128-2` is four layers of 128 and two updates a step; `steady` has rates that do not fall.\n")
+    if (RESULTS / "method_speed.json").exists() and (RESULTS / "auto").is_dir():
+        print("\n## `auto` beside published means of ten seeds, MuJoCo v4\n")
+        print(normalized_table.table(normalized_table.cells(), normalized_table.cost_of_auto()))
+        print("\nReturns of the last agents, each seed that ran; normalized is (return − random) / (TD3's − random).\n")
     if (RESULTS / "svg").is_dir():
         print("\n## SVG on Pendulum-v1: steps until 20 evaluation episodes average above −200 (looked at every 500)\n")
         print("\n".join(svg_table()) + "\n\n![SVG on Pendulum](svg_pendulum.png)\n")
