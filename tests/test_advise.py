@@ -49,7 +49,7 @@ LOG = replace(USUAL, log=True, sample_seconds=None, gap=0.02, actions=1)
     ("facts", "method", "word"),
     [
         (USUAL, "auto", ""),
-        (replace(USUAL, hours=0.4), "sac", ""),  # 100,000 steps of auto take .45 hours, and a step 1 ms
+        (replace(USUAL, hours=0.4), "sac", ""),  # 100,000 steps of auto take .7 hours
         (replace(USUAL, sample_seconds=0.1, steps=40_000), "sac", ""),
         (replace(USUAL, state=3, actions=1), "sac", ""),
         (replace(USUAL, state=3, actions=2), "auto", ""),

@@ -31,9 +31,8 @@ for plants is ahead there all the same (benchmarks/results/advise.json)."""
 SMALL_STATE, SMALL_ACTION = 4, 1
 """Sizes of the observation and the action up to which SAC is as good as any, and in minutes: Pendulum-v1, 5 of 5 seeds
 in 10,000 steps (benchmarks/results/pendulum)."""
-PER_SECOND = {"sac": 185.0, "auto": 62.0}
-"""Steps a second with an update each on one machine of two cores: benchmarks/results/end_to_end.json for SAC, a third
-of that for the operations of `auto` (its preset says how many)."""
+PER_SECOND = {"sac": 185.0, "auto": 40.0}
+"""Steps a second on one machine of two cores: benchmarks/results/end_to_end.json for SAC, results/auto for `auto`."""
 MANY_ACTIONS = 3
 """Actions from which a policy that imitates solved argmaxes is ahead of one that climbs q: HalfCheetah-v5's log, six
 actions, 6,763 to 5,744 and 6,232; with one action, the pendulum's log, -149 and -147
