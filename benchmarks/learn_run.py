@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/learn_run.py --out benchmarks/results/NAME.json xqc HalfCheetah-v4 --steps 50000
 
-What follows `--out FILE` is what `fittedq train` takes, `--steps` among it. The run's folder stays under
+What follows `--out FILE` is what `fittedq train` takes, with `--steps`. The run's folder stays under
 `benchmarks/work/NAME`. A finished curve is kept, and one of fewer steps is gone on with.
 """
 
@@ -34,15 +34,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
     args, train = parser.parse_known_args()
-    steps = train[train.index("--steps") + 1]
-    if args.out.exists() and json.loads(args.out.read_text())["curve"][-1]["step"] >= int(steps):
+    if args.out.exists() and json.loads(args.out.read_text())["curve"][-1]["step"] >= args.steps:
         print(f"{args.out} is there already: kept")
         return
     folder = args.work / args.out.stem
     begun = (folder / "config.json").exists()
-    words = ["resume", str(folder), "--steps", steps] if begun else ["train", *train, "--out", str(folder)]
-    command = [sys.executable, "-m", "fittedq", *words]
+    words = ["resume", str(folder)] if begun else ["train", *train, "--out", str(folder)]
+    command = [sys.executable, "-m", "fittedq", *words, "--steps", str(args.steps)]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
         sys.exit(f"{' '.join(command)}: did not come to its end; start it again")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fittedq.algorithms import find
 from fittedq.algorithms.presets import presets
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,9 +134,7 @@ def cost_of_auto() -> float:
     """An update's time in SAC's, times the updates of a step."""
     speed = json.loads((RESULTS / "method_speed.json").read_text())["results"]
     time = next(float(each["time_by_sac"]) for each in speed if each["method"] == "xqc, critics of 4 × 256")
-    auto = presets()["auto"]
-    updates = (dict(find(auto.algorithm).training) | dict(auto.settings))["updates_per_step"]
-    return time * float(updates)
+    return time * float(presets()["auto"].settings["updates_per_step"])
 
 
 def points(found: Cells, cost: float) -> list[tuple[str, float, float]]:

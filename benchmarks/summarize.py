@@ -58,7 +58,9 @@ def cells_table() -> list[str]:
         run = json.loads(path.read_text())
         task = run["config"]["env"]
         returns = {point["step"]: point["eval_mean"] for point in run["curve"]}
-        cells[path.stem.split(f"-{task}-")[0]].update({(task, look): returns[look] for look in looks})
+        cells[path.stem.split(f"-{task}-")[0]].update(
+            {(task, look): returns[look] for look in looks if look in returns}
+        )
     columns = [(task, look) for task in tasks for look in looks]
     lines = ["| cell | " + " | ".join(f"{task}, {look:,}" for task, look in columns) + " |", "|---" * 5 + "|"]
     for name, found in cells.items():
