@@ -276,8 +276,8 @@ class SolvingAlgorithm(FittedAlgorithm, abc.ABC):
     )
     random_starts: int = setting(
         2,
-        "random starts per state of a fit, beside the last answer and the policy's; without a policy, acting takes 16 or "
-        "more",
+        "random starts per state of a fit, beside the last answer and the policy's; without a policy, acting takes 16 "
+        "or more",
         low=0,
     )
     search_tolerance: float = setting(
